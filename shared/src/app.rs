@@ -1,0 +1,157 @@
+//! The world as functions see it: store, bucket, clock, ids, configuration.
+
+use crate::config::Config;
+use crate::domain::{Event, EventType, Principal, TenantName, Timestamp};
+use crate::dynamodb::Registry;
+use crate::s3::Bucket;
+use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use ulid::Ulid;
+
+/// Everything that a function may touch; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The table.
+    pub registry: Registry,
+    /// The bucket.
+    pub bucket: Bucket,
+    /// The time.
+    pub clock: Clock,
+    /// Unique ids.
+    pub ids: Ids,
+    /// The configuration.
+    pub config: Arc<Config>,
+}
+
+impl App {
+    /// Builds the clients; makes no call.
+    ///
+    /// `interceptors` see every AWS request; tests count and cut calls with them.
+    pub fn new(config: Config, clock: Clock, interceptors: &[SharedInterceptor]) -> Self {
+        Self {
+            registry: Registry::new(&config, interceptors),
+            bucket: Bucket::new(&config, interceptors),
+            ids: Ids::new(clock.clone()),
+            clock,
+            config: Arc::new(config),
+        }
+    }
+
+    /// Begins an event that happens now.
+    pub fn event(
+        &self,
+        kind: EventType,
+        tenant: &TenantName,
+        actor: &Principal,
+        request_id: &str,
+    ) -> Event {
+        Event {
+            id: self.ids.next(),
+            schema_version: crate::domain::event::SCHEMA_VERSION,
+            kind,
+            tenant: tenant.clone(),
+            model: None,
+            version: None,
+            alias: None,
+            sequence: None,
+            actor: actor.clone(),
+            reason: None,
+            time: self.clock.now(),
+            request_id: request_id.to_owned(),
+            data: serde_json::Map::new(),
+        }
+    }
+}
+
+/// Tells the time.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    fixed: Option<Arc<AtomicU64>>,
+}
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self::default()
+    }
+
+    /// A clock that stands still until it is moved.
+    pub fn fixed(at: Timestamp) -> Self {
+        Self {
+            fixed: Some(Arc::new(AtomicU64::new(at.millis()))),
+        }
+    }
+
+    /// Moves a fixed clock; the system's clock does not move.
+    pub fn advance_millis(&self, millis: u64) {
+        if let Some(fixed) = &self.fixed {
+            fixed.fetch_add(millis, Ordering::SeqCst);
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        match &self.fixed {
+            Some(fixed) => Timestamp::from_millis(fixed.load(Ordering::SeqCst)),
+            None => Timestamp::from_millis(system_millis()),
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the system's clock"
+)]
+fn system_millis() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| {
+            u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+        })
+}
+
+/// Makes unique ids that sort by time: ULIDs, strictly increasing within one process.
+#[derive(Debug, Clone)]
+pub struct Ids {
+    clock: Clock,
+    last: Arc<Mutex<Ulid>>,
+}
+
+impl Ids {
+    /// Ids by this clock.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            last: Arc::new(Mutex::new(Ulid::nil())),
+        }
+    }
+
+    /// The next id, 26 characters.
+    pub fn next(&self) -> String {
+        let fresh = Ulid::from_parts(self.clock.now().millis(), random_u128());
+        let mut last = self
+            .last
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *last = if fresh > *last {
+            fresh
+        } else {
+            last.increment().unwrap_or(fresh)
+        };
+        last.to_string()
+    }
+
+    /// A secret of `N` random bytes.
+    pub fn secret<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        getrandom::fill(&mut bytes).expect("the system's random source works");
+        bytes
+    }
+}
+
+fn random_u128() -> u128 {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system's random source works");
+    u128::from_le_bytes(bytes)
+}

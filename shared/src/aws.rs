@@ -1,0 +1,100 @@
+//! The AWS clients, built without a call and without parsing what is not needed.
+//!
+//! Credentials and region come from the function's environment, so no profile file, metadata service or
+//! credential chain is loaded.
+
+use crate::config::Config;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use std::time::Duration;
+
+/// What all clients share.
+fn base(config: &Config) -> SdkConfig {
+    let credentials = Credentials::new(
+        &config.credentials.access_key_id,
+        &config.credentials.secret_access_key,
+        config.credentials.session_token.clone(),
+        None,
+        "environment",
+    );
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(config.region.clone()))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .http_client(http_client(config))
+        .retry_config(RetryConfig::standard().with_max_attempts(4))
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(Duration::from_secs(3))
+                .read_timeout(Duration::from_secs(20))
+                .build(),
+        )
+        .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
+        .time_source(aws_smithy_async::time::SystemTimeSource::new())
+        .build()
+}
+
+/// An HTTP client that trusts Amazon's root certificates only, or plain HTTP where both endpoints are replaced.
+fn http_client(config: &Config) -> SharedHttpClient {
+    if config.dynamodb_endpoint.is_some() && config.s3_endpoint.is_some() {
+        return Builder::new().build_http();
+    }
+    let roots = tls::TrustStore::empty().with_pem_certificate(AMAZON_ROOTS);
+    let context = tls::TlsContext::builder()
+        .with_trust_store(roots)
+        .build()
+        .expect("the bundled root certificates are well-formed");
+    Builder::new()
+        .tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::Ring,
+        ))
+        .tls_context(context)
+        .build_https()
+}
+
+/// Amazon Trust Services' root certificates, from <https://www.amazontrust.com/repository/>.
+const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
+
+pub(crate) fn dynamodb_client(
+    config: &Config,
+    interceptors: &[SharedInterceptor],
+) -> aws_sdk_dynamodb::Client {
+    let mut builder = aws_sdk_dynamodb::config::Builder::from(&base(config));
+    if let Some(endpoint) = &config.dynamodb_endpoint {
+        builder = builder.endpoint_url(endpoint);
+    }
+    for interceptor in interceptors {
+        builder = builder.interceptor(interceptor.clone());
+    }
+    aws_sdk_dynamodb::Client::from_conf(builder.build())
+}
+
+pub(crate) fn streams_client(
+    config: &Config,
+    interceptors: &[SharedInterceptor],
+) -> aws_sdk_dynamodbstreams::Client {
+    let mut builder = aws_sdk_dynamodbstreams::config::Builder::from(&base(config));
+    if let Some(endpoint) = &config.dynamodb_endpoint {
+        builder = builder.endpoint_url(endpoint);
+    }
+    for interceptor in interceptors {
+        builder = builder.interceptor(interceptor.clone());
+    }
+    aws_sdk_dynamodbstreams::Client::from_conf(builder.build())
+}
+
+pub(crate) fn s3_client(config: &Config, interceptors: &[SharedInterceptor]) -> aws_sdk_s3::Client {
+    let mut builder = aws_sdk_s3::config::Builder::from(&base(config));
+    if let Some(endpoint) = &config.s3_endpoint {
+        builder = builder.endpoint_url(endpoint).force_path_style(true);
+    }
+    for interceptor in interceptors {
+        builder = builder.interceptor(interceptor.clone());
+    }
+    aws_sdk_s3::Client::from_conf(builder.build())
+}

@@ -1,0 +1,123 @@
+//! Configuration, read once from the environment; the only place that reads it.
+
+use crate::error::{Error, ErrorCode, Result};
+use std::fmt;
+
+/// What a deployment sets.
+#[derive(Clone)]
+pub struct Config {
+    /// `SLIPWAY_FUNCTION`: the function's name, for logs and metrics.
+    pub function: String,
+    /// `TABLE_NAME`: the DynamoDB table.
+    pub table: String,
+    /// `BUCKET_NAME`: the S3 bucket.
+    pub bucket: String,
+    /// `AWS_REGION`.
+    pub region: String,
+    /// `AWS_ENDPOINT_URL_DYNAMODB`: another endpoint than Amazon's.
+    pub dynamodb_endpoint: Option<String>,
+    /// `AWS_ENDPOINT_URL_S3`: another endpoint than Amazon's; requests are then path-style.
+    pub s3_endpoint: Option<String>,
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, as Lambda sets them.
+    pub credentials: Credentials,
+    /// `CURSOR_SECRET`: the key under which page cursors are authenticated.
+    pub cursor_secret: String,
+    /// `PRESIGN_SECONDS`: how long a presigned URL lives; 900 unless set, at most 3,600.
+    pub presign_seconds: u64,
+    /// `UPLOAD_DEADLINE_SECONDS`: how long a version may wait for its uploads; 7 days unless set.
+    pub upload_deadline_seconds: u64,
+    /// `DROP_ZONE_QUIET_SECONDS`: how long a drop-zone folder must be quiet to count as whole; 60 unless set.
+    pub drop_zone_quiet_seconds: u64,
+    /// `ALLOW_LOOPBACK_WEBHOOKS`: whether subscriptions may name `http://` URLs on loopback; only for one machine.
+    pub allow_loopback_webhooks: bool,
+    /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
+    pub trust_actor_header: bool,
+}
+
+/// Keys of the account that the function runs as.
+#[derive(Clone)]
+pub struct Credentials {
+    /// Access key id.
+    pub access_key_id: String,
+    /// Secret access key.
+    pub secret_access_key: String,
+    /// Session token.
+    pub session_token: Option<String>,
+}
+
+impl Config {
+    /// Reads the environment of the process.
+    pub fn from_env() -> Result<Self> {
+        Self::from_lookup(&process_variable)
+    }
+
+    /// Reads from any source of variables.
+    pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let get = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let need = |name: &str| {
+            get(name).ok_or_else(|| {
+                Error::new(
+                    ErrorCode::Internal,
+                    format!("the environment variable `{name}` is not set; set it"),
+                )
+            })
+        };
+        let seconds = |name: &str, default: u64| match get(name) {
+            None => Ok(default),
+            Some(text) => text.parse::<u64>().map_err(|_| {
+                Error::new(
+                    ErrorCode::Internal,
+                    format!("`{name}` is `{text}`; write a number of seconds"),
+                )
+            }),
+        };
+        let flag = |name: &str| get(name).is_some_and(|text| text == "true");
+        Ok(Self {
+            function: get("SLIPWAY_FUNCTION")
+                .or_else(|| get("AWS_LAMBDA_FUNCTION_NAME"))
+                .unwrap_or_else(|| "slipway".into()),
+            table: need("TABLE_NAME")?,
+            bucket: need("BUCKET_NAME")?,
+            region: need("AWS_REGION")?,
+            dynamodb_endpoint: get("AWS_ENDPOINT_URL_DYNAMODB"),
+            s3_endpoint: get("AWS_ENDPOINT_URL_S3"),
+            credentials: Credentials {
+                access_key_id: need("AWS_ACCESS_KEY_ID")?,
+                secret_access_key: need("AWS_SECRET_ACCESS_KEY")?,
+                session_token: get("AWS_SESSION_TOKEN"),
+            },
+            cursor_secret: need("CURSOR_SECRET")?,
+            presign_seconds: seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600),
+            upload_deadline_seconds: seconds("UPLOAD_DEADLINE_SECONDS", 7 * 24 * 3_600)?,
+            drop_zone_quiet_seconds: seconds("DROP_ZONE_QUIET_SECONDS", 60)?,
+            allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
+            trust_actor_header: flag("TRUST_ACTOR_HEADER"),
+        })
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the environment"
+)]
+fn process_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Config")
+            .field("function", &self.function)
+            .field("table", &self.table)
+            .field("bucket", &self.bucket)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Credentials(hidden)")
+    }
+}

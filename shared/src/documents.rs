@@ -1,0 +1,91 @@
+//! Documents of a version: metadata, artifacts, notes. Each lies where its size is cheapest.
+//!
+//! Up to the room that is left in the version's item it rides there for free; up to 32 KiB it has an item of its own;
+//! beyond that it is an immutable object, named by its own digest, that is written before the item that names it.
+
+use crate::app::App;
+use crate::domain::version::Document;
+use crate::domain::{Digest, TenantName, VersionId};
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What one version's documents may take of its item, in bytes: the item stays under 1 KiB.
+pub const INLINE_BYTES: usize = 420;
+/// Largest document that gets an item of its own, in bytes.
+const ITEM_BYTES: usize = 32 * 1024;
+
+/// A document that found its place.
+#[derive(Debug, Clone, Default)]
+pub struct Placed {
+    /// Where it lies.
+    pub document: Document,
+    /// Its JSON, if it is to be written as an item of its own.
+    pub apart: Option<String>,
+}
+
+impl App {
+    /// Finds the place of a document, using up `room` if it rides in the version's item.
+    pub async fn place_document(
+        &self,
+        tenant: &TenantName,
+        value: &impl Serialize,
+        room: &mut usize,
+    ) -> Result<Placed> {
+        let json =
+            serde_json::to_string(value).map_err(|error| Error::internal("writing JSON", error))?;
+        if json.len() <= *room {
+            *room -= json.len();
+            return Ok(Placed {
+                document: Document::Inline(json),
+                apart: None,
+            });
+        }
+        if json.len() <= ITEM_BYTES {
+            return Ok(Placed {
+                document: Document::Item,
+                apart: Some(json),
+            });
+        }
+        let key = crate::s3::keys::document(tenant, &Digest::of(json.as_bytes()));
+        self.bucket
+            .put_immutable(&key, json.into_bytes().into(), "application/json")
+            .await?;
+        Ok(Placed {
+            document: Document::Object(key),
+            apart: None,
+        })
+    }
+
+    /// Reads a document of a version from wherever it lies; `None` if there is none.
+    pub async fn load_document<T: DeserializeOwned>(
+        &self,
+        id: &VersionId,
+        name: &str,
+        document: &Document,
+    ) -> Result<Option<T>> {
+        let json = match document {
+            Document::Absent => return Ok(None),
+            Document::Inline(json) => json.clone(),
+            Document::Item => self.registry.document(id, name).await?.ok_or_else(|| {
+                Error::internal(
+                    "reading a document",
+                    format!("document `{name}` of {id} is missing"),
+                )
+            })?,
+            Document::Object(key) => {
+                let bytes = self.bucket.read_whole(key, None).await?.ok_or_else(|| {
+                    Error::internal(
+                        "reading a document",
+                        format!("object `{key}` of {id} is missing"),
+                    )
+                })?;
+                String::from_utf8(bytes.to_vec())
+                    .map_err(|error| Error::internal("reading a document", error))?
+            }
+        };
+        serde_json::from_str(&json)
+            .map(Some)
+            .map_err(|error| Error::internal(format!("reading document `{name}` of {id}"), error))
+    }
+}

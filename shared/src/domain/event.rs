@@ -1,0 +1,169 @@
+//! The event: what happened, to what, by whom, why and when; history, audit and outbox in one item.
+//!
+//! Events are written in the transaction of the change and are self-contained: a reader needs nothing else.
+//! The wire form is documented, with its JSON schema, in `docs/events.md`.
+
+use crate::domain::{AliasName, ModelName, Principal, TenantName, Timestamp, VersionNumber};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::fmt;
+
+/// Version of the event schema.
+pub const SCHEMA_VERSION: u32 = 1;
+
+macro_rules! event_types {
+    ($($(#[$meta:meta])* $variant:ident => $text:literal,)*) => {
+        /// What happened; the text is stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum EventType {
+            $($(#[$meta])* #[serde(rename = $text)] $variant,)*
+        }
+
+        impl EventType {
+            /// Every type, in the order of the table in `docs/events.md`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The stable text.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// A registered model was created.
+    ModelCreated => "model.created",
+    /// Description, tags or owner of a registered model changed.
+    ModelUpdated => "model.updated",
+    /// A registered model was deleted, restorably.
+    ModelDeleted => "model.deleted",
+    /// A registered model was restored.
+    ModelRestored => "model.restored",
+    /// A version was registered.
+    VersionRegistered => "version.registered",
+    /// The client said that all uploads of a version are done.
+    VersionFinalized => "version.finalized",
+    /// A version passed every check.
+    VersionReady => "version.ready",
+    /// A version failed a check, or its uploads never came.
+    VersionFailed => "version.failed",
+    /// A version was packaged.
+    VersionPackaged => "version.packaged",
+    /// Description or tags of a version changed.
+    VersionUpdated => "version.updated",
+    /// A version moved to another stage.
+    VersionStageChanged => "version.stage_changed",
+    /// A version was deleted, restorably.
+    VersionDeleted => "version.deleted",
+    /// A version was restored.
+    VersionRestored => "version.restored",
+    /// An alias was set to a version.
+    AliasSet => "alias.set",
+    /// An alias was rolled back to an earlier version.
+    AliasRolledBack => "alias.rolled_back",
+    /// An alias was removed.
+    AliasRemoved => "alias.removed",
+    /// A subscription was tested.
+    SubscriptionTested => "subscription.tested",
+}
+
+impl EventType {
+    /// Reads the stable text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// What happened, to what, by whom, why and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique id, a ULID; also the deduplication id of deliveries.
+    pub id: String,
+    /// Version of this schema.
+    pub schema_version: u32,
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: EventType,
+    /// The tenant.
+    pub tenant: TenantName,
+    /// The registered model, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
+    /// The version, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionNumber>,
+    /// The alias, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<AliasName>,
+    /// Position in the alias's history, counted from 1 without a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// Who did it.
+    pub actor: Principal,
+    /// Why, in the actor's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When.
+    pub time: Timestamp,
+    /// The request, or the upload, that set it going.
+    pub request_id: String,
+    /// What changed, by type.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub data: Map<String, Value>,
+}
+
+impl Event {
+    /// Adds a fact.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.data.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says which registered model.
+    #[must_use]
+    pub fn about(mut self, model: &ModelName) -> Self {
+        self.model = Some(model.clone());
+        self
+    }
+
+    /// Says which version.
+    #[must_use]
+    pub fn of_version(mut self, number: VersionNumber) -> Self {
+        self.version = Some(number);
+        self
+    }
+
+    /// Says why.
+    #[must_use]
+    pub fn because(mut self, reason: Option<String>) -> Self {
+        self.reason = reason;
+        self
+    }
+
+    /// Says which alias, and where in its history this stands.
+    #[must_use]
+    pub fn of_alias(mut self, alias: &AliasName, sequence: u64) -> Self {
+        self.alias = Some(alias.clone());
+        self.sequence = Some(sequence);
+        self
+    }
+
+    /// The event as it is sent and shown, with CloudEvents 1.0 attribute names beside our own.
+    pub fn to_wire(&self) -> Value {
+        let mut wire = serde_json::to_value(self).unwrap_or_else(|_| json!({}));
+        if let Value::Object(fields) = &mut wire {
+            fields.insert("specversion".into(), "1.0".into());
+            fields.insert("source".into(), format!("/t/{}", self.tenant).into());
+            fields.entry("data").or_insert_with(|| json!({}));
+        }
+        wire
+    }
+}

@@ -1,0 +1,23 @@
+//! Pure types and decisions: no I/O, no clock, no randomness, no SDK.
+
+pub mod alias;
+pub mod artifact;
+pub mod event;
+pub mod metadata;
+pub mod model;
+pub mod name;
+pub mod subscription;
+pub mod time;
+pub mod version;
+
+pub use alias::{Alias, Expectation};
+pub use artifact::{Artifact, DeclaredArtifact};
+pub use event::{Event, EventType};
+pub use metadata::Metadata;
+pub use model::Model;
+pub use name::{
+    AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, TenantName, VersionNumber,
+};
+pub use subscription::{Delivery, Subscription};
+pub use time::Timestamp;
+pub use version::{Status, Version, VersionId};

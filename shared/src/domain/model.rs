@@ -1,0 +1,168 @@
+//! The registered model: a named line of versions.
+
+use crate::domain::{ModelName, Principal, TenantName, Timestamp, VersionNumber};
+use crate::error::{Error, ErrorCode, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Most tags that a model or a version may carry.
+pub const MAX_TAGS: usize = 100;
+/// Longest key of a tag, in characters.
+pub const MAX_TAG_KEY: usize = 250;
+/// Longest value of a tag, in characters.
+pub const MAX_TAG_VALUE: usize = 5_000;
+/// Longest description, in characters.
+pub const MAX_DESCRIPTION: usize = 10_000;
+
+/// What people write about a model or a version, and may change later.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notes {
+    /// Free text, Markdown if you like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Free key/value pairs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Notes {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.description.is_none() && self.tags.is_empty()
+    }
+
+    /// Checks lengths and characters.
+    pub fn check(&self) -> Result<()> {
+        check_text("description", self.description.as_deref(), MAX_DESCRIPTION)?;
+        if self.tags.len() > MAX_TAGS {
+            return Err(Error::invalid(
+                "tags",
+                format!("there are {} tags; use at most {MAX_TAGS}", self.tags.len()),
+            ));
+        }
+        self.tags
+            .iter()
+            .try_for_each(|(key, value)| check_tag(key, value))
+    }
+
+    /// Applies a change; `None` for a tag's value removes the tag.
+    #[must_use]
+    pub fn changed(&self, change: &NotesChange) -> Self {
+        let mut notes = self.clone();
+        if let Some(description) = &change.description {
+            notes.description = Some(description.clone()).filter(|text| !text.is_empty());
+        }
+        for (key, value) in &change.tags {
+            match value {
+                Some(value) => notes.tags.insert(key.clone(), value.clone()),
+                None => notes.tags.remove(key),
+            };
+        }
+        notes
+    }
+}
+
+/// A change of [`Notes`]: what is absent stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NotesChange {
+    /// The new description; empty removes it.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// Tags to set, or with `null` to remove.
+    #[serde(default)]
+    pub tags: BTreeMap<String, Option<String>>,
+}
+
+/// Checks one tag.
+pub fn check_tag(key: &str, value: &str) -> Result<()> {
+    let bad_character = key.chars().find(|character| character.is_control());
+    if key.is_empty() || key.chars().count() > MAX_TAG_KEY || bad_character.is_some() {
+        return Err(Error::invalid(
+            "tags",
+            format!(
+                "a tag's key has 1 to {MAX_TAG_KEY} characters and no control characters; `{}` does not",
+                key.chars()
+                    .take(40)
+                    .flat_map(char::escape_debug)
+                    .collect::<String>()
+            ),
+        ));
+    }
+    if value.chars().count() > MAX_TAG_VALUE {
+        return Err(Error::invalid(
+            "tags",
+            format!(
+                "the value of tag `{key}` is longer than {MAX_TAG_VALUE} characters; shorten it"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks an optional text's length.
+pub fn check_text(field: &str, text: Option<&str>, limit: usize) -> Result<()> {
+    match text.map(|text| text.chars().count()) {
+        Some(length) if length > limit => Err(Error::invalid(
+            field,
+            format!("`{field}` has {length} characters; use at most {limit}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A registered model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// The tenant that it belongs to.
+    pub tenant: TenantName,
+    /// Its name, unique in the tenant.
+    pub name: ModelName,
+    /// Who answers for it.
+    pub owner: Principal,
+    /// Description and tags.
+    pub notes: Notes,
+    /// The number that the next version gets.
+    pub next_version: VersionNumber,
+    /// Optimistic-lock counter of the notes.
+    pub revision: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its notes, or its set of versions, changed last.
+    pub updated_at: Timestamp,
+    /// When it was deleted, if it is.
+    pub deleted_at: Option<Timestamp>,
+}
+
+impl Model {
+    /// How many versions were ever registered.
+    pub fn version_count(&self) -> u32 {
+        self.next_version.get() - 1
+    }
+
+    /// Refuses a deleted model.
+    pub fn require_live(&self) -> Result<()> {
+        match self.deleted_at {
+            None => Ok(()),
+            Some(at) => Err(deleted_model(&self.name, at)),
+        }
+    }
+}
+
+/// The error for a registered model that does not exist.
+pub fn model_not_found(name: &ModelName) -> Error {
+    Error::new(
+        ErrorCode::ModelNotFound,
+        format!("registered model `{name}` does not exist; create it first, or check the name"),
+    )
+    .with("model", name.as_str())
+}
+
+/// The error for a registered model that was deleted.
+pub fn deleted_model(name: &ModelName, at: Timestamp) -> Error {
+    Error::new(
+        ErrorCode::Deleted,
+        format!("registered model `{name}` was deleted at {at}; restore it first"),
+    )
+    .with("model", name.as_str())
+}

@@ -1,0 +1,238 @@
+//! The shape of every key of the table; nothing else formats one.
+//!
+//! ```text
+//! what                partition key                      sort key
+//! registered model    T#<tenant>#M                       <model>
+//! version             T#<tenant>#M#<model>               V#<number>
+//! alias               T#<tenant>#M#<model>               A#<alias>
+//! alias history       T#<tenant>#M#<model>               H#<alias>#<sequence>
+//! other events        T#<tenant>#M#<model>               E#<ulid>
+//! model's notes       T#<tenant>#N#<model>               notes
+//! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes
+//! idempotency         T#<tenant>#I#<sha256 of key>       #
+//! event feed          T#<tenant>#F#<day>                 <ulid>
+//! tag index           T#<tenant>#G#<sha256 of tag>       <model>
+//! subscription        T#<tenant>#W                       <ulid>
+//! delivery            T#<tenant>#X#<subscription>        <event ulid>
+//! drop-zone folder    T#<tenant>#Z                       <prefix>
+//! work that is due    W#<kind>                           <due, 13 digits>#<subject>
+//! outbox checkpoint   W#outbox                           <stream shard>
+//! ```
+//!
+//! Numbers are padded to ten digits, so that text order is number order.
+//! Model names may contain `#`; every key stays unambiguous because what follows a name has a fixed width.
+
+use crate::domain::{AliasName, ModelName, TenantName, Timestamp, VersionId, VersionNumber};
+use sha2::{Digest as _, Sha256};
+
+/// A partition key and a sort key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Partition key.
+    pub pk: String,
+    /// Sort key.
+    pub sk: String,
+}
+
+fn key(pk: String, sk: impl Into<String>) -> Key {
+    Key { pk, sk: sk.into() }
+}
+
+/// Partition of all registered models of a tenant; one Query lists them by name.
+pub fn models(tenant: &TenantName) -> String {
+    format!("T#{tenant}#M")
+}
+
+/// A registered model.
+pub fn model(tenant: &TenantName, name: &ModelName) -> Key {
+    key(models(tenant), name.as_str())
+}
+
+/// Partition of everything that one model has.
+pub fn model_partition(tenant: &TenantName, name: &ModelName) -> String {
+    format!("T#{tenant}#M#{name}")
+}
+
+/// A version.
+pub fn version(id: &VersionId) -> Key {
+    key(
+        model_partition(&id.tenant, &id.model),
+        version_sk(id.number),
+    )
+}
+
+/// Sort key of a version.
+pub fn version_sk(number: VersionNumber) -> String {
+    format!("V#{:010}", number.get())
+}
+
+/// An alias.
+pub fn alias(tenant: &TenantName, model: &ModelName, alias: &AliasName) -> Key {
+    key(model_partition(tenant, model), format!("A#{alias}"))
+}
+
+/// One entry of an alias's history.
+pub fn history(tenant: &TenantName, model: &ModelName, alias: &AliasName, sequence: u64) -> Key {
+    key(
+        model_partition(tenant, model),
+        format!("H#{alias}#{sequence:010}"),
+    )
+}
+
+/// Prefix of an alias's history.
+pub fn history_prefix(alias: &AliasName) -> String {
+    format!("H#{alias}#")
+}
+
+/// An event that is no alias change.
+pub fn event(tenant: &TenantName, model: &ModelName, id: &str) -> Key {
+    key(model_partition(tenant, model), format!("E#{id}"))
+}
+
+/// An event about no model, such as the test of a subscription.
+pub fn tenant_event(tenant: &TenantName, id: &str) -> Key {
+    key(format!("T#{tenant}#E"), format!("E#{id}"))
+}
+
+/// Notes of a model that are too large for its item.
+pub fn model_notes(tenant: &TenantName, name: &ModelName) -> Key {
+    key(format!("T#{tenant}#N#{name}"), "notes")
+}
+
+/// A document of a version: `metadata`, `artifacts` or `notes`.
+pub fn version_document(id: &VersionId, document: &str) -> Key {
+    key(
+        format!("T#{}#D#{}#{:010}", id.tenant, id.model, id.number.get()),
+        document,
+    )
+}
+
+/// What was answered to an idempotency key.
+pub fn idempotency(tenant: &TenantName, idempotency_key: &str) -> Key {
+    key(format!("T#{tenant}#I#{}", hash(&[idempotency_key])), "#")
+}
+
+/// An event in the feed of its day; its presence says that the event was dispatched.
+pub fn feed(tenant: &TenantName, time: Timestamp, id: &str) -> Key {
+    key(format!("T#{tenant}#F#{}", time.day()), id)
+}
+
+/// Partition of the models that carry a tag.
+pub fn tag(tenant: &TenantName, tag_key: &str, value: &str) -> String {
+    format!("T#{tenant}#G#{}", hash(&[tag_key, value]))
+}
+
+/// Partition of a tenant's subscriptions.
+pub fn subscriptions(tenant: &TenantName) -> String {
+    format!("T#{tenant}#W")
+}
+
+/// A subscription.
+pub fn subscription(tenant: &TenantName, id: &str) -> Key {
+    key(subscriptions(tenant), id)
+}
+
+/// Partition of a subscription's deliveries.
+pub fn deliveries(tenant: &TenantName, subscription_id: &str) -> String {
+    format!("T#{tenant}#X#{subscription_id}")
+}
+
+/// A delivery.
+pub fn delivery(tenant: &TenantName, subscription_id: &str, event_id: &str) -> Key {
+    key(deliveries(tenant, subscription_id), event_id)
+}
+
+/// What is known of a drop-zone folder.
+pub fn drop_zone(tenant: &TenantName, prefix: &str) -> Key {
+    key(format!("T#{tenant}#Z"), prefix)
+}
+
+/// Partition of work of one kind.
+pub fn work_partition(kind: &str) -> String {
+    format!("W#{kind}")
+}
+
+/// Work that is due at a time.
+pub fn work(kind: &str, due: Timestamp, subject: &str) -> Key {
+    key(
+        work_partition(kind),
+        format!("{:013}#{subject}", due.millis()),
+    )
+}
+
+/// How far the sweep has read a shard of the stream.
+pub fn outbox_checkpoint(shard: &str) -> Key {
+    key(work_partition("outbox"), shard)
+}
+
+/// SHA-256 of texts, each led by its length so that no two lists of texts collide.
+fn hash(texts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for text in texts {
+        hasher.update((text.len() as u64).to_be_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hex::encode(hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(model: &str, number: u64) -> VersionId {
+        VersionId {
+            tenant: TenantName::default_tenant(),
+            model: ModelName::parse(model).unwrap(),
+            number: VersionNumber::new(number).unwrap(),
+        }
+    }
+
+    #[test]
+    fn keys_are_as_drawn() {
+        let tenant = TenantName::parse("team-a").unwrap();
+        let iris = ModelName::parse("iris").unwrap();
+        let champion = AliasName::parse("champion").unwrap();
+        let text = |key: Key| format!("{} | {}", key.pk, key.sk);
+        assert_eq!(text(model(&tenant, &iris)), "T#team-a#M | iris");
+        assert_eq!(
+            text(version(&id("iris", 7))),
+            "T#default#M#iris | V#0000000007"
+        );
+        assert_eq!(
+            text(alias(&tenant, &iris, &champion)),
+            "T#team-a#M#iris | A#champion"
+        );
+        assert_eq!(
+            text(history(&tenant, &iris, &champion, 42)),
+            "T#team-a#M#iris | H#champion#0000000042"
+        );
+        assert_eq!(
+            text(event(&tenant, &iris, "01J")),
+            "T#team-a#M#iris | E#01J"
+        );
+        assert_eq!(
+            text(version_document(&id("iris", 7), "metadata")),
+            "T#default#D#iris#0000000007 | metadata"
+        );
+        assert_eq!(
+            text(feed(&tenant, Timestamp::from_millis(0), "01J")),
+            "T#team-a#F#1970-01-01 | 01J"
+        );
+        assert_eq!(
+            text(work("validate", Timestamp::from_millis(5), "x")),
+            "W#validate | 0000000000005#x"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn two_versions_never_share_a_key(
+            left in "[a-c#0-1]{1,14}", left_number in 1_u64..12, right in "[a-c#0-1]{1,14}", right_number in 1_u64..12
+        ) {
+            let (left, right) = (id(&left, left_number), id(&right, right_number));
+            prop_assert_eq!(left == right, version(&left) == version(&right));
+            prop_assert_eq!(left == right, version_document(&left, "notes") == version_document(&right, "notes"));
+        }
+    }
+}

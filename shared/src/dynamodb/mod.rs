@@ -1,0 +1,15 @@
+//! The table: keys, items, and a store that speaks of models, versions and aliases.
+//!
+//! No SDK type appears in a public signature here.
+
+pub mod idempotency;
+mod items;
+pub mod keys;
+pub mod outbox;
+mod registry;
+mod table;
+
+pub use idempotency::{Idempotency, Outcome, StoredResponse};
+pub use registry::{
+    AliasChange, Judgement, Loaded, Page, Registration, Registry, VersionChange, WorkItem, WorkKind,
+};

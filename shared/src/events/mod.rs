@@ -1,0 +1,9 @@
+//! Events from AWS: queue messages with S3 notifications, stream records, schedules.
+//!
+//! Every event may come twice, late, out of order or not at all; handlers treat each as a hint to look.
+
+pub mod batch;
+pub mod s3;
+
+pub use batch::{Incoming, Message, each_message, each_record};
+pub use s3::ObjectCreated;

@@ -1,0 +1,15 @@
+//! The HTTP edge that all functions share: routes, callers, bodies, pages, and the one error envelope.
+
+pub mod body;
+pub mod caller;
+pub mod cursor;
+pub mod reply;
+pub mod routes;
+pub mod target;
+
+pub use body::{Body, Params};
+pub use caller::Caller;
+pub use cursor::{Pages, Paging};
+pub use reply::{Reply, respond};
+pub use routes::{Route, delete, get, mount, patch, post, put};
+pub use target::Target;

@@ -1,0 +1,81 @@
+//! The names in a route's path, parsed.
+
+use crate::domain::{AliasName, ModelName, TenantName, VersionId, VersionNumber};
+use crate::error::{Error, Result};
+use axum::extract::{FromRequestParts, RawPathParams};
+use http::request::Parts;
+
+/// The names in a route's path.
+#[derive(Debug, Clone)]
+pub struct Target(Vec<(String, String)>);
+
+impl Target {
+    fn get(&self, name: &str) -> Result<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .ok_or_else(|| {
+                Error::internal("reading the path", format!("the route has no `{{{name}}}`"))
+            })
+    }
+
+    /// The registered model.
+    pub fn model(&self) -> Result<ModelName> {
+        ModelName::parse(self.get("model")?)
+    }
+
+    /// The version's number.
+    pub fn version(&self) -> Result<VersionNumber> {
+        VersionNumber::parse(self.get("version")?)
+    }
+
+    /// The version of the registered model.
+    pub fn version_id(&self, tenant: &TenantName) -> Result<VersionId> {
+        Ok(VersionId {
+            tenant: tenant.clone(),
+            model: self.model()?,
+            number: self.version()?,
+        })
+    }
+
+    /// The alias.
+    pub fn alias(&self) -> Result<AliasName> {
+        AliasName::parse(self.get("alias")?)
+    }
+
+    /// An id such as that of a subscription: at most 64 letters and digits.
+    pub fn id(&self) -> Result<String> {
+        let id = self.get("id")?;
+        if id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            Ok(id.to_owned())
+        } else {
+            Err(Error::invalid(
+                "id",
+                "the id is not valid; use one that a list gave",
+            ))
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| {
+                Error::invalid(
+                    "path",
+                    "the path is not valid UTF-8; percent-encode it as UTF-8",
+                )
+                .caused_by(rejection)
+            })?;
+        Ok(Self(
+            params
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        ))
+    }
+}

@@ -1,0 +1,118 @@
+//! The shape of every object key; nothing else formats or reads one.
+//!
+//! ```text
+//! uploads in flight     incoming/<tenant>/<model>/<version>/<path>
+//! drop zone             dropzone/<tenant>/<model>/<path>
+//! large documents       documents/<tenant>/<sha256>.json
+//! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
+//! packages              packages/<tenant>/<model>/<version>/manifest.json
+//! ```
+//!
+//! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
+//! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
+
+use crate::domain::{ArtifactPath, Digest, ModelName, TenantName, VersionId, VersionNumber};
+use crate::error::{Error, Result};
+
+/// Longest key that S3 takes, in bytes.
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// The drop-zone object that says: this drop is whole.
+pub const COMPLETE_MARKER: &str = "_COMPLETE";
+
+/// Prefix of a version's uploads.
+pub fn incoming_prefix(id: &VersionId) -> String {
+    format!("incoming/{}/{}/{}/", id.tenant, id.model, id.number)
+}
+
+/// An artifact's upload, or an error if the key would be too long for S3.
+pub fn incoming(id: &VersionId, path: &ArtifactPath) -> Result<String> {
+    let key = format!("{}{path}", incoming_prefix(id));
+    if key.len() > MAX_KEY_BYTES {
+        return Err(Error::invalid(
+            "path",
+            format!(
+                "artifact path `{}…` is too long together with the model's name: S3 takes {MAX_KEY_BYTES} bytes; shorten it",
+                path.as_str().chars().take(60).collect::<String>()
+            ),
+        ));
+    }
+    Ok(key)
+}
+
+/// Prefix of a model's drop zone.
+pub fn drop_prefix(tenant: &TenantName, model: &ModelName) -> String {
+    format!("dropzone/{tenant}/{model}/")
+}
+
+/// A large document, by its digest.
+pub fn document(tenant: &TenantName, digest: &Digest) -> String {
+    format!("documents/{tenant}/{}.json", digest.hex())
+}
+
+/// A validation report, by its digest.
+pub fn report(id: &VersionId, digest: &Digest) -> String {
+    format!(
+        "reports/{}/{}/{}/{}.json",
+        id.tenant,
+        id.model,
+        id.number,
+        digest.hex()
+    )
+}
+
+/// The manifest of a version's package.
+pub fn manifest(id: &VersionId) -> String {
+    format!(
+        "packages/{}/{}/{}/manifest.json",
+        id.tenant, id.model, id.number
+    )
+}
+
+/// Which version an object under `prefix` (such as `incoming`) belongs to, and the rest of its key.
+pub fn version_of<'a>(prefix: &str, key: &'a str) -> Option<(VersionId, &'a str)> {
+    let mut parts = key.strip_prefix(prefix)?.strip_prefix('/')?.splitn(4, '/');
+    let id = VersionId {
+        tenant: TenantName::parse(parts.next()?).ok()?,
+        model: ModelName::parse(parts.next()?).ok()?,
+        number: VersionNumber::parse(parts.next()?).ok()?,
+    };
+    Some((id, parts.next()?))
+}
+
+/// Which model a drop-zone object is for, and its path within the drop.
+pub fn drop_of(key: &str) -> Option<(TenantName, ModelName, &str)> {
+    let mut parts = key.strip_prefix("dropzone/")?.splitn(3, '/');
+    Some((
+        TenantName::parse(parts.next()?).ok()?,
+        ModelName::parse(parts.next()?).ok()?,
+        parts.next()?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_as_drawn_and_read_back() {
+        let id = VersionId {
+            tenant: TenantName::parse("team-a").unwrap(),
+            model: ModelName::parse("my model+検査").unwrap(),
+            number: VersionNumber::FIRST,
+        };
+        let key = incoming(&id, &ArtifactPath::parse("data/x.bin").unwrap()).unwrap();
+        assert_eq!(key, "incoming/team-a/my model+検査/1/data/x.bin");
+        assert_eq!(
+            version_of("incoming", &key),
+            Some((id.clone(), "data/x.bin"))
+        );
+        assert_eq!(version_of("reports", &key), None);
+        assert_eq!(
+            manifest(&id),
+            "packages/team-a/my model+検査/1/manifest.json"
+        );
+        assert_eq!(drop_of("dropzone/default/iris/a/b").unwrap().2, "a/b");
+        assert_eq!(drop_of("dropzone/default/iris"), None);
+    }
+}
