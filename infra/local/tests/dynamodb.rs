@@ -591,6 +591,20 @@ async fn the_server_listens_on_loopback_only() {
 }
 
 #[tokio::test]
+async fn the_server_stops_when_asked() {
+    let engine = Engine::open(&DataFolder::temporary().unwrap(), Time::default().clock()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(async move {
+        engine
+            .serve(listener, async move { stopped.await.unwrap() })
+            .await
+    });
+    stop.send(()).unwrap();
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn expired_items_are_swept_by_our_clock_and_their_removal_is_in_the_stream() {
     let served = serve().await;
     let soon = now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 3600;

@@ -182,7 +182,8 @@ impl Engine {
 
     /// Answers the DynamoDB and DynamoDB Streams protocols until `shutdown` resolves.
     ///
-    /// Requests that are running then are finished first.
+    /// Requests that are running then are finished first. They run on the caller's runtime and hold its thread for the
+    /// time that SQLite takes, about half a millisecond for a write, so give it more than one thread if that matters.
     pub async fn serve(
         &self,
         listener: TcpListener,

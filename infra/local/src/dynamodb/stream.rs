@@ -181,7 +181,8 @@ impl Stream {
     /// Reads the counter that SQLite changes with every commit of another connection.
     fn data_version(&self) -> Result<i64, Error> {
         self.watcher
-            .query_row("PRAGMA data_version", [], |row| row.get(0))
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut select| select.query_row([], |row| row.get(0)))
             .map_err(sqlite("looking for changes"))
     }
 

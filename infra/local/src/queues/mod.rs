@@ -2,7 +2,7 @@
 //!
 //! They keep the promises of SQS that the functions rely on, and no others. A received message is invisible to other
 //! receivers until its visibility timeout ends; only [`Queues::delete`] makes it go away; a message that was received
-//! too often moves to the dead letters of its queue. [`sqs_event`] has the shapes in which a function sees messages.
+//! too often moves to the dead letters of its queue. [`to_sqs_event`] has the shape in which a function sees messages.
 //!
 //! One thing is better than on AWS: a process that was killed holds no message any more, so [`Queues::open`] makes
 //! visible at once what was in flight. That receipt still counts, so that a message which kills its receiver ends as a
