@@ -1,1 +1,6 @@
 //! The embedded stack.
+
+pub mod clock;
+pub mod data_folder;
+pub mod dynamodb;
+pub mod queues;
