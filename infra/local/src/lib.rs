@@ -1,1 +1,3 @@
 //! The embedded stack.
+
+pub mod s3;
