@@ -1,5 +1,10 @@
 //! The embedded S3 server, through the real SDK.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of a test are tests, which clippy cannot see"
+)]
+
 use std::time::Duration;
 
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
@@ -1084,7 +1089,7 @@ async fn a_presigned_upload_binds_length_checksum_and_condition() {
         .content_length(4)
         .checksum_sha256(sha256(b"good"))
         .if_none_match("*")
-        .presigned(PresigningConfig::expires_in(Duration::from_secs(60)).unwrap())
+        .presigned(PresigningConfig::expires_in(Duration::from_mins(1)).unwrap())
         .await
         .unwrap();
     let http = reqwest::Client::new();
@@ -1144,7 +1149,7 @@ async fn a_presigned_download_overrides_headers_and_expires() {
             .uri()
             .to_owned()
     };
-    let uri = presign(PresigningConfig::expires_in(Duration::from_secs(60)).unwrap()).await;
+    let uri = presign(PresigningConfig::expires_in(Duration::from_mins(1)).unwrap()).await;
     let answer = reqwest::get(&uri).await.unwrap();
     assert_eq!(
         answer.headers()["content-disposition"],
@@ -1157,10 +1162,10 @@ async fn a_presigned_download_overrides_headers_and_expires() {
         reqwest::get(&tampered).await.unwrap().status().as_u16(),
         403
     );
-    let past = time::OffsetDateTime::now_utc() - Duration::from_secs(120);
+    let past = time::OffsetDateTime::now_utc() - Duration::from_mins(2);
     let expired = PresigningConfig::builder()
         .start_time(past.into())
-        .expires_in(Duration::from_secs(60))
+        .expires_in(Duration::from_mins(1))
         .build()
         .unwrap();
     let answer = reqwest::get(presign(expired).await).await.unwrap();

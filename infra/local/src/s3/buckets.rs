@@ -106,7 +106,6 @@ pub(super) async fn list(
             bucket_region: Some(region.clone()),
             creation_date: Some(from_ms(created_ms).into()),
             name: Some(name),
-            ..Default::default()
         })
         .collect();
     Ok(S3Response::new(ListBucketsOutput {

@@ -109,9 +109,8 @@ impl Coverage {
     pub(super) fn choose(algorithm: Algorithm, requested: Option<&str>) -> S3Result<Self> {
         let coverage = match requested {
             None if algorithm == Algorithm::Crc64Nvme => Self::FullObject,
-            None => Self::Composite,
             Some("FULL_OBJECT") => Self::FullObject,
-            Some("COMPOSITE") => Self::Composite,
+            None | Some("COMPOSITE") => Self::Composite,
             Some(_) => {
                 return Err(s3_error!(
                     InvalidRequest,

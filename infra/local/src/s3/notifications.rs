@@ -176,7 +176,7 @@ pub fn to_event_record(notification: &Notification) -> Value {
         (Some(etag), _) => object["eTag"] = json!(etag),
         // S3 gives a marker the entity tag of nothing.
         (None, EventName::DeleteMarkerCreated) => {
-            object["eTag"] = json!("d41d8cd98f00b204e9800998ecf8427e")
+            object["eTag"] = json!("d41d8cd98f00b204e9800998ecf8427e");
         }
         (None, _) => {}
     }

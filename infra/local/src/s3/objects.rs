@@ -199,6 +199,7 @@ pub(super) async fn put(
 
 /// The conditions that reads and copy sources share.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "the names of the headers")]
 pub(super) struct ReadConditions {
     pub(super) if_match: Option<ETagCondition>,
     pub(super) if_none_match: Option<ETagCondition>,

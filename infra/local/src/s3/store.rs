@@ -167,6 +167,7 @@ pub(super) struct PartSummary {
 
 /// One version of an object, or a delete marker.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_field_names, reason = "S3 calls it so")]
 pub(super) struct Version {
     pub(super) seq: i64,
     pub(super) key: String,
