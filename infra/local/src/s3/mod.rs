@@ -22,7 +22,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -191,16 +191,24 @@ impl S3Server {
     ) -> Result<HttpResponse<Metered<Body>>, HttpError> {
         let meter = Meter::default();
         let (mut parts, body) = request.into_parts();
+        let never_continued = body.is_end_stream() && parts.headers.contains_key("expect");
         parts.extensions.insert(meter.clone());
         let body = Body::http_body(Metered {
             body,
             meter: meter.clone(),
             direction: Direction::In,
         });
-        let response = self
+        let mut response = self
             .service
             .call(http::Request::from_parts(parts, body))
             .await?;
+        // An empty body is never asked for, so no `100 Continue` was sent. botocore takes the final answer in its place
+        // and would then send nothing more on this connection, as if the next request hung.
+        if never_continued {
+            response
+                .headers_mut()
+                .insert("connection", http::HeaderValue::from_static("close"));
+        }
         Ok(response.map(|body| Metered {
             body,
             meter,
