@@ -4,3 +4,4 @@ pub mod clock;
 pub mod data_folder;
 pub mod dynamodb;
 pub mod queues;
+pub mod s3;

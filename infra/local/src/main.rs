@@ -1,1 +1,3 @@
+//! Starts all of Slipway on one machine.
+
 fn main() {}

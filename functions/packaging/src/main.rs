@@ -1,0 +1,4 @@
+//! The Lambda function `packaging`.
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {}

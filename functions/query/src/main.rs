@@ -1,0 +1,4 @@
+//! The Lambda function `query`.
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {}
