@@ -11,33 +11,37 @@ use lambda_http::Adapter;
 use lambda_http::request::LambdaRequest;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
+use std::pin::Pin;
 use tower::Service as _;
 
 /// The error that ends a function's process.
 pub type HostError = lambda_runtime::Error;
 
+/// A future on the heap: handlers are deep, and the compiler lays out what is not boxed as one type.
+type Boxed = Pin<Box<dyn Future<Output = Result<Value, HostError>>>>;
+
 /// Runs a function that answers HTTP requests and handles other events.
-pub async fn run<H>(router: fn(App) -> Router, handle: H) -> Result<(), HostError>
+///
+/// `handle` is a function's `async fn handle(app: App, event: Value) -> Result<Value>`.
+pub async fn run<H, Fut>(router: fn(App) -> Router, handle: H) -> Result<(), HostError>
 where
-    H: AsyncHandler,
+    H: Fn(App, Value) -> Fut,
+    Fut: Future<Output = Result<Value>> + Send + 'static,
 {
     let app = start()?;
     let adapter = Adapter::from(router(app.clone()));
-    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
-        let (app, mut adapter, handle) = (app.clone(), adapter.clone(), handle.clone());
-        async move {
-            if is_http(&event.payload) {
+    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| -> Boxed {
+        if is_http(&event.payload) {
+            let mut adapter = adapter.clone();
+            return Box::pin(async move {
                 let payload: LambdaRequest = serde_json::from_value(event.payload)?;
                 let response = adapter
                     .call(LambdaEvent::new(payload, event.context))
                     .await?;
-                return Ok::<Value, HostError>(serde_json::to_value(response)?);
-            }
-            handle
-                .call(app, event.payload)
-                .await
-                .map_err(HostError::from)
+                Ok(serde_json::to_value(response)?)
+            });
         }
+        boxed(handle(app.clone(), event.payload))
     }))
     .await
 }
@@ -49,37 +53,20 @@ pub async fn run_http(router: fn(App) -> Router) -> Result<(), HostError> {
 }
 
 /// Runs a function that handles events only.
-pub async fn run_events<H>(handle: H) -> Result<(), HostError>
+pub async fn run_events<H, Fut>(handle: H) -> Result<(), HostError>
 where
-    H: AsyncHandler,
+    H: Fn(App, Value) -> Fut,
+    Fut: Future<Output = Result<Value>> + Send + 'static,
 {
     let app = start()?;
-    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
-        let (app, handle) = (app.clone(), handle.clone());
-        async move {
-            handle
-                .call(app, event.payload)
-                .await
-                .map_err(HostError::from)
-        }
+    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| -> Boxed {
+        boxed(handle(app.clone(), event.payload))
     }))
     .await
 }
 
-/// A function's event handler: `async fn handle(app: App, event: Value) -> Result<Value>`.
-pub trait AsyncHandler: Clone + Send + Sync + 'static {
-    /// Handles one event.
-    fn call(&self, app: App, event: Value) -> impl Future<Output = Result<Value>> + Send;
-}
-
-impl<F, Fut> AsyncHandler for F
-where
-    F: Fn(App, Value) -> Fut + Clone + Send + Sync + 'static,
-    Fut: Future<Output = Result<Value>> + Send,
-{
-    fn call(&self, app: App, event: Value) -> impl Future<Output = Result<Value>> + Send {
-        self(app, event)
-    }
+fn boxed(handled: impl Future<Output = Result<Value>> + Send + 'static) -> Boxed {
+    Box::pin(async move { handled.await.map_err(HostError::from) })
 }
 
 fn start() -> Result<App, HostError> {

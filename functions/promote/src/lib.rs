@@ -1,1 +1,37 @@
-//! The function.
+//! Function card: `promote`
+//!
+//! - **Trigger:** HTTP (the routes below).
+//! - **Reads:** aliases and versions.
+//! - **Writes:** aliases with their history, alias counts and stages of versions, events, idempotency answers.
+//! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`.
+//! - **On failure:** answers the error envelope and changes nothing; a lost race answers 409 with the winner.
+//! - **Permissions:** table read and write; nothing in the bucket.
+
+mod aliases;
+mod handlers;
+mod stages;
+
+use axum::Router;
+use shared::App;
+use shared::http::{Route, delete, mount, post, put};
+
+/// Every route of this function, without the tenant prefix.
+pub fn routes() -> Vec<Route> {
+    vec![
+        put("/v1/models/{model}/aliases/{alias}", handlers::set_alias),
+        delete("/v1/models/{model}/aliases/{alias}", handlers::remove_alias),
+        post(
+            "/v1/models/{model}/aliases/{alias}/rollback",
+            handlers::roll_alias_back,
+        ),
+        post(
+            "/v1/models/{model}/versions/{version}/stage",
+            handlers::change_stage,
+        ),
+    ]
+}
+
+/// The function's HTTP side.
+pub fn router(app: App) -> Router {
+    mount(app, routes())
+}

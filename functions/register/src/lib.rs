@@ -1,1 +1,65 @@
-//! The function.
+//! Function card: `register`
+//!
+//! - **Trigger:** HTTP (the routes below); queue of S3 notifications for `dropzone/`; schedule.
+//! - **Reads:** models, versions and their documents; listings of `incoming/` and `dropzone/`.
+//! - **Writes:** models, versions, documents, events, idempotency answers; work of kind `drop`; delete markers in `dropzone/`.
+//! - **Emits:** `model.*`, `version.registered`, `version.finalized`, `version.updated`, `version.deleted`, `version.restored`, `drop.refused`.
+//! - **On failure:** HTTP answers the error envelope and changes nothing; messages are redelivered, then dead-lettered.
+//! - **Permissions:** table read and write; presigned PUT and multipart on `incoming/`; list; hide in `dropzone/`.
+
+mod drops;
+mod handlers;
+mod models;
+mod uploads;
+mod versions;
+
+use axum::Router;
+use serde_json::Value;
+use shared::events::Incoming;
+use shared::http::{Route, delete, mount, patch, post};
+use shared::{App, Result};
+
+/// Every route of this function, without the tenant prefix.
+pub fn routes() -> Vec<Route> {
+    vec![
+        post("/v1/models", handlers::create_model),
+        patch("/v1/models/{model}", handlers::update_model),
+        delete("/v1/models/{model}", handlers::delete_model),
+        post("/v1/models/{model}/restore", handlers::restore_model),
+        post("/v1/models/{model}/versions", handlers::register_version),
+        patch(
+            "/v1/models/{model}/versions/{version}",
+            handlers::update_version,
+        ),
+        delete(
+            "/v1/models/{model}/versions/{version}",
+            handlers::delete_version,
+        ),
+        post(
+            "/v1/models/{model}/versions/{version}/restore",
+            handlers::restore_version,
+        ),
+        post(
+            "/v1/models/{model}/versions/{version}/uploads",
+            handlers::upload_artifacts,
+        ),
+        post(
+            "/v1/models/{model}/versions/{version}/finalize",
+            handlers::finalize_version,
+        ),
+    ]
+}
+
+/// The function's HTTP side.
+pub fn router(app: App) -> Router {
+    mount(app, routes())
+}
+
+/// The function's event side: the drop zone.
+pub async fn handle(app: App, event: Value) -> Result<Value> {
+    match Incoming::parse(&event)? {
+        Incoming::Messages(messages) => Ok(drops::receive(&app, messages).await),
+        Incoming::Schedule => drops::sweep(&app).await,
+        Incoming::Records(_) => Ok(Value::Null),
+    }
+}

@@ -64,6 +64,8 @@ event_types! {
     AliasRolledBack => "alias.rolled_back",
     /// An alias was removed.
     AliasRemoved => "alias.removed",
+    /// What lay in a drop zone could not become a version.
+    DropRefused => "drop.refused",
     /// A subscription was tested.
     SubscriptionTested => "subscription.tested",
 }

@@ -11,6 +11,8 @@ pub const MAX_TAGS: usize = 100;
 pub const MAX_TAG_KEY: usize = 250;
 /// Longest value of a tag, in characters.
 pub const MAX_TAG_VALUE: usize = 5_000;
+/// Longest reason for a change, in characters.
+pub const MAX_REASON: usize = 300;
 /// Longest description, in characters.
 pub const MAX_DESCRIPTION: usize = 10_000;
 

@@ -14,7 +14,6 @@
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
 //! subscription        T#<tenant>#W                       <ulid>
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
-//! drop-zone folder    T#<tenant>#Z                       <prefix>
 //! work that is due    W#<kind>                           <due, 13 digits>#<subject>
 //! outbox checkpoint   W#outbox                           <stream shard>
 //! ```
@@ -140,11 +139,6 @@ pub fn deliveries(tenant: &TenantName, subscription_id: &str) -> String {
 /// A delivery.
 pub fn delivery(tenant: &TenantName, subscription_id: &str, event_id: &str) -> Key {
     key(deliveries(tenant, subscription_id), event_id)
-}
-
-/// What is known of a drop-zone folder.
-pub fn drop_zone(tenant: &TenantName, prefix: &str) -> Key {
-    key(format!("T#{tenant}#Z"), prefix)
 }
 
 /// Partition of work of one kind.

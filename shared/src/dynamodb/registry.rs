@@ -735,6 +735,29 @@ impl Registry {
             .transpose()
     }
 
+    /// Reads an alias consistently, or answers what this process saw last if that is at `sequence`.
+    pub async fn current_alias(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+        sequence: Option<u64>,
+    ) -> Result<Option<Alias>> {
+        let key = keys::alias(tenant, model, name);
+        if let (Some(item), Some(sequence)) = (self.hints.get(&key), sequence) {
+            let alias = alias_from_item(tenant, model, &item)?;
+            if alias.sequence == sequence {
+                return Ok(Some(alias));
+            }
+        }
+        let item = self.table.get(&key, true).await?;
+        if let Some(item) = &item {
+            self.hints.put(key, item.clone());
+        }
+        item.map(|item| alias_from_item(tenant, model, &item))
+            .transpose()
+    }
+
     /// All aliases of a model that hold a version, by name.
     pub async fn aliases(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Alias>> {
         let query = Query::new(keys::model_partition(tenant, model))
@@ -944,6 +967,11 @@ impl Registry {
             items: items.iter().map(event_from_item).collect::<Result<_>>()?,
             after,
         })
+    }
+
+    /// Records an event that goes with no other change.
+    pub async fn record_event(&self, event: &Event) -> Result<()> {
+        self.table.write(put_event(event)?).await.map(drop)
     }
 
     /// The newest event of a kind about a version, if it is among the model's latest hundred.
@@ -1228,33 +1256,6 @@ impl Registry {
             })
             .await
             .map(drop)
-    }
-
-    // ---- drop zone ----
-
-    /// Records that a drop-zone folder was registered in the state `fingerprint`; whether it was not before.
-    pub async fn claim_drop(
-        &self,
-        tenant: &TenantName,
-        prefix: &str,
-        fingerprint: &str,
-    ) -> Result<std::result::Result<(), ()>> {
-        let write = Write::Update {
-            key: keys::drop_zone(tenant, prefix),
-            update: Expression::new("SET #state = :state").value("state", text(fingerprint)),
-            condition: Expression::new("attribute_not_exists(#state) OR #state <> :state")
-                .value("state", text(fingerprint)),
-        };
-        Ok(self.table.write(write).await?.map_err(drop))
-    }
-
-    /// The state in which a drop-zone folder was registered last.
-    pub async fn last_drop(&self, tenant: &TenantName, prefix: &str) -> Result<Option<String>> {
-        let item = self
-            .table
-            .get(&keys::drop_zone(tenant, prefix), true)
-            .await?;
-        Ok(item.and_then(|item| Reader(&item).maybe_text("state").map(str::to_owned)))
     }
 
     // ---- idempotency ----

@@ -72,38 +72,42 @@ fn text(record: &Value, name: &str) -> String {
 }
 
 /// Runs every message on its own, and reports those that are worth another delivery.
-pub async fn each_message<F>(messages: Vec<Message>, run: F) -> Value
+pub async fn each_message<F, Fut>(messages: Vec<Message>, run: F) -> Value
 where
-    F: AsyncFn(&Message) -> Result<()>,
+    F: Fn(Message) -> Fut,
+    Fut: Future<Output = Result<()>>,
 {
     let mut failures = Vec::new();
-    for message in &messages {
+    for message in messages {
+        let id = message.id.clone();
         if let Err(error) = run(message).await {
             // A malformed message goes to the dead letters too: somebody should see what sent it.
             tracing::warn!(
-                message.id = message.id,
+                message.id = id,
                 error = error.chain(),
                 code = error.code.as_str(),
                 "A message failed and is reported for redelivery"
             );
-            failures.push(json!({"itemIdentifier": message.id}));
+            failures.push(json!({"itemIdentifier": id}));
         }
     }
     json!({"batchItemFailures": failures})
 }
 
 /// Runs records in order and stops at the first that fails: later ones must not overtake it.
-pub async fn each_record<F>(records: Vec<Value>, run: F) -> Value
+pub async fn each_record<F, Fut>(records: Vec<Value>, run: F) -> Value
 where
-    F: AsyncFn(&Value) -> Result<()>,
+    F: Fn(Value) -> Fut,
+    Fut: Future<Output = Result<()>>,
 {
-    for record in &records {
+    for record in records {
+        let sequence = record
+            .get("dynamodb")
+            .and_then(|dynamodb| dynamodb.get("SequenceNumber"))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         if let Err(error) = run(record).await {
-            let sequence = record
-                .get("dynamodb")
-                .and_then(|dynamodb| dynamodb.get("SequenceNumber"))
-                .and_then(Value::as_str)
-                .unwrap_or_default();
             tracing::warn!(
                 record.sequence = sequence,
                 error = error.chain(),

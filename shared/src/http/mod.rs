@@ -6,6 +6,7 @@ pub mod cursor;
 pub mod reply;
 pub mod routes;
 pub mod target;
+pub mod views;
 
 pub use body::{Body, Params};
 pub use caller::Caller;

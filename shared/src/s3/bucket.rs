@@ -467,12 +467,12 @@ impl Bucket {
         }
     }
 
-    /// Hides objects behind delete markers; their pinned versions stay readable.
-    pub async fn hide(&self, keys: &[String]) -> Result<()> {
-        for chunk in keys.chunks(1000) {
+    /// Hides objects behind delete markers, each only if it still has this ETag; pinned versions stay readable.
+    pub async fn hide(&self, objects: &[(String, String)]) -> Result<()> {
+        for chunk in objects.chunks(1000) {
             let objects = chunk
                 .iter()
-                .map(|key| ObjectIdentifier::builder().key(key).build())
+                .map(|(key, etag)| ObjectIdentifier::builder().key(key).e_tag(etag).build())
                 .collect::<std::result::Result<Vec<_>, _>>()
                 .map_err(|error| Error::internal("hiding objects", error))?;
             let delete = Delete::builder()

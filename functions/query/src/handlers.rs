@@ -1,0 +1,121 @@
+//! Transport: parse, call, render.
+
+use crate::artifacts::{self, DownloadParams};
+use crate::models::ListModels;
+use crate::versions::ListVersions;
+use crate::{history, models, versions};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header;
+use shared::http::{Caller, Paging, Params, Reply, Target};
+use shared::{App, Result};
+
+/// The OpenAPI description, kept true by a test.
+const OPENAPI: &str = include_str!("../openapi.json");
+
+pub(crate) async fn list_models(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListModels>,
+) -> Result<Reply> {
+    Reply::ok(models::list(&app, &caller, &params).await?)
+}
+
+pub(crate) async fn get_model(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(models::get(&app, &caller, &target.model()?).await?)
+}
+
+pub(crate) async fn list_versions(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(params): Params<ListVersions>,
+) -> Result<Reply> {
+    Reply::ok(versions::list(&app, &caller, &target.model()?, &params).await?)
+}
+
+pub(crate) async fn get_version(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(versions::get(&app, &target.version_id(&caller.tenant)?).await?)
+}
+
+pub(crate) async fn list_artifacts(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    Reply::ok(artifacts::list(&app, &caller, &target.version_id(&caller.tenant)?, &paging).await?)
+}
+
+pub(crate) async fn get_report(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(artifacts::report(&app, &target.version_id(&caller.tenant)?).await?)
+}
+
+pub(crate) async fn get_manifest(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(artifacts::manifest(&app, &target.version_id(&caller.tenant)?).await?)
+}
+
+pub(crate) async fn list_downloads(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(params): Params<DownloadParams>,
+) -> Result<Reply> {
+    Reply::ok(
+        artifacts::downloads(&app, &caller, &target.version_id(&caller.tenant)?, &params).await?,
+    )
+}
+
+pub(crate) async fn list_aliases(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(history::aliases(&app, &caller, &target.model()?).await?)
+}
+
+pub(crate) async fn get_alias(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(history::alias(&app, &caller, &target.model()?, &target.alias()?).await?)
+}
+
+pub(crate) async fn list_alias_history(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    Reply::ok(history::of_alias(&app, &caller, &target.model()?, &target.alias()?, &paging).await?)
+}
+
+pub(crate) async fn list_model_events(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    Reply::ok(history::of_model(&app, &caller, &target.model()?, &paging).await?)
+}
+
+pub(crate) async fn get_openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}

@@ -1,0 +1,238 @@
+//! Registered models: create, update, delete, restore.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
+use shared::domain::{EventType, Model, ModelName, Principal, VersionNumber};
+use shared::dynamodb::Outcome;
+use shared::http::Caller;
+use shared::http::views::ModelView;
+use shared::{App, Error, ErrorCode, Result};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Creates a registered model.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateModel {
+    pub(crate) name: ModelName,
+    #[serde(default)]
+    pub(crate) description: Option<String>,
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) owner: Option<Principal>,
+}
+
+/// Changes what people write about a registered model.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateModel {
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    tags: BTreeMap<String, Option<String>>,
+    #[serde(default)]
+    owner: Option<Principal>,
+    #[serde(default)]
+    expected_revision: Option<u64>,
+}
+
+pub(crate) async fn create(
+    app: &App,
+    caller: &Caller,
+    command: CreateModel,
+) -> Result<Outcome<ModelView>> {
+    let notes = Notes {
+        description: command.description,
+        tags: command.tags,
+    };
+    notes.check()?;
+    let now = app.clock.now();
+    let model = Model {
+        tenant: caller.tenant.clone(),
+        name: command.name,
+        owner: command.owner.unwrap_or_else(|| caller.principal.clone()),
+        notes,
+        next_version: VersionNumber::FIRST,
+        revision: 1,
+        created_at: now,
+        updated_at: now,
+        deleted_at: None,
+    };
+    let event = app
+        .event(
+            EventType::ModelCreated,
+            &caller.tenant,
+            &caller.principal,
+            &caller.request_id,
+        )
+        .about(&model.name)
+        .with("owner", model.owner.as_str())
+        .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
+        .with("revision", model.revision);
+    let view = ModelView::from(&model);
+    let answer = caller.answer(201, &view, now)?;
+    let outcome = app.registry.create_model(&model, &event, answer).await?;
+    tracing::info!(
+        model.name = model.name.as_str(),
+        "Created registered model `{}`",
+        model.name
+    );
+    Ok(outcome.map(|()| view))
+}
+
+pub(crate) async fn update(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    command: UpdateModel,
+) -> Result<Outcome<ModelView>> {
+    change(app, caller, name, EventType::ModelUpdated, None, |before| {
+        before.require_live()?;
+        if let Some(expected) = command.expected_revision {
+            if expected != before.revision {
+                return Err(Error::new(
+                    ErrorCode::Conflict,
+                    format!("registered model `{name}` is at revision {}; read it again and decide anew", before.revision),
+                )
+                .with("current", json!({ "revision": before.revision })));
+            }
+        }
+        let mut after = before.clone();
+        let change = NotesChange { description: command.description.clone(), tags: command.tags.clone() };
+        after.notes = before.notes.changed(&change);
+        after.notes.check()?;
+        if let Some(owner) = &command.owner {
+            after.owner = owner.clone();
+        }
+        Ok(after)
+    })
+    .await
+}
+
+pub(crate) async fn delete(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    reason: Option<String>,
+) -> Result<Outcome<ModelView>> {
+    let aliases = app.registry.aliases(&caller.tenant, name).await?;
+    if let Some(alias) = aliases.first() {
+        let names: Vec<&str> = aliases
+            .iter()
+            .take(20)
+            .map(|alias| alias.name.as_str())
+            .collect();
+        return Err(Error::new(
+            ErrorCode::VersionInUse,
+            format!(
+                "registered model `{name}` has the alias `{}`; remove its aliases first",
+                alias.name
+            ),
+        )
+        .with("aliases", names));
+    }
+    let now = app.clock.now();
+    change(
+        app,
+        caller,
+        name,
+        EventType::ModelDeleted,
+        reason,
+        |before| {
+            before.require_live()?;
+            Ok(Model {
+                deleted_at: Some(now),
+                ..before.clone()
+            })
+        },
+    )
+    .await
+}
+
+pub(crate) async fn restore(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    reason: Option<String>,
+) -> Result<Outcome<ModelView>> {
+    change(
+        app,
+        caller,
+        name,
+        EventType::ModelRestored,
+        reason,
+        |before| {
+            if before.deleted_at.is_none() {
+                return Err(Error::new(
+                    ErrorCode::Conflict,
+                    format!(
+                        "registered model `{name}` is not deleted; there is nothing to restore"
+                    ),
+                ));
+            }
+            Ok(Model {
+                deleted_at: None,
+                ..before.clone()
+            })
+        },
+    )
+    .await
+}
+
+/// Loads a model, lets `decide` change it, and commits the change.
+async fn change(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    kind: EventType,
+    reason: Option<String>,
+    decide: impl FnOnce(&Model) -> Result<Model>,
+) -> Result<Outcome<ModelView>> {
+    check_text("reason", reason.as_deref(), MAX_REASON)?;
+    let before = app.registry.model(&caller.tenant, name).await?;
+    let mut after = decide(&before)?;
+    after.revision = before.revision + 1;
+    after.updated_at = app.clock.now();
+    // A deleted model carries no tag in the index; its notes stay for the day it is restored.
+    let carried = |model: &Model| {
+        if model.deleted_at.is_some() {
+            Notes::default()
+        } else {
+            model.notes.clone()
+        }
+    };
+    let event = app
+        .event(kind, &caller.tenant, &caller.principal, &caller.request_id)
+        .about(name)
+        .because(reason)
+        .with(
+            "tags_changed",
+            tag_pairs(&carried(&before), &carried(&after)),
+        )
+        .with(
+            "description_changed",
+            before.notes.description != after.notes.description,
+        )
+        .with("revision", after.revision);
+    let view = ModelView::from(&after);
+    let answer = caller.answer(200, &view, after.updated_at)?;
+    let outcome = app
+        .registry
+        .replace_model(&before, &after, &event, answer)
+        .await?;
+    tracing::info!(
+        model.name = name.as_str(),
+        "Changed registered model `{name}`: {kind}"
+    );
+    Ok(outcome.map(|()| view))
+}
+
+/// Every key/value pair that one of the two carries and the other does not.
+pub(crate) fn tag_pairs(before: &Notes, after: &Notes) -> Value {
+    let left: BTreeSet<_> = before.tags.iter().collect();
+    let right: BTreeSet<_> = after.tags.iter().collect();
+    left.symmetric_difference(&right)
+        .map(|(key, value)| json!([key, value]))
+        .collect()
+}

@@ -1,0 +1,418 @@
+//! Versions: register, annotate, delete, restore.
+
+use crate::models::tag_pairs;
+use serde::Deserialize;
+use serde_json::{Number, Value};
+use shared::documents::{INLINE_BYTES, Placed};
+use shared::domain::artifact::check_declaration;
+use shared::domain::metadata::{Code, Dataset, Framework, Run, Signature};
+use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
+use shared::domain::version::{Document, version_not_found};
+use shared::domain::{
+    ArtifactPath, DeclaredArtifact, Digest, EventType, Metadata, ModelName, Status, Version,
+    VersionId,
+};
+use shared::dynamodb::{Outcome, Registration, VersionChange};
+use shared::http::Caller;
+use shared::http::views::VersionView;
+use shared::s3::keys;
+use shared::{App, Error, ErrorCode, Result};
+use std::collections::BTreeMap;
+
+/// Registers the next version of a model.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RegisterVersion {
+    artifacts: Vec<ArtifactBody>,
+    #[serde(default)]
+    run: Option<Run>,
+    #[serde(default)]
+    framework: Option<Framework>,
+    #[serde(default)]
+    hyper_parameters: BTreeMap<String, Value>,
+    #[serde(default)]
+    metrics: BTreeMap<String, Number>,
+    #[serde(default)]
+    datasets: Vec<Dataset>,
+    #[serde(default)]
+    code: Option<Code>,
+    #[serde(default)]
+    environment_files: Vec<String>,
+    #[serde(default)]
+    signature: Option<Signature>,
+    #[serde(default)]
+    author: Option<String>,
+    #[serde(default)]
+    description: Option<String>,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+}
+
+/// What a client declares of one artifact.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArtifactBody {
+    path: ArtifactPath,
+    size_bytes: u64,
+    digest: Digest,
+    #[serde(default)]
+    media_type: Option<String>,
+}
+
+impl RegisterVersion {
+    fn parse(self) -> Result<Draft> {
+        let metadata = Metadata {
+            run: self.run,
+            framework: self.framework,
+            hyper_parameters: self.hyper_parameters,
+            metrics: self.metrics,
+            datasets: self.datasets,
+            code: self.code,
+            environment_files: self.environment_files,
+            signature: self.signature,
+            author: self.author,
+        };
+        let artifacts = self
+            .artifacts
+            .into_iter()
+            .map(|artifact| {
+                Ok(DeclaredArtifact {
+                    media_type: artifact.media_type.map(media_type).transpose()?,
+                    path: artifact.path,
+                    size_bytes: artifact.size_bytes,
+                    digest: Some(artifact.digest),
+                    key: None,
+                    object_version: None,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let notes = Notes {
+            description: self.description,
+            tags: self.tags,
+        };
+        if let Some(missing) = metadata.environment_files.iter().find(|file| {
+            !artifacts
+                .iter()
+                .any(|artifact| artifact.path.as_str() == file.as_str())
+        }) {
+            return Err(Error::invalid(
+                "environment_files",
+                format!(
+                    "environment file `{}` is not among the artifacts; declare it there too",
+                    missing
+                        .chars()
+                        .take(60)
+                        .flat_map(char::escape_debug)
+                        .collect::<String>()
+                ),
+            ));
+        }
+        Ok(Draft {
+            artifacts,
+            metadata,
+            notes,
+        })
+    }
+}
+
+/// A media type as HTTP headers carry it: short, visible ASCII, with a slash.
+fn media_type(text: String) -> Result<String> {
+    let plain = text.len() <= 100 && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let halves = text
+        .split_once('/')
+        .is_some_and(|(left, right)| !left.trim().is_empty() && !right.trim().is_empty());
+    if plain && halves {
+        Ok(text)
+    } else {
+        Err(Error::invalid(
+            "media_type",
+            "a media type looks like `application/json`; leave it out if unknown",
+        ))
+    }
+}
+
+/// A version that is about to be registered.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) artifacts: Vec<DeclaredArtifact>,
+    pub(crate) metadata: Metadata,
+    pub(crate) notes: Notes,
+}
+
+pub(crate) async fn register(
+    app: &App,
+    caller: &Caller,
+    model: &ModelName,
+    command: RegisterVersion,
+) -> Result<Outcome<VersionView>> {
+    let draft = command.parse()?;
+    let outcome = register_draft(app, caller, model, draft).await?;
+    Ok(outcome.map(|version| VersionView::of(app, &version)))
+}
+
+/// Registers a version whose declaration is complete, however it came.
+pub(crate) async fn register_draft(
+    app: &App,
+    caller: &Caller,
+    model: &ModelName,
+    draft: Draft,
+) -> Result<Outcome<Version>> {
+    let Draft {
+        mut artifacts,
+        metadata,
+        notes,
+    } = draft;
+    if artifacts.is_empty() {
+        return Err(Error::invalid(
+            "artifacts",
+            "the version declares no artifact; declare at least one",
+        ));
+    }
+    artifacts.sort_by(|left, right| left.path.cmp(&right.path));
+    check_declaration(&artifacts)?;
+    metadata.check()?;
+    notes.check()?;
+    let metadata_json = serde_json::to_vec(&metadata)
+        .map_err(|error| Error::internal("writing metadata", error))?;
+    let metadata_digest = Digest::of(&metadata_json);
+    // The list of artifacts is read by most later steps, so it gets the room in the version's item first.
+    let mut room = INLINE_BYTES;
+    let placed_artifacts = app
+        .place_document(&caller.tenant, &artifacts, &mut room)
+        .await?;
+    let placed_notes = if notes.is_empty() {
+        Placed::default()
+    } else {
+        app.place_document(&caller.tenant, &notes, &mut room)
+            .await?
+    };
+    let placed_metadata = if metadata == Metadata::default() {
+        Placed::default()
+    } else {
+        app.place_document(&caller.tenant, &metadata, &mut room)
+            .await?
+    };
+    let size_bytes = artifacts.iter().map(|artifact| artifact.size_bytes).sum();
+    let now = app.clock.now();
+    let event = app.event(
+        EventType::VersionRegistered,
+        &caller.tenant,
+        &caller.principal,
+        &caller.request_id,
+    );
+    let outcome = app
+        .registry
+        .register(&caller.tenant, model, |head| {
+            head.require_live()?;
+            let id = VersionId {
+                tenant: caller.tenant.clone(),
+                model: model.clone(),
+                number: head.next_version,
+            };
+            for artifact in &artifacts {
+                keys::incoming(&id, &artifact.path)?;
+            }
+            let version = Version {
+                id,
+                status: Status::PendingRegistration,
+                stage: Version::first_stage(),
+                alias_count: 0,
+                registered_by: caller.principal.clone(),
+                created_at: now,
+                updated_at: now,
+                finalized_at: None,
+                deleted_at: None,
+                artifact_count: artifacts.len() as u64,
+                size_bytes,
+                metadata: placed_metadata.document.clone(),
+                artifacts: placed_artifacts.document.clone(),
+                notes: placed_notes.document.clone(),
+                metadata_digest: metadata_digest.clone(),
+                revision: 1,
+                validation: None,
+                package: None,
+            };
+            let documents = [
+                ("artifacts", &placed_artifacts),
+                ("notes", &placed_notes),
+                ("metadata", &placed_metadata),
+            ]
+            .into_iter()
+            .filter_map(|(name, placed)| placed.apart.clone().map(|json| (name, json)))
+            .collect();
+            Ok(Registration {
+                event: event
+                    .clone()
+                    .about(model)
+                    .of_version(version.id.number)
+                    .with("artifact_count", version.artifact_count)
+                    .with("size_bytes", version.size_bytes),
+                answer: caller.answer(201, &VersionView::of(app, &version), now)?,
+                documents,
+                version,
+            })
+        })
+        .await?;
+    if let Outcome::Done(version) = &outcome {
+        tracing::info!(
+            model.name = model.as_str(),
+            version.number = version.id.number.get(),
+            "Registered {}",
+            version.id
+        );
+    }
+    Ok(outcome)
+}
+
+pub(crate) async fn annotate(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    change: &NotesChange,
+) -> Result<Outcome<VersionView>> {
+    let before = app.registry.version(id).await?;
+    before.require_live()?;
+    let old: Notes = app
+        .load_document(id, "notes", &before.notes)
+        .await?
+        .unwrap_or_default();
+    let new = old.changed(change);
+    new.check()?;
+    let inline = |document: &Document| match document {
+        Document::Inline(json) => json.len(),
+        _ => 0,
+    };
+    let mut room =
+        INLINE_BYTES.saturating_sub(inline(&before.metadata) + inline(&before.artifacts));
+    let placed = if new.is_empty() {
+        Placed::default()
+    } else {
+        app.place_document(&id.tenant, &new, &mut room).await?
+    };
+    let event = app
+        .event(
+            EventType::VersionUpdated,
+            &id.tenant,
+            &caller.principal,
+            &caller.request_id,
+        )
+        .about(&id.model)
+        .of_version(id.number)
+        .with("tags_changed", tag_pairs(&old, &new))
+        .with("description_changed", old.description != new.description);
+    let after = Version {
+        notes: placed.document.clone(),
+        revision: before.revision + 1,
+        updated_at: event.time,
+        ..before.clone()
+    };
+    let view = VersionView::of(app, &after);
+    let answer = caller.answer(200, &view, event.time)?;
+    let change = VersionChange::Annotate {
+        notes: placed.document,
+        apart: placed.apart,
+        revision: before.revision,
+    };
+    match app
+        .registry
+        .change_version(id, &change, &event, answer)
+        .await?
+    {
+        Ok(outcome) => Ok(outcome.map(|()| view)),
+        Err(_) => Err(Error::new(
+            ErrorCode::Conflict,
+            format!("{id} was changed meanwhile; read it again and decide anew"),
+        )),
+    }
+}
+
+pub(crate) async fn delete(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    reason: Option<String>,
+) -> Result<Outcome<VersionView>> {
+    change_existence(
+        app,
+        caller,
+        id,
+        &VersionChange::Delete,
+        EventType::VersionDeleted,
+        reason,
+    )
+    .await
+}
+
+pub(crate) async fn restore(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    reason: Option<String>,
+) -> Result<Outcome<VersionView>> {
+    change_existence(
+        app,
+        caller,
+        id,
+        &VersionChange::Restore,
+        EventType::VersionRestored,
+        reason,
+    )
+    .await
+}
+
+/// Deletes or restores: one write without a read; a refusal brings the version, which says why.
+async fn change_existence(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    change: &VersionChange,
+    kind: EventType,
+    reason: Option<String>,
+) -> Result<Outcome<VersionView>> {
+    check_text("reason", reason.as_deref(), MAX_REASON)?;
+    let event = app
+        .event(kind, &id.tenant, &caller.principal, &caller.request_id)
+        .about(&id.model)
+        .of_version(id.number)
+        .because(reason);
+    // The answer under an idempotency key is short: nothing was read that it could show more of.
+    let short = serde_json::json!({"model": id.model.as_str(), "version": id.number.get()});
+    let answer = caller.answer(200, &short, event.time)?;
+    match app
+        .registry
+        .change_version(id, change, &event, answer)
+        .await?
+    {
+        Ok(Outcome::Done(())) => {
+            tracing::info!(
+                model.name = id.model.as_str(),
+                version.number = id.number.get(),
+                "{kind}: {id}"
+            );
+            Ok(Outcome::Done(VersionView::of(
+                app,
+                &app.registry.version(id).await?,
+            )))
+        }
+        Ok(Outcome::Replayed(stored)) => Ok(Outcome::Replayed(stored)),
+        Err(None) => Err(version_not_found(id)),
+        Err(Some(version)) if kind == EventType::VersionDeleted && version.alias_count > 0 => {
+            let aliases = app.registry.aliases(&id.tenant, &id.model).await?;
+            let names: Vec<&str> = aliases
+                .iter()
+                .filter(|alias| alias.version == Some(id.number))
+                .map(|alias| alias.name.as_str())
+                .collect();
+            Err(Error::new(
+                ErrorCode::VersionInUse,
+                format!(
+                    "{id} is held by the alias `{}`; move or remove it first",
+                    names.join("`, `")
+                ),
+            )
+            .with("aliases", names))
+        }
+        // It is as the caller wants it already.
+        Err(Some(version)) => Ok(Outcome::Done(VersionView::of(app, &version))),
+    }
+}
