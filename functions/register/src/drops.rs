@@ -12,9 +12,9 @@ use sha2::{Digest as _, Sha256};
 use shared::domain::model::Notes;
 use shared::domain::{
     ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, TenantName,
-    Timestamp,
+    Timestamp, VersionId, VersionNumber,
 };
-use shared::dynamodb::{Idempotency, WorkItem, WorkKind};
+use shared::dynamodb::{Idempotency, Outcome, WorkItem, WorkKind};
 use shared::events::{Message, ObjectCreated, each_message};
 use shared::http::Caller;
 use shared::s3::{ObjectInfo, keys};
@@ -219,7 +219,7 @@ async fn register_drop(
         metadata: Metadata::default(),
         notes: Notes::default(),
     };
-    match register_draft(app, &caller, &subject.model, draft()).await {
+    let outcome = match register_draft(app, &caller, &subject.model, draft()).await {
         Err(error) if error.code == ErrorCode::ModelNotFound => {
             let create = CreateModel {
                 name: subject.model.clone(),
@@ -236,12 +236,30 @@ async fn register_drop(
                 Err(error) if error.code == ErrorCode::ModelExists => {}
                 Err(error) => return Err(error),
             }
-            register_draft(app, &caller, &subject.model, draft())
-                .await
-                .map(drop)
+            register_draft(app, &caller, &subject.model, draft()).await?
         }
-        other => other.map(drop),
-    }
+        other => other?,
+    };
+    let number = match &outcome {
+        Outcome::Done(version) => version.id.number,
+        // An earlier look registered it and was cut off before it could say so.
+        Outcome::Replayed(stored) => {
+            VersionNumber::new(stored.body["version"].as_u64().unwrap_or(0))?
+        }
+    };
+    let id = VersionId {
+        tenant: subject.tenant.clone(),
+        model: subject.model.clone(),
+        number,
+    };
+    app.bucket
+        .put_immutable(
+            &keys::dropped(&id),
+            Vec::new().into(),
+            "application/octet-stream",
+        )
+        .await?;
+    Ok(())
 }
 
 /// Records why a drop could not become a version; its objects stay, and a new object is a new try.

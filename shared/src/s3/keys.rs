@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! uploads in flight     incoming/<tenant>/<model>/<version>/<path>
+//! a drop was taken      incoming/<tenant>/<model>/<version>/_DROPPED
 //! drop zone             dropzone/<tenant>/<model>/<path>
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
@@ -38,6 +39,11 @@ pub fn incoming(id: &VersionId, path: &ArtifactPath) -> Result<String> {
         ));
     }
     Ok(key)
+}
+
+/// The object whose arrival sets validation of a dropped version going: its artifacts lie elsewhere.
+pub fn dropped(id: &VersionId) -> String {
+    format!("{}_DROPPED", incoming_prefix(id))
 }
 
 /// Prefix of a model's drop zone.

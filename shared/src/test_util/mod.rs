@@ -10,7 +10,9 @@ use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
     AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef, Output,
 };
-use aws_smithy_runtime_api::client::interceptors::{Intercept, SharedInterceptor, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::interceptors::{
+    Intercept, SharedInterceptor, dyn_dispatch_hint,
+};
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
@@ -50,7 +52,12 @@ pub struct Probe(Arc<Mutex<State>>);
 
 impl Default for Probe {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { calls: Vec::new(), sent: 0, cut: Cut::Never, is_dead: false })))
+        Self(Arc::new(Mutex::new(State {
+            calls: Vec::new(),
+            sent: 0,
+            cut: Cut::Never,
+            is_dead: false,
+        })))
     }
 }
 
@@ -66,7 +73,12 @@ impl Probe {
 
     /// Forgets what was counted, brings a cut process back to life, and sets where it is cut next.
     pub fn reset(&self, cut: Cut) {
-        *self.state() = State { calls: Vec::new(), sent: 0, cut, is_dead: false };
+        *self.state() = State {
+            calls: Vec::new(),
+            sent: 0,
+            cut,
+            is_dead: false,
+        };
     }
 
     /// The calls since the last reset.
@@ -76,7 +88,10 @@ impl Probe {
 
     /// The names of the calls since the last reset.
     pub fn operations(&self) -> Vec<String> {
-        self.calls().into_iter().map(|call| call.operation).collect()
+        self.calls()
+            .into_iter()
+            .map(|call| call.operation)
+            .collect()
     }
 
     /// Capacity units since the last reset.
@@ -107,7 +122,11 @@ impl Intercept for Probe {
         if state.cut == Cut::Before(state.sent) {
             state.is_dead = true;
         }
-        if state.is_dead { Err("the process was cut here".into()) } else { Ok(()) }
+        if state.is_dead {
+            Err("the process was cut here".into())
+        } else {
+            Ok(())
+        }
     }
 
     fn read_after_deserialization(
@@ -116,7 +135,10 @@ impl Intercept for Probe {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let operation = config.load::<Metadata>().map_or("?", Metadata::name).to_owned();
+        let operation = config
+            .load::<Metadata>()
+            .map_or("?", Metadata::name)
+            .to_owned();
         let units = context.output_or_error().map_or(0.0, units_of);
         let mut state = self.state();
         state.calls.push(Call { operation, units });
@@ -129,9 +151,16 @@ impl Intercept for Probe {
 }
 
 fn units_of(output: &Output) -> f64 {
-    let one = |capacity: Option<&ConsumedCapacity>| capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or(0.0);
+    let one = |capacity: Option<&ConsumedCapacity>| {
+        capacity
+            .and_then(ConsumedCapacity::capacity_units)
+            .unwrap_or(0.0)
+    };
     let many = |capacities: &[ConsumedCapacity]| {
-        capacities.iter().filter_map(ConsumedCapacity::capacity_units).sum::<f64>()
+        capacities
+            .iter()
+            .filter_map(ConsumedCapacity::capacity_units)
+            .sum::<f64>()
     };
     if let Some(output) = output.downcast_ref::<GetItemOutput>() {
         return one(output.consumed_capacity());

@@ -1,0 +1,1 @@
+//! Holds nothing: everything here is one integration test, `it`.

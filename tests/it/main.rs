@@ -1,0 +1,16 @@
+//! One integration binary: stories, budgets, crash points, borders between tenants, and checks of the tree.
+//!
+//! Every test starts the very host that `cargo run` starts, in memory, and drives events by hand.
+
+mod architecture;
+mod bad_input;
+mod budgets;
+mod concurrency;
+mod crashes;
+mod events;
+mod growth;
+mod idempotency;
+mod journey;
+mod openapi;
+mod tenants;
+mod world;
