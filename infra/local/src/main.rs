@@ -1,3 +1,7 @@
 //! Starts all of Slipway on one machine.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    local::command_line::run()
+}

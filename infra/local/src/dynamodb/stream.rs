@@ -4,7 +4,11 @@
 //! it acknowledges more, [`Stream::next_batch`] returns the same records again, also after a restart, so every record
 //! is delivered at least once and in order.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use dynoxide::{
     Database,
@@ -53,7 +57,7 @@ pub fn to_stream_event(records: &[StreamRecord]) -> Value {
 #[derive(Debug)]
 pub struct Stream {
     /// Sees the writes of all other connections, and makes none.
-    watcher: Connection,
+    watcher: Mutex<Connection>,
     engine: Engine,
     table: String,
     consumer: String,
@@ -77,7 +81,7 @@ impl Stream {
                 .and_then(|watcher| watcher.busy_timeout(BUSY_TIMEOUT).map(|()| watcher))
                 .map_err(sqlite("watching its tables"))?;
         Ok(Self {
-            watcher,
+            watcher: Mutex::new(watcher),
             engine,
             table: table.to_owned(),
             consumer: consumer.to_owned(),
@@ -181,6 +185,8 @@ impl Stream {
     /// Reads the counter that SQLite changes with every commit of another connection.
     fn data_version(&self) -> Result<i64, Error> {
         self.watcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut select| select.query_row([], |row| row.get(0)))
             .map_err(sqlite("looking for changes"))

@@ -101,6 +101,17 @@ pub struct Message {
     pub first_received_at: SystemTime,
 }
 
+/// A message that waits for a receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The message's name.
+    pub id: String,
+    /// What was sent.
+    pub body: String,
+    /// How often the message was received until now.
+    pub receive_count: u32,
+}
+
 /// What became of a message that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -261,26 +272,65 @@ impl Queues {
                 select.query_map(params![queue, now, max], |row| row.get(0))?.collect()
             })
             .map_err(self.failed(doing))?;
-        let mut messages = Vec::with_capacity(positions.len());
-        for position in positions {
-            let message = transaction
-                .prepare_cached(
-                    "UPDATE messages SET visible_at = ?2, receipt = ?3, receive_count = receive_count + 1,
-                         first_received_at = COALESCE(first_received_at, ?4)
-                     WHERE position = ?1
-                     RETURNING id, receipt, body, receive_count, sent_at, first_received_at",
-                )
-                .and_then(|mut update| {
-                    update.query_row(
-                        params![position, hidden_until, Uuid::new_v4().to_string(), now],
-                        message,
-                    )
-                })
-                .map_err(self.failed(doing))?;
-            messages.push(message);
-        }
+        let messages = positions
+            .into_iter()
+            .map(|position| take(&transaction, position, now, hidden_until))
+            .collect::<Result<_, _>>()
+            .map_err(self.failed(doing))?;
         transaction.commit().map_err(self.failed(doing))?;
         Ok(messages)
+    }
+
+    /// Receives one visible message by its id, out of turn; nothing, if it is not visible or became a dead letter.
+    pub fn receive_one(&self, queue: &str, id: &str) -> Result<Option<Message>, Error> {
+        let definition = &self.queue(queue)?.definition;
+        let now = self.now();
+        let hidden_until = now.saturating_add(milliseconds(definition.visibility_timeout));
+        let doing = "receiving a message";
+
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(self.failed(doing))?;
+        if definition.dead_letter {
+            dead_letters::bury_exhausted(&transaction, definition, now)
+                .map_err(self.failed(doing))?;
+        }
+        let message = transaction
+            .query_row(
+                "SELECT position FROM messages WHERE queue = ?1 AND id = ?2 AND visible_at <= ?3",
+                params![queue, id, now],
+                |row| row.get(0),
+            )
+            .optional()
+            .and_then(|position| {
+                position
+                    .map(|position| take(&transaction, position, now, hidden_until))
+                    .transpose()
+            })
+            .map_err(self.failed(doing))?;
+        transaction.commit().map_err(self.failed(doing))?;
+        Ok(message)
+    }
+
+    /// Lists the visible messages of a queue, the oldest first, and leaves them where they are.
+    pub fn waiting(&self, queue: &str) -> Result<Vec<Waiting>, Error> {
+        self.queue(queue)?;
+        self.connection()
+            .prepare_cached(
+                "SELECT id, body, receive_count FROM messages
+                 WHERE queue = ?1 AND visible_at <= ?2 ORDER BY position",
+            )
+            .and_then(|mut select| {
+                select
+                    .query_map(params![queue, self.now()], |row| {
+                        Ok(Waiting {
+                            id: row.get(0)?,
+                            body: row.get(1)?,
+                            receive_count: row.get(2)?,
+                        })
+                    })?
+                    .collect()
+            })
+            .map_err(self.failed("listing messages"))
     }
 
     /// Deletes a processed message, and returns whether the receipt was up to date.
@@ -474,6 +524,26 @@ fn open_file(path: &std::path::Path, now: i64) -> rusqlite::Result<Connection> {
         [now],
     )?;
     Ok(connection)
+}
+
+/// Hides a message behind a new receipt.
+fn take(
+    connection: &Connection,
+    position: i64,
+    now: i64,
+    hidden_until: i64,
+) -> rusqlite::Result<Message> {
+    connection
+        .prepare_cached(
+            "UPDATE messages SET visible_at = ?2, receipt = ?3, receive_count = receive_count + 1,
+                 first_received_at = COALESCE(first_received_at, ?4)
+             WHERE position = ?1
+             RETURNING id, receipt, body, receive_count, sent_at, first_received_at",
+        )?
+        .query_row(
+            params![position, hidden_until, Uuid::new_v4().to_string(), now],
+            message,
+        )
 }
 
 fn message(row: &Row<'_>) -> rusqlite::Result<Message> {

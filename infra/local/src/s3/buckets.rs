@@ -47,6 +47,20 @@ pub(super) async fn create(
     }))
 }
 
+/// Makes a bucket with versioning, or turns versioning on where the bucket exists.
+pub(super) async fn ensure_versioned(store: &Arc<Store>, bucket: String) -> Outcome<()> {
+    store
+        .write(move |change| {
+            change.transaction.execute(
+                "INSERT INTO buckets (name, created_ms, versioning) VALUES (?1, ?2, 'Enabled')
+                 ON CONFLICT (name) DO UPDATE SET versioning = 'Enabled'",
+                params![bucket, change.now_ms],
+            )?;
+            Ok(())
+        })
+        .await
+}
+
 pub(super) async fn delete(
     store: &Arc<Store>,
     request: S3Request<DeleteBucketInput>,

@@ -216,6 +216,11 @@ impl S3Server {
         }))
     }
 
+    /// Makes a bucket that keeps versions, unless there is one of that name already.
+    pub async fn ensure_bucket(&self, bucket: &str) -> Result<(), S3Failure> {
+        Ok(buckets::ensure_versioned(&self.store, bucket.to_owned()).await?)
+    }
+
     /// The committed events that wait for delivery.
     pub fn notifications(&self) -> Notifications {
         Notifications {
