@@ -6,7 +6,8 @@
 //! - **Emits:** `version.ready` or `version.failed`, in the transaction of the judgement.
 //! - **On failure:** the messages of that version are reported for redelivery; what is never redelivered, the sweep finishes.
 //! - **Permissions:** `dynamodb:GetItem`, `Query`, `UpdateItem`, `PutItem`, `DeleteItem` on the table;
-//!   `s3:ListBucket`; `s3:GetObject` and `s3:GetObjectVersion` on `incoming/*`, `dropzone/*` and `documents/*`;
+//!   `s3:ListBucket`; `s3:GetObject` on `documents/*` and `reports/*`; `s3:GetObject` and `s3:GetObjectVersion` on
+//!   `incoming/*` and `dropzone/*`;
 //!   `s3:PutObject` on `reports/*` and `documents/*`.
 
 mod digest;

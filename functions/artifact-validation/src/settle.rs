@@ -328,13 +328,7 @@ async fn commit(
     let id = &version.id;
     let report_digest = Digest::of(&judged.json);
     let report_key = keys::report(id, &report_digest);
-    app.bucket
-        .put_immutable(
-            &report_key,
-            Bytes::copy_from_slice(&judged.json),
-            "application/json",
-        )
-        .await?;
+    put_report(app, &report_key, &judged.json).await?;
     let size_bytes = match &accepted {
         Some(artifacts) => artifacts.iter().map(|artifact| artifact.size_bytes).sum(),
         None => version.size_bytes,
@@ -406,6 +400,22 @@ async fn commit(
         ],
     );
     Ok(Settled::Judged(judged.status))
+}
+
+/// Writes the report; one of the same name has the same bytes, unless its writer has not finished.
+async fn put_report(app: &App, key: &str, json: &[u8]) -> Result<()> {
+    let bytes = Bytes::copy_from_slice(json);
+    let is_new = app
+        .bucket
+        .put_immutable(key, bytes, "application/json")
+        .await?;
+    if !is_new && app.bucket.head(key, None).await?.is_none() {
+        return Err(Error::new(
+            ErrorCode::Unavailable,
+            format!("`{key}` is being written by another validation"),
+        ));
+    }
+    Ok(())
 }
 
 /// What the version's item has room for, beside its other documents, in bytes.

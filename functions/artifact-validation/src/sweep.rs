@@ -56,8 +56,15 @@ async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
             return app.registry.finish_work(work).await;
         }
     };
-    let Some(version) = find_pending(app, &id).await? else {
-        return app.registry.finish_work(work).await;
+    let version = match find_pending(app, &id).await {
+        Ok(Some(version)) => version,
+        Ok(None) => return app.registry.finish_work(work).await,
+        Err(error) => {
+            // Postponed too, so that items that cannot be read never keep others from their turn.
+            let due = WorkItem::next_look(now, now);
+            app.registry.postpone_work(work, due).await?;
+            return Err(error);
+        }
     };
     let outcome = settle_due(app, &version, now).await;
     let next = match &outcome {
