@@ -1,4 +1,6 @@
 //! The Lambda function `artifact-validation`.
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {}
+async fn main() -> Result<(), shared::lambda::HostError> {
+    shared::lambda::run_events(artifact_validation::handle).await
+}

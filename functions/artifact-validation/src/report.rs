@@ -1,0 +1,635 @@
+//! The report of a validation: its JSON, its one line, and what follows from a verdict.
+//!
+//! The bytes depend on the artifacts and the rules alone, on no time and no order of events, so that a validation that
+//! runs twice writes one object.
+
+use crate::digest::Proof;
+use crate::source::Pinned;
+use model_formats::{FileReport, Finding, Report as Inspection, Verdict, rules};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use shared::domain::artifact::media_type_of;
+use shared::domain::{ArtifactPath, DeclaredArtifact, Digest, Status, Version};
+use shared::{Error, Result};
+use std::collections::HashMap;
+
+/// Version of the report's schema.
+const SCHEMA_VERSION: u32 = 1;
+/// Most findings in a report; the rest is counted.
+const MAX_FINDINGS: usize = 10_000;
+/// Most findings of one upload rule in a report of a version whose uploads never came.
+const MAX_MISSING: usize = 100;
+/// Longest summary, in characters.
+const MAX_SUMMARY: usize = 200;
+/// The verdict over a version whose uploads are not as declared.
+const REJECTED: &str = "rejected";
+
+/// A rule about uploads; rules about content are the formats' own.
+#[derive(Debug)]
+struct UploadRule {
+    id: &'static str,
+    verdict: &'static str,
+    why: &'static str,
+    fix: &'static str,
+}
+
+const SIZE_MISMATCH: UploadRule = UploadRule {
+    id: "upload.size-mismatch",
+    verdict: REJECTED,
+    why: "What was uploaded is not what was declared.",
+    fix: "Register a new version, declare the size of the file that you upload, and upload it whole.",
+};
+const DIGEST_MISMATCH: UploadRule = UploadRule {
+    id: "upload.digest-mismatch",
+    verdict: REJECTED,
+    why: "What was uploaded is not what was declared.",
+    fix: "Register a new version, declare the SHA-256 of the file that you upload, and upload it unchanged.",
+};
+const NEVER_ARRIVED: UploadRule = UploadRule {
+    id: "upload.never-arrived",
+    verdict: REJECTED,
+    why: "A version is registered only when all that it declares has arrived.",
+    fix: "Register a new version, and upload every artifact before the upload deadline.",
+};
+const INSPECTION_CRASHED: UploadRule = UploadRule {
+    id: "inspection.crashed",
+    verdict: "incomplete",
+    why: "A check that broke down has checked nothing.",
+    fix: "Report the file to whoever runs this registry; it found a fault in the inspection.",
+};
+const UPLOAD_RULES: &[UploadRule] = &[
+    SIZE_MISMATCH,
+    DIGEST_MISMATCH,
+    NEVER_ARRIVED,
+    INSPECTION_CRASHED,
+];
+
+/// Whether a version of this verdict becomes `READY`.
+///
+/// What is unknown or runs its author's code may be registered; the gates of promotion look at the verdict later.
+pub(crate) const fn is_acceptable(verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Clean | Verdict::ContainsCode | Verdict::Unsupported => true,
+        Verdict::Incomplete | Verdict::Malformed | Verdict::Unsafe => false,
+    }
+}
+
+/// The verdict as it is written.
+const fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Clean => "clean",
+        Verdict::ContainsCode => "contains_code",
+        Verdict::Unsupported => "unsupported",
+        Verdict::Incomplete => "incomplete",
+        Verdict::Malformed => "malformed",
+        Verdict::Unsafe => "unsafe",
+    }
+}
+
+/// A finished report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Judged {
+    /// `Ready` or `FailedRegistration`.
+    pub(crate) status: Status,
+    /// The verdict as it is written.
+    pub(crate) verdict: String,
+    /// One line for people.
+    pub(crate) summary: String,
+    /// The report's bytes.
+    pub(crate) json: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    tenant: &'a str,
+    model: &'a str,
+    version: u32,
+    status: Status,
+    verdict: &'a str,
+    summary: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules_digest: Option<String>,
+    artifacts: Vec<Artifact<'a>>,
+    findings: Vec<Found>,
+    #[serde(skip_serializing_if = "is_zero")]
+    findings_omitted: usize,
+}
+
+#[derive(Serialize)]
+struct Artifact<'a> {
+    path: &'a str,
+    size_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<&'a Digest>,
+    media_type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    facts: Option<&'a Map<String, Value>>,
+    checks: Vec<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+struct Found {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset_bytes: Option<u64>,
+    rule: String,
+    detail: String,
+    why: &'static str,
+    fix: &'static str,
+    verdict: &'static str,
+}
+
+impl Found {
+    fn of_upload(rule: &UploadRule, path: &str, detail: String) -> Self {
+        Self {
+            path: path.to_owned(),
+            offset_bytes: None,
+            rule: rule.id.to_owned(),
+            detail,
+            why: rule.why,
+            fix: rule.fix,
+            verdict: rule.verdict,
+        }
+    }
+
+    fn of_content(finding: &Finding) -> Self {
+        let (why, fix, verdict) = if let Some(rule) = rules::find(&finding.rule) {
+            (rule.why, rule.fix, word(rule.verdict))
+        } else {
+            let own = UPLOAD_RULES.iter().find(|rule| rule.id == finding.rule);
+            own.map_or(("", "", "incomplete"), |rule| {
+                (rule.why, rule.fix, rule.verdict)
+            })
+        };
+        Self {
+            path: finding.path.clone(),
+            offset_bytes: finding.offset_bytes,
+            rule: finding.rule.clone(),
+            detail: finding.detail.clone(),
+            why,
+            fix,
+            verdict,
+        }
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// What an upload is not as declared in; empty if all is well.
+#[derive(Debug)]
+pub(crate) struct UploadFindings(Vec<Found>);
+
+impl UploadFindings {
+    /// Holds what arrived against what was declared.
+    pub(crate) fn of(artifacts: &[Pinned], proofs: &[Proof]) -> Self {
+        let mut findings = Vec::new();
+        for (artifact, proof) in artifacts.iter().zip(proofs) {
+            let declared = &artifact.declared;
+            let path = declared.path.as_str();
+            if declared.size_bytes != artifact.head.size_bytes {
+                findings.push(Found::of_upload(
+                    &SIZE_MISMATCH,
+                    path,
+                    format!(
+                        "{} bytes were declared, {} arrived",
+                        declared.size_bytes, artifact.head.size_bytes
+                    ),
+                ));
+            }
+            match &declared.digest {
+                Some(digest) if *digest != proof.digest => findings.push(Found::of_upload(
+                    &DIGEST_MISMATCH,
+                    path,
+                    format!("`{digest}` was declared, `{}` arrived", proof.digest),
+                )),
+                _ => {}
+            }
+        }
+        Self(findings)
+    }
+
+    /// Whether all is as declared.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The outcome of an inspection that broke down.
+pub(crate) fn crashed(artifacts: &[Pinned]) -> Inspection {
+    Inspection {
+        verdict: Verdict::Incomplete,
+        files: Vec::new(),
+        findings: artifacts
+            .first()
+            .map(|first| Finding {
+                rule: INSPECTION_CRASHED.id.to_owned(),
+                path: first.declared.path.to_string(),
+                offset_bytes: None,
+                detail: format!(
+                    "the inspection of the version's {} broke down",
+                    count(artifacts.len(), "artifact")
+                ),
+            })
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// Reports a version whose uploads are not as declared; its content was not looked at.
+pub(crate) fn rejected(
+    version: &Version,
+    artifacts: &[Pinned],
+    proofs: &[Proof],
+    findings: UploadFindings,
+) -> Result<Judged> {
+    let rows = rows_of(artifacts, proofs, None);
+    write(
+        version,
+        Status::FailedRegistration,
+        REJECTED,
+        rows,
+        findings.0,
+    )
+}
+
+/// Reports a version whose content was inspected.
+pub(crate) fn inspected(
+    version: &Version,
+    artifacts: &[Pinned],
+    proofs: &[Proof],
+    inspection: &Inspection,
+) -> Result<Judged> {
+    let status = if is_acceptable(inspection.verdict) {
+        Status::Ready
+    } else {
+        Status::FailedRegistration
+    };
+    let findings = inspection.findings.iter().map(Found::of_content).collect();
+    let rows = rows_of(artifacts, proofs, Some(inspection));
+    write(version, status, word(inspection.verdict), rows, findings)
+}
+
+/// Reports a version whose uploads never came.
+pub(crate) fn never_arrived(
+    version: &Version,
+    declared: &[DeclaredArtifact],
+    missing: &[ArtifactPath],
+) -> Result<Judged> {
+    let mut findings: Vec<Found> = missing
+        .iter()
+        .take(MAX_MISSING)
+        .map(|path| {
+            Found::of_upload(
+                &NEVER_ARRIVED,
+                path.as_str(),
+                "it had not arrived when the upload deadline passed".into(),
+            )
+        })
+        .collect();
+    if missing.len() > MAX_MISSING {
+        findings.push(Found::of_upload(
+            &NEVER_ARRIVED,
+            "",
+            format!(
+                "{} beyond these had not arrived either",
+                count(missing.len() - MAX_MISSING, "artifact")
+            ),
+        ));
+    }
+    if declared.is_empty() {
+        findings.push(Found::of_upload(
+            &NEVER_ARRIVED,
+            "",
+            "the version declares no artifact".into(),
+        ));
+    }
+    let rows = declared
+        .iter()
+        .map(|declared| Artifact {
+            path: declared.path.as_str(),
+            size_bytes: declared.size_bytes,
+            digest: declared.digest.as_ref(),
+            media_type: media_type(declared),
+            format: None,
+            verdict: None,
+            facts: None,
+            checks: Vec::new(),
+        })
+        .collect();
+    write(
+        version,
+        Status::FailedRegistration,
+        REJECTED,
+        rows,
+        findings,
+    )
+}
+
+/// The media type that an artifact declares, or the one that its path suggests.
+pub(crate) fn media_type(declared: &DeclaredArtifact) -> &str {
+    declared
+        .media_type
+        .as_deref()
+        .unwrap_or_else(|| media_type_of(&declared.path))
+}
+
+fn rows_of<'a>(
+    artifacts: &'a [Pinned],
+    proofs: &'a [Proof],
+    inspection: Option<&'a Inspection>,
+) -> Vec<Artifact<'a>> {
+    let files: HashMap<&str, &FileReport> = inspection
+        .iter()
+        .flat_map(|inspection| &inspection.files)
+        .map(|file| (file.path.as_str(), file))
+        .collect();
+    artifacts
+        .iter()
+        .zip(proofs)
+        .map(|(artifact, proof)| {
+            let path = artifact.declared.path.as_str();
+            let file = files.get(path).copied();
+            let mut checks = vec![
+                "size",
+                if proof.by_s3 {
+                    "digest_by_s3"
+                } else {
+                    "digest_by_reading"
+                },
+            ];
+            checks.extend(file.map(|_| "format"));
+            Artifact {
+                path,
+                size_bytes: artifact.head.size_bytes,
+                digest: Some(&proof.digest),
+                media_type: media_type(&artifact.declared),
+                format: file.map(|file| file.format.as_str()),
+                verdict: file.map(|file| word(file.verdict)),
+                facts: file.map(|file| &file.facts),
+                checks,
+            }
+        })
+        .collect()
+}
+
+fn write(
+    version: &Version,
+    status: Status,
+    verdict: &str,
+    mut artifacts: Vec<Artifact<'_>>,
+    mut findings: Vec<Found>,
+) -> Result<Judged> {
+    artifacts.sort_by(|left, right| left.path.cmp(right.path));
+    let summary = summarize(verdict, artifacts.len(), &findings);
+    findings.sort();
+    let findings_omitted = findings.len().saturating_sub(MAX_FINDINGS);
+    findings.truncate(MAX_FINDINGS);
+    let document = Document {
+        schema_version: SCHEMA_VERSION,
+        tenant: version.id.tenant.as_str(),
+        model: version.id.model.as_str(),
+        version: version.id.number.get(),
+        status,
+        verdict,
+        summary: &summary,
+        rules_digest: None,
+        artifacts,
+        findings,
+        findings_omitted,
+    };
+    let json = serde_json::to_vec(&document)
+        .map_err(|error| Error::internal("writing the report", error))?;
+    Ok(Judged {
+        status,
+        verdict: verdict.to_owned(),
+        summary,
+        json,
+    })
+}
+
+/// One line: verdict, and the first of the findings that led to it.
+fn summarize(verdict: &str, artifact_count: usize, findings: &[Found]) -> String {
+    let artifacts = count(artifact_count, "artifact");
+    let worst = findings
+        .iter()
+        .filter(|finding| finding.verdict == verdict)
+        .min();
+    let Some(worst) = worst else {
+        return format!("{verdict}: {artifacts} checked");
+    };
+    let rest = match findings.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {})", count(more, "more finding")),
+    };
+    let place = if worst.path.is_empty() {
+        String::new()
+    } else {
+        format!("`{}`: ", shorten(&worst.path, 60))
+    };
+    shorten(
+        &format!("{verdict}: {place}{}{rest}", worst.detail),
+        MAX_SUMMARY,
+    )
+}
+
+fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+fn shorten(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let short: String = text.chars().take(most.saturating_sub(1)).collect();
+    format!("{short}…")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::source::Seed;
+    use shared::domain::version::Document as Place;
+    use shared::domain::{ModelName, Principal, TenantName, Timestamp, VersionId, VersionNumber};
+    use shared::s3::ObjectHead;
+
+    pub(crate) fn version() -> Version {
+        Version {
+            id: VersionId {
+                tenant: TenantName::default_tenant(),
+                model: ModelName::parse("iris").unwrap(),
+                number: VersionNumber::FIRST,
+            },
+            status: Status::PendingRegistration,
+            stage: Version::first_stage(),
+            alias_count: 0,
+            registered_by: Principal::parse("ada").unwrap(),
+            created_at: Timestamp::default(),
+            updated_at: Timestamp::default(),
+            finalized_at: None,
+            deleted_at: None,
+            artifact_count: 2,
+            size_bytes: 6,
+            metadata: Place::Absent,
+            artifacts: Place::Absent,
+            notes: Place::Absent,
+            metadata_digest: Digest::of(b"{}"),
+            revision: 1,
+            validation: None,
+            package: None,
+        }
+    }
+
+    fn pinned(path: &str, declared_size: u64, digest: Option<Digest>) -> Pinned {
+        Pinned {
+            declared: DeclaredArtifact {
+                path: ArtifactPath::parse(path).unwrap(),
+                size_bytes: declared_size,
+                digest,
+                media_type: None,
+                key: None,
+                object_version: None,
+            },
+            key: format!("incoming/default/iris/1/{path}"),
+            head: ObjectHead {
+                size_bytes: 3,
+                etag: "\"e\"".into(),
+                object_version: Some("v".into()),
+                digest: None,
+            },
+        }
+    }
+
+    fn proof() -> Proof {
+        Proof {
+            digest: Digest::of(b"abc"),
+            by_s3: false,
+            seed: Seed::None,
+        }
+    }
+
+    fn inspection(verdict: Verdict) -> Inspection {
+        let file = |path: &str| FileReport {
+            path: path.into(),
+            format: "unknown".into(),
+            verdict,
+            facts: Map::new(),
+        };
+        Inspection {
+            verdict,
+            files: vec![file("a.bin"), file("b.bin")],
+            findings: vec![Finding {
+                rule: "general.unknown-format".into(),
+                path: "b.bin".into(),
+                offset_bytes: Some(7),
+                detail: "the content matches no supported format".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_verdict_decides_whether_a_version_becomes_ready() {
+        for (verdict, expected) in [
+            (Verdict::Clean, true),
+            (Verdict::ContainsCode, true),
+            (Verdict::Unsupported, true),
+            (Verdict::Incomplete, false),
+            (Verdict::Malformed, false),
+            (Verdict::Unsafe, false),
+        ] {
+            assert_eq!(is_acceptable(verdict), expected, "{verdict:?}");
+            let artifacts = [pinned("a.bin", 3, None), pinned("b.bin", 3, None)];
+            let judged = inspected(
+                &version(),
+                &artifacts,
+                &[proof(), proof()],
+                &inspection(verdict),
+            )
+            .unwrap();
+            assert_eq!(judged.status == Status::Ready, expected, "{verdict:?}");
+            assert_eq!(
+                judged.verdict,
+                serde_json::to_value(verdict).unwrap().as_str().unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn mismatches_name_what_was_declared_and_what_arrived() {
+        let artifacts = [
+            pinned("a.bin", 4, Some(Digest::of(b"abc"))),
+            pinned("b.bin", 3, Some(Digest::of(b"abd"))),
+            pinned("c.bin", 3, None),
+        ];
+        let proofs = [proof(), proof(), proof()];
+        let findings = UploadFindings::of(&artifacts, &proofs);
+        let judged = rejected(&version(), &artifacts, &proofs, findings).unwrap();
+        assert_eq!(judged.status, Status::FailedRegistration);
+        assert_eq!(
+            judged.summary,
+            "rejected: `a.bin`: 4 bytes were declared, 3 arrived (and 1 more finding)"
+        );
+        let report: Value = serde_json::from_slice(&judged.json).unwrap();
+        assert_eq!(report["findings"][0]["rule"], "upload.size-mismatch");
+        assert_eq!(report["findings"][1]["rule"], "upload.digest-mismatch");
+        let detail = report["findings"][1]["detail"].as_str().unwrap();
+        assert!(detail.contains(Digest::of(b"abd").as_str()));
+        assert!(detail.contains(Digest::of(b"abc").as_str()));
+        assert_eq!(report["findings"].as_array().unwrap().len(), 2);
+        assert!(UploadFindings::of(&artifacts[2..], &proofs[2..]).is_empty());
+    }
+
+    #[test]
+    fn the_order_of_artifacts_does_not_change_the_report() {
+        let artifacts = [pinned("a.bin", 3, None), pinned("b.bin", 3, None)];
+        let swapped = [artifacts[1].clone(), artifacts[0].clone()];
+        let proofs = [proof(), proof()];
+        let clean = inspection(Verdict::Clean);
+        assert_eq!(
+            inspected(&version(), &artifacts, &proofs, &clean).unwrap(),
+            inspected(&version(), &swapped, &proofs, &clean).unwrap()
+        );
+    }
+
+    #[test]
+    fn missing_artifacts_are_listed_up_to_a_bound_and_counted_beyond() {
+        let declared: Vec<DeclaredArtifact> = (0..150)
+            .map(|number| pinned(&format!("{number}.bin"), 3, None).declared)
+            .collect();
+        let missing: Vec<ArtifactPath> = declared
+            .iter()
+            .map(|artifact| artifact.path.clone())
+            .collect();
+        let judged = never_arrived(&version(), &declared, &missing).unwrap();
+        let report: Value = serde_json::from_slice(&judged.json).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        assert_eq!(findings.len(), 101);
+        assert_eq!(
+            findings[0]["detail"],
+            "50 artifacts beyond these had not arrived either"
+        );
+        assert_eq!(report["verdict"], "rejected");
+        assert_eq!(report["artifacts"].as_array().unwrap().len(), 150);
+    }
+
+    #[test]
+    fn a_crashed_inspection_is_incomplete_and_says_why() {
+        let artifacts = [pinned("a.bin", 3, None)];
+        let judged = inspected(&version(), &artifacts, &[proof()], &crashed(&artifacts)).unwrap();
+        assert_eq!(judged.status, Status::FailedRegistration);
+        assert_eq!(judged.verdict, "incomplete");
+        let report: Value = serde_json::from_slice(&judged.json).unwrap();
+        assert_eq!(report["findings"][0]["rule"], "inspection.crashed");
+        assert_ne!(report["findings"][0]["why"], "");
+    }
+}

@@ -1,0 +1,63 @@
+//! The sweep: packages ready versions whose events were lost.
+
+use crate::package::package;
+use serde_json::{Value, json};
+use shared::domain::{Timestamp, VersionId};
+use shared::dynamodb::{WorkItem, WorkKind};
+use shared::{App, Result};
+
+/// Most versions that one sweep looks at.
+const MOST_ITEMS: usize = 100;
+
+/// Packages every version that is due; the failure of one never stops the others.
+pub async fn sweep(app: &App) -> Result<Value> {
+    let now = app.clock.now();
+    let due = app
+        .registry
+        .due_work(WorkKind::Package, now, MOST_ITEMS)
+        .await?;
+    let looked_at = due.len();
+    let mut failed = 0_usize;
+    for work in due {
+        if let Err(error) = look(app, &work, now).await {
+            failed += 1;
+            tracing::warn!(
+                work.subject = work.subject,
+                error = error.chain(),
+                code = error.code.as_str(),
+                "The sweep could not package a version and will try again"
+            );
+        }
+    }
+    Ok(json!({"looked_at": looked_at, "failed": failed}))
+}
+
+/// Packages one version; finishes its work, or postpones it if that failed.
+async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
+    let id = match work.version() {
+        Ok(id) => id,
+        Err(error) => {
+            tracing::error!(
+                work.subject = work.subject,
+                error = error.chain(),
+                "A work item is malformed and is dropped"
+            );
+            return app.registry.finish_work(work).await;
+        }
+    };
+    match package(app, &id, &app.ids.next()).await {
+        Ok(_) => app.registry.finish_work(work).await,
+        Err(error) => {
+            let since = ready_since(app, &id).await.unwrap_or(now);
+            let next = WorkItem::next_look(since, now);
+            app.registry.postpone_work(work, next).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Since when a version has been ready, if that can be told.
+async fn ready_since(app: &App, id: &VersionId) -> Option<Timestamp> {
+    let version = app.registry.version(id).await.ok()?;
+    version.validation.map(|validation| validation.at)
+}

@@ -1,0 +1,125 @@
+//! Work about versions: its subject, and when to look at it again.
+
+use super::registry::{WorkItem, WorkKind};
+use crate::domain::{ModelName, TenantName, Timestamp, VersionId, VersionNumber};
+use crate::error::{Error, ErrorCode, Result};
+use serde::{Deserialize, Serialize};
+
+/// Shortest wait before the next look, in milliseconds.
+const SHORTEST_WAIT_MILLIS: u64 = 5 * 60 * 1000;
+/// Longest wait before the next look, in milliseconds.
+const LONGEST_WAIT_MILLIS: u64 = 6 * 3_600 * 1000;
+
+/// The subject of work about a version, as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Subject {
+    tenant: TenantName,
+    model: ModelName,
+    version: VersionNumber,
+}
+
+impl WorkItem {
+    /// Work about a version.
+    pub fn about_version(kind: WorkKind, due: Timestamp, id: &VersionId) -> Result<Self> {
+        let subject = Subject {
+            tenant: id.tenant.clone(),
+            model: id.model.clone(),
+            version: id.number,
+        };
+        Ok(Self {
+            kind,
+            due,
+            subject: serde_json::to_string(&subject)
+                .map_err(|error| Error::internal("writing JSON", error))?,
+        })
+    }
+
+    /// The version that the work is about.
+    pub fn version(&self) -> Result<VersionId> {
+        let subject: Subject = serde_json::from_str(&self.subject).map_err(|error| {
+            Error::new(
+                ErrorCode::InvalidArgument,
+                "the subject of a work item is no version",
+            )
+            .caused_by(error)
+        })?;
+        Ok(VersionId {
+            tenant: subject.tenant,
+            model: subject.model,
+            number: subject.version,
+        })
+    }
+
+    /// When to look again at what has waited since a time: after as long again, from 5 minutes to 6 hours.
+    pub fn next_look(since: Timestamp, now: Timestamp) -> Timestamp {
+        let wait = now
+            .since(since)
+            .clamp(SHORTEST_WAIT_MILLIS, LONGEST_WAIT_MILLIS);
+        now.plus_millis(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subject_of_work_is_read_back() {
+        let id = VersionId {
+            tenant: TenantName::default_tenant(),
+            model: ModelName::parse("my \"iris\"").unwrap(),
+            number: VersionNumber::FIRST,
+        };
+        let work = WorkItem::about_version(WorkKind::Validate, Timestamp::default(), &id).unwrap();
+        assert_eq!(
+            work.subject,
+            r#"{"tenant":"default","model":"my \"iris\"","version":1}"#
+        );
+        assert_eq!(work.version().unwrap(), id);
+    }
+
+    #[test]
+    fn a_malformed_subject_is_an_error() {
+        for subject in [
+            "",
+            "x",
+            "{}",
+            r#"{"tenant":"default","model":"a/b","version":1}"#,
+            r#"{"tenant":"default","model":"a","version":0}"#,
+        ] {
+            let work = WorkItem {
+                kind: WorkKind::Validate,
+                due: Timestamp::default(),
+                subject: subject.into(),
+            };
+            assert!(work.version().is_err(), "{subject}");
+        }
+    }
+
+    #[test]
+    fn waits_double_from_five_minutes_to_six_hours() {
+        let minutes = |count: u64| count * 60 * 1000;
+        for (age, wait) in [
+            (0, 5),
+            (4, 5),
+            (5, 5),
+            (10, 10),
+            (20, 20),
+            (360, 360),
+            (9_999, 360),
+        ] {
+            let since = Timestamp::from_millis(1_000);
+            let now = since.plus_millis(minutes(age));
+            assert_eq!(
+                WorkItem::next_look(since, now),
+                now.plus_millis(minutes(wait)),
+                "after {age} minutes"
+            );
+        }
+        let future = Timestamp::from_millis(minutes(10));
+        assert_eq!(
+            WorkItem::next_look(future, Timestamp::default()),
+            Timestamp::from_millis(minutes(5))
+        );
+    }
+}
