@@ -1,1 +1,56 @@
-//! The function.
+//! # notifications: publishes events to subscriptions and indexes
+//!
+//! | | |
+//! | --- | --- |
+//! | **Trigger** | the table's stream (new images) · a queue with S3 notifications of `packages/…/manifest.json` · a schedule, each minute · HTTP `/v1/subscriptions…` |
+//! | **Reads** | events, subscriptions, deliveries, work that is due, registered models (for the tag index), the stream (sweep) |
+//! | **Writes** | event feed, deliveries, work that is due, tag index, subscriptions, the sweep's checkpoints |
+//! | **Emits** | `subscription.tested`; every event, signed, to each subscription that wants it |
+//! | **On failure** | a stream record or a queue message is delivered again; an event that never came is made good by the sweep; a delivery is tried for a day |
+//! | **Permissions** | `dynamodb`: `GetItem`, `Query`, `PutItem`, `UpdateItem`, `DeleteItem` on the table, `ListStreams`, `DescribeStream`, `GetShardIterator`, `GetRecords` on its stream · `sqs`: `ReceiveMessage`, `DeleteMessage`, `GetQueueAttributes` on its queue |
+//!
+//! An event is *dispatched* once: its row in the feed, its deliveries and the work that follows from it are one transaction.
+//! A delivery is *sent* at least once: the receiver tells repetitions by `webhook-id`.
+
+mod address;
+mod deliver;
+mod dispatch;
+mod handlers;
+mod sign;
+mod subscriptions;
+mod sweep;
+
+use axum::Router;
+use serde_json::Value;
+use shared::events::Incoming;
+use shared::http::{Route, delete, get, mount, post};
+use shared::{App, Result};
+
+/// The routes of this function.
+pub fn routes() -> Vec<Route> {
+    vec![
+        post("/v1/subscriptions", handlers::create_subscription),
+        get("/v1/subscriptions", handlers::list_subscriptions),
+        get("/v1/subscriptions/{id}", handlers::get_subscription),
+        delete("/v1/subscriptions/{id}", handlers::delete_subscription),
+        post("/v1/subscriptions/{id}/test", handlers::test_subscription),
+        get(
+            "/v1/subscriptions/{id}/deliveries",
+            handlers::list_deliveries,
+        ),
+    ]
+}
+
+/// Answers HTTP requests.
+pub fn router(app: App) -> Router {
+    mount(app, routes())
+}
+
+/// Handles stream records, queue messages and the schedule.
+pub async fn handle(app: App, event: Value) -> Result<Value> {
+    match Incoming::parse(&event)? {
+        Incoming::Records(records) => Ok(handlers::stream_records(&app, records).await),
+        Incoming::Messages(messages) => Ok(handlers::queue_messages(&app, messages).await),
+        Incoming::Schedule => sweep::run(&app).await,
+    }
+}
