@@ -159,7 +159,7 @@ async fn an_upload_that_never_comes_fails_the_version_after_its_deadline() {
     world.drain().await;
     for _ in 0..60 {
         world.clock.advance_millis(6 * 3_600_000);
-        world.stack.sweep().await.unwrap();
+        world.sweep().await;
     }
     world.drain().await;
     assert_eq!(world.version("iris", version).await["status"], "FAILED_REGISTRATION");

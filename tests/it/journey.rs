@@ -247,16 +247,16 @@ async fn a_directory_in_the_drop_zone_becomes_a_version_once_it_is_quiet() {
         bucket.put_immutable(&key, bytes.clone().into(), "application/octet-stream").await.unwrap();
     }
     world.drain().await;
-    world.stack.sweep().await.unwrap();
+    world.sweep().await;
     world.get("/v1/models/iris/versions/1").await.expect_error(404, "version_not_found");
 
     world.clock.advance_millis(10_000);
-    world.stack.sweep().await.unwrap();
+    world.sweep().await;
     world.drain().await;
     let view = world.version("iris", 1).await;
     assert_eq!(view["status"], "READY");
     assert_eq!(view["artifact_count"].as_u64().unwrap(), content.len() as u64);
-    world.stack.sweep().await.unwrap();
+    world.sweep().await;
     world.drain().await;
     world.get("/v1/models/iris/versions/2").await.expect_error(404, "version_not_found");
 }

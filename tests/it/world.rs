@@ -108,7 +108,7 @@ impl World {
             clock: clock.clone(),
             interceptors: vec![probe.interceptor()],
             pump: PumpMode::Manual,
-            ..StackOptions::for_tests()
+            ..StackOptions::default()
         };
         let stack = Stack::start(options).await.expect("the stack starts");
         Self { stack, probe, clock, http: reqwest::Client::new(), prefix: String::new() }
@@ -231,10 +231,17 @@ impl World {
         version
     }
 
+    /// Fires every schedule; fails if a function does.
+    pub(crate) async fn sweep(&self) {
+        for (function, outcome) in self.stack.sweep().await {
+            outcome.unwrap_or_else(|reason| panic!("the sweep of {function:?} failed: {reason}"));
+        }
+    }
+
     /// Delivers events until none is left; fails if one could not be delivered.
     pub(crate) async fn drain(&self) {
         self.stack.drain().await.expect("every event is delivered");
-        let dead = self.stack.dead_letters().await.expect("dead letters can be listed");
+        let dead = self.stack.dead_letters().expect("dead letters can be listed");
         assert!(dead.is_empty(), "{dead:#?}");
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
-use shared::{App, http::Route, lambda::AsyncHandler};
+use shared::{App, http::Route};
 
 use crate::definition::Function;
 
@@ -40,11 +40,12 @@ impl Functions {
 
     /// Calls another handler for a function's events.
     #[must_use]
-    pub fn with_handler(mut self, function: Function, handler: impl AsyncHandler) -> Self {
-        let handler: Handler = Arc::new(move |app, event| {
-            let handler = handler.clone();
-            async move { handler.call(app, event).await }.boxed()
-        });
+    pub fn with_handler<H, Fut>(mut self, function: Function, handler: H) -> Self
+    where
+        H: Fn(App, Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = shared::Result<Value>> + Send + 'static,
+    {
+        let handler: Handler = Arc::new(move |app, event| handler(app, event).boxed());
         self.handlers.insert(function, handler);
         self
     }

@@ -146,7 +146,7 @@ async fn health(State(door): State<Arc<Door>>) -> Response {
     let app = &inside.plumbing.app;
     let tenant = TenantName::default_tenant();
     let (table, bucket) = tokio::join!(
-        check(app.registry.last_drop(&tenant, NOTHING)),
+        check(app.registry.find_subscription(&tenant, NOTHING)),
         check(app.bucket.list(NOTHING, 1)),
     );
     let is_ready = table.is_ok() && bucket.is_ok();
