@@ -81,7 +81,7 @@ class Registry:
                 is_done = view["status"] == "FAILED_REGISTRATION" or "package" in view
                 if is_done:
                     return view
-            time.sleep(0.1)
+            time.sleep(0.25)
         pytest.fail(f"version {version} of `{model}` did not settle: {answer.status} {answer.body[:2000]!r}")
 
     def aws(self, *words: str | Path) -> str:
@@ -138,7 +138,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
             process.wait()
         # Shown by pytest only if a test failed.
         print(f"--- the registry's last words, from {log}")
-        print("\n".join(log.read_text(errors="replace").splitlines()[-100:]))
+        print("\n".join(log.read_text(errors="replace").splitlines()[-200:]))
 
 
 def wait_until_healthy(process: subprocess.Popen, base_url: str, log: Path) -> None:
