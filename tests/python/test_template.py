@@ -1,0 +1,220 @@
+"""What is deployed is what was meant: the template is valid, narrow, and complete."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import expand
+
+ROOT = expand.ROOT
+HERE = Path(__file__).resolve().parent
+# The tools of this environment, and checkov's, which has one of its own.
+TOOLS = Path(sys.executable).parent
+CHECKOV = os.environ.get("CHECKOV") or str(TOOLS.parent / "checkov" / "bin" / "checkov")
+
+# No tool may look for credentials, call home, or write to the person's own folder.
+OFFLINE = {
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "SAM_CLI_TELEMETRY": "0",
+}
+
+
+def run(*command: str | Path, cwd: Path = ROOT, home: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **OFFLINE, "HOME": str(home)}
+    return subprocess.run([str(word) for word in command], cwd=cwd, env=environment, text=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def template() -> dict:
+    return expand.read()
+
+
+@pytest.fixture(scope="session")
+def expanded() -> dict:
+    return expand.expand()
+
+
+@pytest.fixture(scope="session")
+def expanded_file(expanded: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "expanded.json"
+    path.write_text(json.dumps(expanded, indent=2))
+    return path
+
+
+def test_sam_validates_and_lints_it(tmp_path: Path) -> None:
+    done = run(TOOLS / "sam", "validate", "--lint", "--template", ROOT / "template.yaml", home=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cfn_lint_finds_nothing_as_written(tmp_path: Path) -> None:
+    done = run(TOOLS / "cfn-lint", ROOT / "template.yaml", home=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cfn_lint_finds_nothing_as_expanded(expanded_file: Path, tmp_path: Path) -> None:
+    done = run(TOOLS / "cfn-lint", expanded_file, home=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_checkov_finds_only_what_is_explained(expanded_file: Path, tmp_path: Path) -> None:
+    assert shutil.which(CHECKOV), f"{CHECKOV} is missing; `tests/run` installs it"
+    done = run(
+        CHECKOV, "--file", expanded_file, "--framework", "cloudformation", "--output", "json", "--compact",
+        "--skip-download", home=tmp_path,
+    )
+    report = json.loads(done.stdout)
+    assert report["summary"]["parsing_errors"] == 0
+    assert report["summary"]["passed"] > 50, "checkov looked at next to nothing"
+    found = {(check["check_id"], check["resource"].rpartition(".")[0]) for check in report["results"]["failed_checks"]}
+    entries = yaml.safe_load((HERE / "checkov.yaml").read_text())
+    assert all(entry["reason"].strip() for entry in entries)
+    explained = {(entry["check"], entry["resources"]) for entry in entries}
+    assert found - explained == set(), "findings that nobody explained"
+    assert explained - found == set(), "explanations of what is not found any more"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"Architecture": "x86_64"},
+        {"JwtIssuer": "https://issuer.example", "JwtAudience": "slipway"},
+        {"AlarmEmail": "someone@example.com", "ProtectData": "false", "CursorSecret": "secret"},
+    ],
+    ids=["defaults", "x86_64", "jwt", "other options"],
+)
+def test_it_expands_for_every_choice(parameters: dict[str, str]) -> None:
+    resources = expand.expand(parameters)["Resources"]
+    assert sum(resource["Type"] == "AWS::Lambda::Function" for resource in resources.values()) == 6
+
+
+def of_type(template: dict, kind: str) -> dict[str, dict]:
+    return {
+        name: resource["Properties"] for name, resource in template["Resources"].items() if resource["Type"] == kind
+    }
+
+
+def listed(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def test_every_function_has_one_name(template: dict) -> None:
+    for name, properties in of_type(template, "AWS::Serverless::Function").items():
+        folder = re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower()
+        assert properties["CodeUri"] == f"functions/{folder}"
+        assert properties["Environment"]["Variables"]["SLIPWAY_FUNCTION"] == folder
+        assert f'name = "{folder}"' in (ROOT / "functions" / folder / "Cargo.toml").read_text()
+        assert template["Resources"][name]["Metadata"]["BuildMethod"] == "rust-cargolambda"
+    folders = {path.parent.name for path in ROOT.glob("functions/*/Cargo.toml")}
+    assert len(folders) == len(of_type(template, "AWS::Serverless::Function"))
+
+
+def test_every_route_stands_with_and_without_a_tenant(template: dict) -> None:
+    routes = {}
+    for name, route in of_type(template, "AWS::ApiGatewayV2::Route").items():
+        assert route["RouteKey"] not in routes, f"two routes {route['RouteKey']}"
+        routes[route["RouteKey"]] = route["Target"]
+    plain = {key: target for key, target in routes.items() if " /v1/" in key}
+    tenants = {key.replace(" /t/{tenant}/", " /"): target for key, target in routes.items() if " /t/" in key}
+    assert plain == tenants
+    assert len(plain) + len(tenants) == len(routes) <= 300
+
+
+def test_every_route_is_authorized(template: dict) -> None:
+    for name, route in of_type(template, "AWS::ApiGatewayV2::Route").items():
+        assert route["AuthorizationType"] == {"Fn::If": ["UsesJwt", "JWT", "AWS_IAM"]}, name
+        assert route["AuthorizerId"]["Fn::If"][1] == {"Ref": "JwtAuthorizer"}, name
+
+
+def test_no_policy_allows_everything_of_anything(expanded: dict) -> None:
+    statements = [
+        (name, statement)
+        for name, properties in of_type(expanded, "AWS::IAM::Role").items()
+        for policy in properties["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+    ]
+    assert len(of_type(expanded, "AWS::IAM::Role")) == 6
+    assert all("ManagedPolicyArns" not in role for role in of_type(expanded, "AWS::IAM::Role").values())
+    for name, statement in statements:
+        for action in listed(statement["Action"]):
+            assert "*" not in action, f"{name} allows {action}"
+        for resource in listed(statement["Resource"]):
+            # A resource is one of ours; a star may only follow a prefix within it.
+            text = json.dumps(resource)
+            assert "Fn::GetAtt" in text or re.search(r"\$\{(Bucket|Table)\.Arn\}/", text), f"{name}: {text}"
+
+
+def test_every_event_source_reports_what_failed_and_has_a_place_for_it(expanded: dict) -> None:
+    sources = of_type(expanded, "AWS::Lambda::EventSourceMapping")
+    queues = of_type(expanded, "AWS::SQS::Queue")
+    functions = of_type(expanded, "AWS::Lambda::Function")
+    assert len(sources) == 5
+    for name, source in sources.items():
+        assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"], name
+        queue_or_table = source["EventSourceArn"]["Fn::GetAtt"][0]
+        if queue_or_table == "Table":
+            assert source["BisectBatchOnFunctionError"] is True
+            assert source["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0] in queues
+            continue
+        queue = queues[queue_or_table]
+        function = functions[source["FunctionName"]["Ref"]]
+        assert queue["VisibilityTimeout"] >= 6 * function["Timeout"], name
+        assert queue["RedrivePolicy"]["maxReceiveCount"] == 5
+        assert queue["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0] in queues
+
+
+def test_every_dead_letter_and_every_failing_function_raises_an_alarm(expanded: dict) -> None:
+    watched = json.dumps(of_type(expanded, "AWS::CloudWatch::Alarm"))
+    queues = of_type(expanded, "AWS::SQS::Queue")
+    for name, queue in queues.items():
+        if "RedrivePolicy" not in queue:
+            assert f'["{name}", "QueueName"]' in watched, name
+    for name in of_type(expanded, "AWS::Lambda::Function"):
+        assert f'{{"Ref": "{name}"}}' in watched, name
+
+
+def test_every_log_is_kept_for_a_stated_time(expanded: dict) -> None:
+    for name, log in of_type(expanded, "AWS::Logs::LogGroup").items():
+        assert log["RetentionInDays"] == {"Ref": "LogRetentionDays"}, name
+    for name, function in of_type(expanded, "AWS::Lambda::Function").items():
+        assert function["LoggingConfig"]["LogGroup"] == {"Ref": f"{name}Log"}
+
+
+def test_data_is_kept_encrypted_and_private(expanded: dict) -> None:
+    for name in ("Table", "Bucket"):
+        assert expanded["Resources"][name]["DeletionPolicy"] == "Retain"
+        assert expanded["Resources"][name]["UpdateReplacePolicy"] == "Retain"
+    table = expanded["Resources"]["Table"]["Properties"]
+    assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
+    bucket = expanded["Resources"]["Bucket"]["Properties"]
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert bucket["VersioningConfiguration"]["Status"] == "Enabled"
+    policy = expanded["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert [statement["Effect"] for statement in policy] == ["Deny"]
+
+
+def test_no_function_writes_where_it_is_called_from(expanded: dict) -> None:
+    prefixes = {}
+    for rule in expanded["Resources"]["Bucket"]["Properties"]["NotificationConfiguration"]["QueueConfigurations"]:
+        queue = rule["Queue"]["Fn::GetAtt"][0]
+        prefixes[queue.removesuffix("Queue")] = rule["Filter"]["S3Key"]["Rules"][0]["Value"]
+    assert len(prefixes) == len(set(prefixes.values())) == 4
+    for function, prefix in prefixes.items():
+        role = expanded["Resources"][f"{function}Role"]["Properties"]["Policies"][0]["PolicyDocument"]
+        for statement in role["Statement"]:
+            if "s3:PutObject" in listed(statement["Action"]):
+                assert f"/{prefix}" not in json.dumps(statement["Resource"]), function
+
+
+def test_the_dashboard_is_json(expanded: dict) -> None:
+    body = expanded["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    assert json.loads(body)["widgets"]
