@@ -10,7 +10,7 @@ async fn bodies_that_are_not_what_a_route_takes_are_refused() {
     let raw = |body: &'static str, media_type: &'static str| {
         let url = world.url("/v1/models");
         async move {
-            let response = reqwest::Client::new()
+            let response = crate::world::http_client()
                 .post(url)
                 .header("content-type", media_type)
                 .body(body)

@@ -15,7 +15,6 @@ pub(crate) struct World {
     pub(crate) probe: Probe,
     pub(crate) clock: Clock,
     http: reqwest::Client,
-    prefix: String,
 }
 
 /// An answer of the API.
@@ -94,6 +93,12 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
+/// A client for plain HTTP; it still wants to know which cryptography it would use.
+pub(crate) fn http_client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 impl World {
     pub(crate) async fn start() -> Self {
         Self::start_on(Storage::Memory).await
@@ -111,12 +116,12 @@ impl World {
             ..StackOptions::default()
         };
         let stack = Stack::start(options).await.expect("the stack starts");
-        Self { stack, probe, clock, http: reqwest::Client::new(), prefix: String::new() }
+        Self { stack, probe, clock, http: http_client() }
     }
 
-    /// The same registry seen as another tenant.
+    /// The address of a route.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("{}{}{path}", self.stack.url(), self.prefix)
+        format!("{}{path}", self.stack.url())
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Answer {
