@@ -2,8 +2,13 @@
 //!
 //! Every test starts the very host that `cargo run` starts, in memory, and drives events by hand.
 
+mod architecture;
 mod bad_input;
+mod budgets;
 mod concurrency;
+mod crashes;
+mod events;
+mod growth;
 mod idempotency;
 mod journey;
 mod openapi;

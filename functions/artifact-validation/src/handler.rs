@@ -32,9 +32,8 @@ async fn settle_batch(app: &App, messages: &[Message]) -> Value {
         failed.insert(message_id);
     }
     for (id, message_ids) in batch.versions {
-        let request_id = message_ids.first().map_or("", String::as_str);
         // Boxed, as the sweep is: the future is large, and its type deep.
-        if let Err(error) = Box::pin(settle(app, &id, request_id)).await {
+        if let Err(error) = Box::pin(settle(app, &id)).await {
             tracing::warn!(
                 model.name = id.model.as_str(),
                 version.number = id.number.get(),

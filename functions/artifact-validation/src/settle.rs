@@ -48,11 +48,11 @@ pub(crate) enum Patience {
     Exhausted,
 }
 
-/// Settles a version; `request_id` stands in for the request that registered it, if that is not known.
-pub async fn settle(app: &App, id: &VersionId, request_id: &str) -> Result<Settled> {
+/// Settles a version.
+pub async fn settle(app: &App, id: &VersionId) -> Result<Settled> {
     match find_pending(app, id).await? {
         Some(version) if version.deleted_at.is_none() => {
-            judge_if_whole(app, &version, request_id, Patience::Retry).await
+            judge_if_whole(app, &version, Patience::Retry).await
         }
         _ => {
             tracing::debug!(
@@ -79,7 +79,6 @@ pub(crate) async fn find_pending(app: &App, id: &VersionId) -> Result<Option<Ver
 pub(crate) async fn judge_if_whole(
     app: &App,
     version: &Version,
-    request_id: &str,
     patience: Patience,
 ) -> Result<Settled> {
     let id = &version.id;
@@ -103,7 +102,7 @@ pub(crate) async fn judge_if_whole(
     let reader = Arc::new(ObjectReader::new(app.bucket.clone()));
     let (judged, proofs) = judge(version, &reader, &artifacts, patience).await?;
     let accepted = (judged.status == Status::Ready).then(|| accept(&artifacts, &proofs));
-    let settled = commit(app, version, &judged, accepted, request_id).await?;
+    let settled = commit(app, version, &judged, accepted).await?;
     tracing::info!(
         model.name = id.model.as_str(),
         version.number = id.number.get(),
@@ -131,11 +130,10 @@ pub(crate) async fn fail_never_arrived(
     app: &App,
     version: &Version,
     missing: &[ArtifactPath],
-    request_id: &str,
 ) -> Result<Settled> {
     let declared = declared_artifacts(app, version).await?;
     let judged = report::never_arrived(version, &declared, missing)?;
-    commit(app, version, &judged, None, request_id).await
+    commit(app, version, &judged, None).await
 }
 
 async fn declared_artifacts(app: &App, version: &Version) -> Result<Vec<DeclaredArtifact>> {
@@ -323,7 +321,6 @@ async fn commit(
     version: &Version,
     judged: &Judged,
     accepted: Option<Vec<Artifact>>,
-    request_id: &str,
 ) -> Result<Settled> {
     let id = &version.id;
     let report_digest = Digest::of(&judged.json);
@@ -344,13 +341,9 @@ async fn commit(
         Status::Ready => EventType::VersionReady,
         Status::PendingRegistration | Status::FailedRegistration => EventType::VersionFailed,
     };
-    let registered = app
-        .registry
-        .find_version_event(id, EventType::VersionRegistered)
-        .await?;
-    let request_id = registered.map_or_else(|| request_id.to_owned(), |event| event.request_id);
+    let request_id = version.request_id.as_str();
     let event = app
-        .event(kind, &id.tenant, &itself(), &request_id)
+        .event(kind, &id.tenant, &itself(), request_id)
         .about(&id.model)
         .of_version(id.number)
         .with("verdict", judged.verdict.as_str())

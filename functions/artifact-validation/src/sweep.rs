@@ -88,15 +88,14 @@ async fn settle_due(app: &App, version: &Version, now: Timestamp) -> Result<Next
             Next::LookAgain(next_look(version, now, deadline))
         });
     }
-    let request_id = app.ids.next();
     let patience = if now.since(version.created_at) >= INCOMPLETE_MILLIS {
         Patience::Exhausted
     } else {
         Patience::Retry
     };
-    match judge_if_whole(app, version, &request_id, patience).await? {
+    match judge_if_whole(app, version, patience).await? {
         Settled::Waits(missing) if now >= deadline => {
-            fail_never_arrived(app, version, &missing, &request_id).await?;
+            fail_never_arrived(app, version, &missing).await?;
             Ok(Next::Finish)
         }
         Settled::Waits(_) => Ok(Next::LookAgain(next_look(version, now, deadline))),

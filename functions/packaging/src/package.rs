@@ -35,8 +35,8 @@ struct Written {
     digest: Digest,
 }
 
-/// Packages a version; `request_id` stands in for the request that registered it, if that is not known.
-pub async fn package(app: &App, id: &VersionId, request_id: &str) -> Result<Packaged> {
+/// Packages a version.
+pub async fn package(app: &App, id: &VersionId) -> Result<Packaged> {
     let Some(version) = find_unpackaged(app, id).await? else {
         tracing::debug!(
             model.name = id.model.as_str(),
@@ -57,7 +57,7 @@ pub async fn package(app: &App, id: &VersionId, request_id: &str) -> Result<Pack
         .await?
         .unwrap_or_default();
     let manifest = make(app, Kind::Manifest, &version, &artifacts).await?;
-    mark(app, id, &manifest, request_id).await
+    mark(app, &version, &manifest).await
 }
 
 /// Reads a version; `None` if it is unknown, deleted, failed, or packaged already.
@@ -120,15 +120,11 @@ async fn put(app: &App, key: String, bytes: Bytes, media_type: &str) -> Result<W
 }
 
 /// Marks the version with its package; one that was marked meanwhile stays as it is.
-async fn mark(app: &App, id: &VersionId, manifest: &Written, request_id: &str) -> Result<Packaged> {
-    let made_ready = app
-        .registry
-        .find_version_event(id, EventType::VersionReady)
-        .await?;
-    let request_id = made_ready.map_or_else(|| request_id.to_owned(), |event| event.request_id);
+async fn mark(app: &App, version: &Version, manifest: &Written) -> Result<Packaged> {
+    let (id, request_id) = (&version.id, version.request_id.as_str());
     let actor = Principal::parse("slipway").expect("the literal is a valid principal");
     let event = app
-        .event(EventType::VersionPackaged, &id.tenant, &actor, &request_id)
+        .event(EventType::VersionPackaged, &id.tenant, &actor, request_id)
         .about(&id.model)
         .of_version(id.number)
         .with("manifest_key", manifest.key.as_str())

@@ -45,7 +45,7 @@ async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
             return app.registry.finish_work(work).await;
         }
     };
-    match package(app, &id, &app.ids.next()).await {
+    match package(app, &id).await {
         Ok(_) => app.registry.finish_work(work).await,
         Err(error) => {
             let since = ready_since(app, &id).await.unwrap_or(now);

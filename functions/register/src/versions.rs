@@ -218,6 +218,7 @@ pub(crate) async fn register_draft(
                 stage: Version::first_stage(),
                 alias_count: 0,
                 registered_by: caller.principal.clone(),
+                request_id: caller.request_id.clone(),
                 created_at: now,
                 updated_at: now,
                 finalized_at: None,

@@ -120,6 +120,8 @@ pub struct Version {
     pub alias_count: u32,
     /// Who registered it.
     pub registered_by: Principal,
+    /// The request that registered it; follows it through all its events.
+    pub request_id: String,
     /// When it was registered.
     pub created_at: Timestamp,
     /// When it changed last.

@@ -209,6 +209,7 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
         .text("stage", version.stage.as_str())
         .number("aliases", version.alias_count)
         .text("by", version.registered_by.as_str())
+        .text("req", &version.request_id)
         .number("created", version.created_at.millis())
         .number("updated", version.updated_at.millis())
         .maybe_number("finalized", version.finalized_at.map(Timestamp::millis))
@@ -247,6 +248,7 @@ pub(super) fn version_from_item(
         stage: stored(StageName::parse(reader.text("stage")?))?,
         alias_count: u32::try_from(reader.number("aliases")?).unwrap_or(u32::MAX),
         registered_by: stored(Principal::parse(reader.text("by")?))?,
+        request_id: reader.text("req")?.to_owned(),
         created_at: reader.time("created")?,
         updated_at: reader.time("updated")?,
         finalized_at: reader.maybe_time("finalized"),

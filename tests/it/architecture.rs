@@ -1,0 +1,183 @@
+//! The rules of the tree that a compiler does not hold: who may import whom, routes in the template, tables in the docs.
+
+use crate::world::repository;
+use local::definition;
+use shared::ErrorCode;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![repository().join(folder)];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.clone(), std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has sources");
+    found
+}
+
+#[track_caller]
+fn nothing_says(folder: &str, words: &[&str]) {
+    for (path, text) in sources(folder) {
+        for (index, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            for word in words {
+                assert!(!code.contains(word), "{}:{}: `{word}` must not be used here", path.display(), index + 1);
+            }
+        }
+    }
+}
+
+const FUNCTIONS: [&str; 6] = ["artifact-validation", "notifications", "packaging", "promote", "query", "register"];
+
+#[test]
+fn functions_know_no_sdk_no_environment_and_no_other_function() {
+    for function in FUNCTIONS {
+        let mut words = vec!["aws_sdk_", "aws_config", "std::env::", "SystemTime"];
+        let others: Vec<String> = FUNCTIONS
+            .iter()
+            .filter(|other| **other != function)
+            .map(|other| format!("use {}::", other.replace('-', "_")))
+            .collect();
+        words.extend(others.iter().map(String::as_str));
+        nothing_says(&format!("functions/{function}/src"), &words);
+        let manifest = std::fs::read_to_string(repository().join(format!("functions/{function}/Cargo.toml"))).unwrap();
+        assert!(!manifest.contains("aws-"), "{function} lists an SDK");
+    }
+}
+
+#[test]
+fn the_domain_is_pure() {
+    nothing_says("shared/src/domain", &["async ", "tokio", "aws_", "std::env", "SystemTime", "getrandom", "crate::dynamodb", "crate::http"]);
+}
+
+#[test]
+fn adapters_do_not_know_each_other_nor_the_edge() {
+    nothing_says("shared/src/s3", &["crate::dynamodb", "crate::http"]);
+    nothing_says("shared/src/dynamodb", &["crate::s3", "crate::http"]);
+    nothing_says("shared/src/events", &["crate::dynamodb", "crate::s3::Bucket", "crate::http"]);
+}
+
+#[test]
+fn nothing_scans_the_table() {
+    for folder in ["shared/src", "functions"] {
+        nothing_says(folder, &[".scan("]);
+    }
+}
+
+#[test]
+fn every_function_opens_with_its_card() {
+    for function in FUNCTIONS {
+        let text = std::fs::read_to_string(repository().join(format!("functions/{function}/src/lib.rs"))).unwrap();
+        let labels: Vec<&str> = text
+            .lines()
+            .take_while(|line| line.starts_with("//!"))
+            .filter_map(|line| line.strip_prefix("//! - **"))
+            .filter_map(|line| line.split_once(":**").map(|(label, _)| label))
+            .collect();
+        assert_eq!(labels, ["Trigger", "Reads", "Writes", "Emits", "On failure", "Permissions"], "{function}");
+    }
+}
+
+#[test]
+fn the_table_of_errors_is_that_of_the_code() {
+    let text = std::fs::read_to_string(repository().join("docs/errors.md")).unwrap();
+    let documented: Vec<(String, u16, bool)> = text
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+            let code = cells.next()?.trim_end_matches('`').to_owned();
+            Some((code, cells.next()?.parse().ok()?, cells.next()? == "yes"))
+        })
+        .collect();
+    let real: Vec<(String, u16, bool)> = ErrorCode::ALL
+        .iter()
+        .map(|code| (code.as_str().to_owned(), code.status(), code.retryable()))
+        .collect();
+    assert_eq!(documented, real);
+}
+
+#[test]
+fn every_event_type_is_documented() {
+    let text = std::fs::read_to_string(repository().join("docs/events.md")).unwrap();
+    for kind in shared::domain::EventType::ALL {
+        assert!(text.contains(&format!("`{kind}`")), "docs/events.md does not tell of `{kind}`");
+    }
+}
+
+/// Every route of the functions, as `function METHOD /path`.
+fn routes() -> BTreeSet<String> {
+    [
+        ("register", register::routes()),
+        ("promote", promote::routes()),
+        ("query", query::routes()),
+        ("notifications", notifications::routes()),
+    ]
+    .into_iter()
+    .flat_map(|(function, routes)| {
+        routes.into_iter().map(move |route| format!("{function} {} {}", route.method, route.path))
+    })
+    .collect()
+}
+
+/// Every route of the template: `Path:` and `Method:` below a function's `Events:`.
+fn template_routes(template: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut plain, mut tenant) = (BTreeSet::new(), BTreeSet::new());
+    let mut function = String::new();
+    let mut path = None::<String>;
+    for line in template.lines() {
+        let text = line.trim();
+        if let Some(folder) = text.strip_prefix("CodeUri: functions/") {
+            function = folder.trim_end_matches('/').to_owned();
+        }
+        if let Some(found) = text.strip_prefix("Path: ") {
+            path = Some(found.trim_matches(['"', '\'']).to_owned());
+        }
+        if let (Some(method), Some(found)) = (text.strip_prefix("Method: "), &path) {
+            let method = method.trim_matches(['"', '\'']).to_uppercase();
+            match found.strip_prefix("/t/{tenant}") {
+                Some(rest) => tenant.insert(format!("{function} {method} {rest}")),
+                None => plain.insert(format!("{function} {method} {found}")),
+            };
+            path = None;
+        }
+    }
+    (plain, tenant)
+}
+
+#[test]
+fn routes_of_the_template_are_those_of_the_functions() {
+    let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
+    let (plain, tenant) = template_routes(&template);
+    assert_eq!(plain, routes());
+    assert_eq!(tenant, routes(), "every route stands under the tenant prefix too");
+}
+
+#[test]
+fn the_embedded_table_is_that_of_the_template() {
+    let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
+    let table = definition::table("t").to_string();
+    for word in ["\"pk\"", "\"sk\"", "NEW_IMAGE", "\"ttl\""] {
+        assert!(table.contains(word), "{table}");
+        assert!(template.contains(word.trim_matches('"')), "the template's table has {word}");
+    }
+}
+
+#[test]
+fn top_level_folders_are_the_agreed_ones() {
+    let allowed = [
+        "Cargo.toml", "Cargo.lock", "functions", "shared", "infra", "tests", "samconfig.toml", "template.yaml",
+        "README.md", "ARCHITECTURE.md", "docs", "LICENSE", "CHANGELOG.md", "clippy.toml", "rustfmt.toml", "deny.toml", "target",
+    ];
+    for entry in std::fs::read_dir(Path::new(repository())).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(name.starts_with('.') || name.starts_with("target") || allowed.contains(&name.as_str()), "`{name}` lies at the top");
+    }
+}
