@@ -24,8 +24,8 @@ use local::{
 use serde_json::{Value, json};
 use shared::{
     App, Error, ErrorCode,
-    domain::{ModelName, TenantName},
-    dynamodb::keys,
+    domain::{ModelName, TenantName, Timestamp},
+    dynamodb::{WorkItem, WorkKind, keys},
 };
 
 /// How long a test waits for what should come at once, on a machine that is busy.
@@ -95,18 +95,21 @@ fn refused(command: &mut Command) -> (i32, String) {
     (status.code().unwrap(), String::from_utf8(stderr).unwrap())
 }
 
+/// A client for plain HTTP; it still wants to know which cryptography it would use.
+fn http_client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 async fn get(url: &str) -> (u16, Value) {
-    let response = reqwest::get(url).await.unwrap();
+    let response = http_client().get(url).send().await.unwrap();
     let status = response.status().as_u16();
     let body = response.text().await.unwrap();
     (status, serde_json::from_str(&body).unwrap())
 }
 
 async fn post(url: &str, body: &Value) -> (u16, Value) {
-    let sent = reqwest::Client::new()
-        .post(url)
-        .body(body.to_string())
-        .send();
+    let sent = http_client().post(url).body(body.to_string()).send();
     let response = sent.await.unwrap();
     let status = response.status().as_u16();
     let body = response.text().await.unwrap();
@@ -376,15 +379,19 @@ async fn get_object(url: &str, key: &str) -> String {
     String::from_utf8(object.body.collect().await.unwrap().to_vec()).unwrap()
 }
 
+/// Some work that is never due in a test.
+fn work(subject: &str) -> WorkItem {
+    WorkItem {
+        kind: WorkKind::Package,
+        due: Timestamp::from_millis(9_000_000_000_000),
+        subject: subject.to_owned(),
+    }
+}
+
 /// Changes the table, so that its stream has a record.
-async fn change_table(stack: &Stack, fingerprint: &str) {
-    let tenant = TenantName::default_tenant();
-    let claimed = stack
-        .app()
-        .registry
-        .claim_drop(&tenant, "some/folder", fingerprint)
-        .await;
-    claimed.unwrap().unwrap();
+async fn change_table(stack: &Stack, subject: &str) {
+    let added = stack.app().registry.add_work(&work(subject)).await;
+    added.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -467,8 +474,8 @@ async fn a_failing_message_is_retried_without_waiting_and_ends_as_a_dead_letter(
 async fn stream_records_come_in_any_order_twice_or_never() {
     let (functions, recorders) = recording();
     let stack = manual(functions).await;
-    for fingerprint in ["a", "b", "c"] {
-        change_table(&stack, fingerprint).await;
+    for subject in ["a", "b", "c"] {
+        change_table(&stack, subject).await;
     }
     let seen = || {
         let mut events = recorders[&Function::Notifications].events.lock().unwrap();
@@ -476,14 +483,15 @@ async fn stream_records_come_in_any_order_twice_or_never() {
             .drain(..)
             .map(|event| {
                 let image = &event["Records"][0]["dynamodb"]["NewImage"];
-                image["state"]["S"].as_str().unwrap().to_owned()
+                image["subject"]["S"].as_str().unwrap().to_owned()
             })
             .collect();
         images
     };
     let pending = stack.deliveries().await.unwrap();
     assert_eq!(pending.len(), 3);
-    let expected = keys::drop_zone(&TenantName::default_tenant(), "some/folder");
+    let work = work("a");
+    let expected = keys::work(work.kind.as_str(), work.due, &work.subject);
     assert_eq!(
         pending[0].what,
         format!("INSERT {} {}", expected.pk, expected.sk)
@@ -596,8 +604,8 @@ async fn automatic_pumps_retry_until_nothing_is_left() {
     assert!(stack.drain().await.is_err(), "deliveries are not by hand");
     put_object(&stack.s3_url(), "dropzone/default/iris/a", "bytes").await;
     put_object(&stack.s3_url(), "incoming/default/iris/1/a", "bytes").await;
-    for fingerprint in ["a", "b", "c"] {
-        change_table(&stack, fingerprint).await;
+    for subject in ["a", "b", "c"] {
+        change_table(&stack, subject).await;
     }
     tokio::time::timeout(PATIENCE, stack.idle())
         .await
