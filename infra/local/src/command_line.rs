@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
@@ -11,13 +11,14 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use shared::app::Clock;
-use tracing::field::Field;
+use tracing::{Event, Level, Subscriber, field::Field};
 use tracing_subscriber::{
     EnvFilter,
     fmt::{
+        FmtContext, FormatEvent, FormatFields,
         format::{Writer, debug_fn},
-        time::FormatTime,
     },
+    registry::LookupSpan,
 };
 
 use crate::stack::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, Stack, StackOptions, Storage};
@@ -217,6 +218,7 @@ fn start_logs(options: &CommandLine) {
     ));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     if options.json_logs {
         logs.json()
@@ -225,8 +227,7 @@ fn start_logs(options: &CommandLine) {
             .with_span_list(false)
             .init();
     } else {
-        logs.with_timer(TimeOfDay(Clock::system()))
-            .with_target(false)
+        logs.event_format(Line(Clock::system()))
             .fmt_fields(debug_fn(write_field))
             .init();
     }
@@ -236,18 +237,42 @@ fn start_logs(options: &CommandLine) {
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     match field.name() {
         "message" => write!(writer, "{value:?}"),
-        "error" | "code" => write!(writer, " ({}: {value:?})", field.name()),
+        "error" | "code" => write!(writer, " ({value:?})"),
         _ => Ok(()),
     }
 }
 
-/// The time of day in UTC, which is as much as a log needs that is read as it is written.
-struct TimeOfDay(Clock);
+/// A line for a person who reads along: the time of day in UTC, the level if it is not the usual one, the message.
+///
+/// Request ids and other fields are for machines, and stand in the JSON lines.
+struct Line(Clock);
 
-impl FormatTime for TimeOfDay {
-    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let now = self.0.now().to_string();
-        writer.write_str(now.get(11..23).unwrap_or_default())
+        write!(writer, "{} ", now.get(11..23).unwrap_or_default())?;
+        let level = *event.metadata().level();
+        if level != Level::INFO {
+            let color = match level {
+                _ if !writer.has_ansi_escapes() => "",
+                Level::ERROR => "\x1b[31m",
+                Level::WARN => "\x1b[33m",
+                _ => "\x1b[2m",
+            };
+            let end = if color.is_empty() { "" } else { "\x1b[0m" };
+            write!(writer, "{color}{level}{end} ")?;
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
     }
 }
 

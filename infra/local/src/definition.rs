@@ -71,9 +71,8 @@ impl Function {
     /// How long one call may take.
     pub const fn timeout(self) -> Duration {
         match self {
-            Self::Register | Self::Notifications => Duration::from_mins(1),
+            Self::Register | Self::Packaging | Self::Notifications => Duration::from_secs(30),
             Self::ArtifactValidation => Duration::from_mins(15),
-            Self::Packaging => Duration::from_mins(5),
         }
     }
 }
@@ -125,7 +124,7 @@ pub const QUEUES: [Queue; 4] = [
         function: Function::Packaging,
         prefix: "reports/",
         max_receive_count: 5,
-        batch_size: 1,
+        batch_size: 10,
         local_concurrency: 2,
     },
     Queue {
@@ -191,12 +190,12 @@ pub const SCHEDULES: [Schedule; 4] = [
     },
     Schedule {
         function: Function::ArtifactValidation,
-        every: Duration::from_mins(1),
+        every: Duration::from_mins(5),
         locally_every: Duration::from_secs(15),
     },
     Schedule {
         function: Function::Packaging,
-        every: Duration::from_mins(1),
+        every: Duration::from_mins(5),
         locally_every: Duration::from_secs(15),
     },
     Schedule {

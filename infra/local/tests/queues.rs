@@ -353,3 +353,33 @@ fn a_report_of_failed_items_is_read_as_lambda_reads_it() {
     check(json!({ "batchItemFailures": [{ "wrong": "b" }] }), &batch);
     check(json!({ "batchItemFailures": "b" }), &batch);
 }
+
+#[test]
+fn a_message_is_looked_at_in_place_and_received_out_of_turn() {
+    let (queues, time) = queues();
+    for body in ["a", "b", "c"] {
+        queues.send("validation", body).unwrap();
+    }
+    let waiting = queues.waiting("validation", 2).unwrap();
+    assert_eq!(
+        waiting
+            .iter()
+            .map(|message| (&*message.body, message.receive_count))
+            .collect::<Vec<_>>(),
+        [("a", 0), ("b", 0)]
+    );
+    let second = queues
+        .receive_one("validation", &waiting[1].id)
+        .unwrap()
+        .unwrap();
+    assert_eq!((&*second.body, second.receive_count), ("b", 1));
+    assert_eq!(queues.receive_one("validation", &second.id).unwrap(), None);
+    assert_eq!(
+        queues.receive_one("other", &waiting[0].id).unwrap(),
+        None,
+        "it is in another queue"
+    );
+    assert_eq!(queues.waiting("validation", 9).unwrap().len(), 2);
+    time.pass(Duration::from_secs(30));
+    assert_eq!(queues.waiting("validation", 9).unwrap()[1].receive_count, 1);
+}

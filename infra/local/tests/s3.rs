@@ -186,6 +186,16 @@ fn pattern(length: usize, seed: u8) -> Vec<u8> {
         .collect()
 }
 
+/// A client for plain HTTP; it still wants to know which cryptography it would use.
+fn http_client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
+async fn get(url: impl reqwest::IntoUrl) -> reqwest::Result<reqwest::Response> {
+    http_client().get(url).send().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn buckets_are_made_listed_and_deleted_only_when_empty() {
     let s3 = Running::with_bucket().await;
@@ -1092,7 +1102,7 @@ async fn a_presigned_upload_binds_length_checksum_and_condition() {
         .presigned(PresigningConfig::expires_in(Duration::from_mins(1)).unwrap())
         .await
         .unwrap();
-    let http = reqwest::Client::new();
+    let http = http_client();
     let send = async |body: &'static str, without: &str, uri: &str| {
         let mut request = http.put(uri).body(body);
         for (name, value) in presigned.headers() {
@@ -1150,7 +1160,7 @@ async fn a_presigned_download_overrides_headers_and_expires() {
             .to_owned()
     };
     let uri = presign(PresigningConfig::expires_in(Duration::from_mins(1)).unwrap()).await;
-    let answer = reqwest::get(&uri).await.unwrap();
+    let answer = get(&uri).await.unwrap();
     assert_eq!(
         answer.headers()["content-disposition"],
         "attachment; filename=\"model.bin\""
@@ -1158,17 +1168,14 @@ async fn a_presigned_download_overrides_headers_and_expires() {
     assert_eq!(answer.headers()["content-type"], "application/x-model");
     assert_eq!(answer.text().await.unwrap(), "download");
     let tampered = uri.replace("model.bin", "other.bin");
-    assert_eq!(
-        reqwest::get(&tampered).await.unwrap().status().as_u16(),
-        403
-    );
+    assert_eq!(get(&tampered).await.unwrap().status().as_u16(), 403);
     let past = time::OffsetDateTime::now_utc() - Duration::from_mins(2);
     let expired = PresigningConfig::builder()
         .start_time(past.into())
         .expires_in(Duration::from_mins(1))
         .build()
         .unwrap();
-    let answer = reqwest::get(presign(expired).await).await.unwrap();
+    let answer = get(presign(expired).await).await.unwrap();
     assert_eq!(answer.status().as_u16(), 403);
     assert!(answer.text().await.unwrap().contains("Request has expired"));
 }
@@ -1177,9 +1184,7 @@ async fn a_presigned_download_overrides_headers_and_expires() {
 async fn nobody_without_the_key_is_let_in() {
     let s3 = Running::with_bucket().await;
     s3.put("a", b"x").await;
-    let anonymous = reqwest::get(format!("{}/{BUCKET}/a", s3.endpoint))
-        .await
-        .unwrap();
+    let anonymous = get(format!("{}/{BUCKET}/a", s3.endpoint)).await.unwrap();
     assert_eq!(anonymous.status().as_u16(), 403);
     let wrong = client(&s3.endpoint, "guess")
         .get_object()

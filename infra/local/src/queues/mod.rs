@@ -311,17 +311,17 @@ impl Queues {
         Ok(message)
     }
 
-    /// Lists the visible messages of a queue, the oldest first, and leaves them where they are.
-    pub fn waiting(&self, queue: &str) -> Result<Vec<Waiting>, Error> {
+    /// Lists the visible messages of a queue, the oldest first and at most `max`, and leaves them where they are.
+    pub fn waiting(&self, queue: &str, max: usize) -> Result<Vec<Waiting>, Error> {
         self.queue(queue)?;
         self.connection()
             .prepare_cached(
                 "SELECT id, body, receive_count FROM messages
-                 WHERE queue = ?1 AND visible_at <= ?2 ORDER BY position",
+                 WHERE queue = ?1 AND visible_at <= ?2 ORDER BY position LIMIT ?3",
             )
             .and_then(|mut select| {
                 select
-                    .query_map(params![queue, self.now()], |row| {
+                    .query_map(params![queue, self.now(), max], |row| {
                         Ok(Waiting {
                             id: row.get(0)?,
                             body: row.get(1)?,

@@ -18,8 +18,8 @@ use crate::{
     dynamodb::{StreamRecord, to_stream_event},
 };
 
-/// How many records of the stream are looked at beyond the checkpoint.
-const RECORDS_IN_SIGHT: usize = 1_000;
+/// How many messages of each queue, and how many records of the stream, can be chosen from.
+const IN_SIGHT: usize = 1_000;
 
 /// An event that waits for its delivery.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +54,7 @@ struct State {
 
 #[derive(Debug)]
 struct Record {
-    record: StreamRecord,
+    change: StreamRecord,
     stage: Stage,
     attempts: u32,
 }
@@ -79,7 +79,7 @@ impl Manual {
         while plumbing.carry_notifications().await? > 0 {}
         let mut deliveries = Vec::new();
         for source in Source::all() {
-            let waiting = plumbing.queues.waiting(source.queue_name())?;
+            let waiting = plumbing.queues.waiting(source.queue_name(), IN_SIGHT)?;
             deliveries.extend(waiting.into_iter().map(|message| Delivery {
                 function: source.function(),
                 what: describe_message(&message.body),
@@ -97,6 +97,25 @@ impl Manual {
         deliveries.extend(records.map(Record::delivery));
         deliveries.extend(state.copies.iter().map(|copy| copy.delivery.clone()));
         Ok(deliveries)
+    }
+
+    /// Names the first that waits, in the order of [`Manual::deliveries`].
+    ///
+    /// It looks at no other, so that draining ten thousand costs ten thousand looks.
+    pub(super) async fn first(&self, plumbing: &Plumbing) -> anyhow::Result<Option<String>> {
+        while plumbing.carry_notifications().await? > 0 {}
+        for source in Source::all() {
+            if let Some(message) = plumbing.queues.waiting(source.queue_name(), 1)?.pop() {
+                return Ok(Some(message.id));
+            }
+        }
+        let mut state = self.state();
+        if state.first_record().is_none() {
+            state.look_ahead(plumbing)?;
+        }
+        Ok(state
+            .first_record()
+            .or_else(|| state.copies.first().map(|copy| copy.delivery.id.clone())))
     }
 
     /// Delivers one.
@@ -142,11 +161,11 @@ impl Manual {
         let found = state
             .records
             .iter()
-            .find(|record| record.record.sequence_number == id)
+            .find(|record| record.change.sequence_number == id)
             .map(|record| {
                 (
                     record.delivery(),
-                    to_stream_event(std::slice::from_ref(&record.record)),
+                    to_stream_event(std::slice::from_ref(&record.change)),
                 )
             });
         let (delivery, event) = match found {
@@ -208,9 +227,9 @@ impl Manual {
         let record = state
             .records
             .iter_mut()
-            .find(|record| record.record.sequence_number == id && record.stage == Stage::Pending)?;
+            .find(|record| record.change.sequence_number == id && record.stage == Stage::Pending)?;
         record.stage = Stage::UnderWay;
-        Some(record.record.clone())
+        Some(record.change.clone())
     }
 
     fn end_record(
@@ -247,19 +266,26 @@ impl Manual {
 }
 
 impl State {
+    fn first_record(&self) -> Option<String> {
+        self.records
+            .iter()
+            .find(|record| record.stage == Stage::Pending)
+            .map(|record| record.change.sequence_number.clone())
+    }
+
     /// Takes the records into sight that came since the last look.
     fn look_ahead(&mut self, plumbing: &Plumbing) -> anyhow::Result<()> {
         let newest = self
             .records
             .back()
-            .map(|record| record.record.sequence_number.clone())
+            .map(|record| record.change.sequence_number.clone())
             .unwrap_or_default();
-        let records = plumbing.stream.next_batch(RECORDS_IN_SIGHT)?;
+        let records = plumbing.stream.next_batch(IN_SIGHT)?;
         let new = records
             .into_iter()
             .filter(|record| record.sequence_number > newest);
         self.records.extend(new.map(|record| Record {
-            record,
+            change: record,
             stage: Stage::Pending,
             attempts: 0,
         }));
@@ -286,7 +312,7 @@ impl State {
         {
             plumbing
                 .stream
-                .acknowledge(&record.record.sequence_number)?;
+                .acknowledge(&record.change.sequence_number)?;
         }
         Ok(())
     }
@@ -294,17 +320,17 @@ impl State {
     fn find(&mut self, sequence_number: &str) -> Option<&mut Record> {
         self.records
             .iter_mut()
-            .find(|record| record.record.sequence_number == sequence_number)
+            .find(|record| record.change.sequence_number == sequence_number)
     }
 }
 
 impl Record {
     fn delivery(&self) -> Delivery {
         Delivery {
-            id: self.record.sequence_number.clone(),
+            id: self.change.sequence_number.clone(),
             function: STREAM.function,
-            what: describe_record(&self.record.event),
-            event: self.record.event.clone(),
+            what: describe_record(&self.change.event),
+            event: self.change.event.clone(),
             attempts: self.attempts,
         }
     }
@@ -312,7 +338,7 @@ impl Record {
 
 fn copy_of_message(plumbing: &Plumbing, id: &str) -> anyhow::Result<(Delivery, Value)> {
     for source in Source::all() {
-        let waiting = plumbing.queues.waiting(source.queue_name())?;
+        let waiting = plumbing.queues.waiting(source.queue_name(), IN_SIGHT)?;
         let Some(message) = waiting.into_iter().find(|message| message.id == id) else {
             continue;
         };

@@ -293,6 +293,8 @@ impl Stack {
     }
 
     /// Lists the events that wait: messages queue by queue, then the stream's records, then copies.
+    ///
+    /// Of each queue and of the stream, the first 1,000.
     pub async fn deliveries(&self) -> anyhow::Result<Vec<Delivery>> {
         self.manual()?.deliveries(&self.plumbing).await
     }
@@ -320,8 +322,8 @@ impl Stack {
     pub async fn step(&self) -> anyhow::Result<Option<Delivered>> {
         let manual = self.manual()?;
         loop {
-            if let Some(first) = manual.deliveries(&self.plumbing).await?.first() {
-                return manual.deliver(&self.plumbing, &first.id).await.map(Some);
+            if let Some(first) = manual.first(&self.plumbing).await? {
+                return manual.deliver(&self.plumbing, &first).await.map(Some);
             }
             if !manual.skip_backoff(&self.plumbing)? {
                 return Ok(None);
