@@ -568,4 +568,131 @@ mod tests {
         assert!(!hangs("slow", Timestamp::from_millis(100)));
         assert!(!hangs("quick", Timestamp::from_millis(99)));
     }
+
+    // ---- against receivers on this machine ----
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    fn app() -> App {
+        let config = shared::config::Config::from_lookup(&|name| {
+            Some(match name {
+                "AWS_REGION" => "local".to_owned(),
+                "ALLOW_LOOPBACK_WEBHOOKS" => "true".to_owned(),
+                name if name.ends_with("SECONDS") => "60".to_owned(),
+                _ => "x".to_owned(),
+            })
+        });
+        let clock = shared::app::Clock::fixed(Timestamp::from_millis(1_614_265_330_999));
+        App::new(config.unwrap(), clock, &[])
+    }
+
+    /// Sends to a receiver that answers these bytes; what became of it, and the request as the receiver saw it.
+    async fn send_to(host: &str, answer: &'static [u8]) -> (Result<Answer, &'static str>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let receiver = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            // The body is JSON and ends with the object.
+            while !seen.ends_with(b"}") {
+                let mut buffer = [0; 4096];
+                let read = stream.read(&mut buffer).await.unwrap();
+                seen.extend_from_slice(&buffer[..read]);
+            }
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(seen).unwrap()
+        });
+        let mut outgoing = outgoing();
+        outgoing.subscription.url = format!("http://{host}:{port}/hook?token=x");
+        let app = app();
+        let sent = post(&app, &outgoing, app.clock.now()).await;
+        if sent.is_err() {
+            receiver.abort();
+        }
+        (sent, receiver.await.unwrap_or_default())
+    }
+
+    fn outgoing() -> Outgoing {
+        use crate::dispatch::tests::{event, subscription};
+        Outgoing {
+            subscription: subscription("s", &[], None),
+            delivery: delivery(0),
+            event: event(EventType::AliasSet, Some("iris")),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_is_a_signed_post() {
+        for host in ["127.0.0.1", "localhost"] {
+            let (sent, seen) =
+                send_to(host, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            let answer = sent.unwrap();
+            assert_eq!((answer.status, answer.start.as_slice()), (200, &b"ok"[..]));
+            let (head, body) = seen.split_once("\r\n\r\n").unwrap();
+            let one = outgoing();
+            assert_eq!(body, one.event.to_wire().to_string());
+            let signed =
+                signature(&one.subscription.secret, &one.event.id, 1_614_265_330, body).unwrap();
+            for line in [
+                "POST /hook?token=x HTTP/1.1".to_owned(),
+                format!("webhook-id: {}", one.event.id),
+                "webhook-timestamp: 1614265330".to_owned(),
+                format!("webhook-signature: {signed}"),
+                "content-type: application/json".to_owned(),
+                "user-agent: Slipway-Webhook/1".to_owned(),
+            ] {
+                assert!(head.lines().any(|other| other == line), "{line} in {head}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_and_not_followed() {
+        let (sent, _) = send_to(
+            "127.0.0.1",
+            b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        assert_eq!(sent.unwrap().status, 302);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_does_not_undo_a_status() {
+        let (sent, _) = send_to(
+            "127.0.0.1",
+            b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 1000000\r\n\r\npart",
+        )
+        .await;
+        let answer = sent.unwrap();
+        assert_eq!((answer.status, answer.retry_after_ms), (503, Some(7_000)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_no_http_is_a_failure() {
+        let (sent, _) = send_to("127.0.0.1", b"no HTTP\r\n\r\n").await;
+        assert_eq!(sent.unwrap_err(), "request_failed");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_reached_has_a_word() {
+        let app = app();
+        let free_port = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        for (url, expected) in [
+            (format!("http://127.0.0.1:{free_port}/"), "connect_failed"),
+            ("http://10.0.0.1/".to_owned(), "address_forbidden"),
+            (
+                "https://[::ffff:169.254.169.254]/".to_owned(),
+                "address_forbidden",
+            ),
+        ] {
+            let mut one = outgoing();
+            one.subscription.url = url.clone();
+            let kind = post(&app, &one, app.clock.now()).await.unwrap_err();
+            assert_eq!(kind, expected, "{url}");
+        }
+    }
 }

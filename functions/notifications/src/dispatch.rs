@@ -358,4 +358,16 @@ pub(crate) mod tests {
         assert_eq!(changed(EventType::VersionUpdated), 0);
         assert!(changed_tags(&event(EventType::ModelCreated, Some("iris"))).is_empty());
     }
+
+    #[test]
+    fn every_type_of_event_is_documented() {
+        let page = include_str!("../../../docs/events.md");
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../../docs/events.schema.json")).unwrap();
+        let kinds: Vec<_> = EventType::ALL.iter().map(|kind| kind.as_str()).collect();
+        assert_eq!(schema["properties"]["type"]["enum"], json!(kinds));
+        for kind in kinds {
+            assert!(page.contains(&format!("\n| `{kind}` |")), "{kind}");
+        }
+    }
 }
