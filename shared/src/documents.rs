@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// What one version's documents may take of its item, in bytes: the item stays under 1 KiB.
-pub const INLINE_BYTES: usize = 420;
+pub const INLINE_BYTES: usize = 300;
 /// Largest document that gets an item of its own, in bytes.
 const ITEM_BYTES: usize = 32 * 1024;
 

@@ -127,26 +127,21 @@ fn routes() -> BTreeSet<String> {
     .collect()
 }
 
-/// Every route of the template: `Path:` and `Method:` below a function's `Events:`.
+/// Every route of the template, without and with the tenant prefix: a `RouteKey` and the `Target` after it.
 fn template_routes(template: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut plain, mut tenant) = (BTreeSet::new(), BTreeSet::new());
-    let mut function = String::new();
-    let mut path = None::<String>;
-    for line in template.lines() {
-        let text = line.trim();
-        if let Some(folder) = text.strip_prefix("CodeUri: functions/") {
-            function = folder.trim_end_matches('/').to_owned();
+    let mut route = None::<(String, String)>;
+    for line in template.lines().map(str::trim) {
+        if let Some((method, path)) = line.strip_prefix("RouteKey: ").and_then(|key| key.split_once(' ')) {
+            route = Some((method.to_owned(), path.to_owned()));
         }
-        if let Some(found) = text.strip_prefix("Path: ") {
-            path = Some(found.trim_matches(['"', '\'']).to_owned());
-        }
-        if let (Some(method), Some(found)) = (text.strip_prefix("Method: "), &path) {
-            let method = method.trim_matches(['"', '\'']).to_uppercase();
-            match found.strip_prefix("/t/{tenant}") {
+        let target = line.strip_prefix("Target: !Sub integrations/${").and_then(|rest| rest.strip_suffix("Integration}"));
+        if let (Some(target), Some((method, path))) = (target, route.take_if(|_| target.is_some())) {
+            let function = target.to_lowercase();
+            match path.strip_prefix("/t/{tenant}") {
                 Some(rest) => tenant.insert(format!("{function} {method} {rest}")),
-                None => plain.insert(format!("{function} {method} {found}")),
+                None => plain.insert(format!("{function} {method} {path}")),
             };
-            path = None;
         }
     }
     (plain, tenant)
@@ -163,7 +158,7 @@ fn routes_of_the_template_are_those_of_the_functions() {
 #[test]
 fn the_embedded_table_is_that_of_the_template() {
     let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
-    let table = definition::table("t").to_string();
+    let table = definition::table().to_string();
     for word in ["\"pk\"", "\"sk\"", "NEW_IMAGE", "\"ttl\""] {
         assert!(table.contains(word), "{table}");
         assert!(template.contains(word.trim_matches('"')), "the template's table has {word}");

@@ -1,7 +1,7 @@
 //! Judges the artifacts of a version: complete, as declared, and free of what loading must not meet.
 //!
 //! - **Trigger:** SQS with S3 notifications of `incoming/…` (batches), and a schedule for the sweep.
-//! - **Reads:** the version, its declared artifacts and its registration's event; heads, one listing and ranges of its objects.
+//! - **Reads:** the version and its declared artifacts; heads, one listing and ranges of its objects.
 //! - **Writes:** the report (`reports/…`, named by its digest), then status, verdict and judged artifacts of the version.
 //! - **Emits:** `version.ready` or `version.failed`, in the transaction of the judgement.
 //! - **On failure:** the messages of that version are reported for redelivery; what is never redelivered, the sweep finishes.

@@ -474,6 +474,7 @@ pub(crate) mod tests {
             stage: Version::first_stage(),
             alias_count: 0,
             registered_by: Principal::parse("ada").unwrap(),
+            request_id: "request".to_owned(),
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
             finalized_at: None,

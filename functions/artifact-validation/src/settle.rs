@@ -354,7 +354,6 @@ async fn commit(
         validation: Validation {
             verdict: judged.verdict.clone(),
             summary: judged.summary.clone(),
-            report_key,
             report_digest,
             at: event.time,
         },

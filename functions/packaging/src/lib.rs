@@ -1,7 +1,7 @@
 //! Makes the package of a ready version: an immutable manifest of what it consists of.
 //!
 //! - **Trigger:** SQS with S3 notifications of `reports/…` (batches), and a schedule for the sweep.
-//! - **Reads:** the version, its judged artifacts and the event that made it ready; a manifest that is there already.
+//! - **Reads:** the version and its judged artifacts; a manifest that is there already.
 //! - **Writes:** the manifest (`packages/…`, never overwritten), then the mark on the version that names it.
 //! - **Emits:** `version.packaged`, in the transaction of the mark.
 //! - **On failure:** the messages of that version are reported for redelivery; what is never redelivered, the sweep finishes.

@@ -97,6 +97,7 @@ mod tests {
             stage: Version::first_stage(),
             alias_count: 0,
             registered_by: Principal::parse("ada").unwrap(),
+            request_id: "request".to_owned(),
             created_at: Timestamp::from_millis(0),
             updated_at: Timestamp::from_millis(0),
             finalized_at: None,
@@ -111,7 +112,6 @@ mod tests {
             validation: Some(Judged {
                 verdict: "clean".into(),
                 summary: "clean: 2 artifacts checked".into(),
-                report_key: "reports/x".into(),
                 report_digest: Digest::of(b"report"),
                 at: Timestamp::from_millis(5),
             }),

@@ -130,7 +130,6 @@ async fn mark(app: &App, version: &Version, manifest: &Written) -> Result<Packag
         .with("manifest_key", manifest.key.as_str())
         .with("manifest_digest", manifest.digest.as_str());
     let change = VersionChange::Pack(Package {
-        manifest_key: manifest.key.clone(),
         manifest_digest: manifest.digest.clone(),
         at: event.time,
     });

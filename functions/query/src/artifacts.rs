@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::{Artifact, ArtifactPath, DeclaredArtifact, Status, Version, VersionId};
 use shared::http::{Caller, Pages, Paging};
+use shared::s3::keys;
 use shared::{App, Error, ErrorCode, Result};
 
 /// Which downloads.
@@ -118,18 +119,18 @@ pub(crate) async fn report(app: &App, id: &VersionId) -> Result<Value> {
             format!("{id} was not validated yet; wait until its uploads are checked"),
         )
     })?;
-    stored_json(app, id, &validation.report_key).await
+    stored_json(app, id, &keys::report(id, &validation.report_digest)).await
 }
 
 pub(crate) async fn manifest(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
-    let package = version.package.ok_or_else(|| {
+    version.package.ok_or_else(|| {
         Error::new(
             ErrorCode::ArtifactNotFound,
             format!("{id} was not packaged yet; wait a moment after it is READY"),
         )
     })?;
-    stored_json(app, id, &package.manifest_key).await
+    stored_json(app, id, &keys::manifest(id)).await
 }
 
 async fn stored_json(app: &App, id: &VersionId, key: &str) -> Result<Value> {

@@ -81,15 +81,13 @@ pub enum Document {
     Object(String),
 }
 
-/// What validation found, in short; the whole report is an object.
+/// What validation found, in short; the whole report is an object that is named by its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validation {
     /// The verdict, such as `clean`.
     pub verdict: String,
     /// One line for people.
     pub summary: String,
-    /// Key of the report's object.
-    pub report_key: String,
     /// Digest of the report's bytes.
     pub report_digest: Digest,
     /// When it was judged.
@@ -99,8 +97,6 @@ pub struct Validation {
 /// The package that was made of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Package {
-    /// Key of the manifest's object.
-    pub manifest_key: String,
     /// Digest of the manifest's bytes.
     pub manifest_digest: Digest,
     /// When it was made.

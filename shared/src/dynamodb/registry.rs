@@ -31,7 +31,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How often a lost race is run again before the caller is asked to wait.
-const RACE_ATTEMPTS: u32 = 120;
+const RACE_ATTEMPTS: u32 = 80;
 
 /// The registry's table.
 #[derive(Debug, Clone)]
@@ -505,12 +505,14 @@ impl Registry {
                 }
                 Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
                 Err(refusals) => {
+                    // The refusal brings the truth, which is good for another try at once; after a few lost
+                    // tries it is better to wait, and then to look again, than to stay in step with the others.
                     self.hints.forget(&key);
                     known = refusals.into_iter().next().and_then(|refusal| refusal.item);
-                    if let Some(item) = &known {
-                        self.hints.put(key.clone(), item.clone());
+                    if attempt > 3 {
+                        pause(attempt).await;
+                        known = None;
                     }
-                    pause(attempt).await;
                 }
             }
         }

@@ -138,7 +138,7 @@ impl VersionView {
                     at: validation.at,
                 }),
             package: version.package.as_ref().map(|package| PackageView {
-                manifest_uri: format!("s3://{}/{}", app.bucket.name(), package.manifest_key),
+                manifest_uri: format!("s3://{}/{}", app.bucket.name(), keys::manifest(&version.id)),
                 manifest_digest: package.manifest_digest.to_string(),
                 at: package.at,
             }),
