@@ -11,6 +11,11 @@ pub mod inspect;
 pub mod report;
 pub mod rules;
 pub mod source;
+
+pub mod compressed;
+pub mod pickle;
+pub mod text;
+pub mod torch;
 pub mod zip;
 
 pub use bundle::{Bundle, BundleFile};
