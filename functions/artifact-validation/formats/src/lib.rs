@@ -7,10 +7,15 @@
 
 pub mod bundle;
 pub mod check;
+mod cursor;
+mod events;
 pub mod inspect;
+pub mod lightgbm;
+pub mod pmml;
 pub mod report;
 pub mod rules;
 pub mod source;
+pub mod xgboost;
 
 pub use bundle::{Bundle, BundleFile};
 pub use check::Check;
