@@ -746,7 +746,7 @@ mod tests {
     #[test]
     fn a_key_may_not_appear_twice() {
         assert!(json(r#"{"a":1,"\u0061":2}"#).unwrap_err().contains("twice"));
-        assert_eq!(json(r#"[{"a":1},{"a":2}]"#), Ok(8));
+        assert_eq!(json(r#"[{"a":1},{"a":2}]"#), Ok(10));
     }
 
     #[test]

@@ -7,15 +7,23 @@
 
 pub mod bundle;
 pub mod check;
-mod cursor;
-mod events;
 pub mod inspect;
-pub mod lightgbm;
-pub mod pmml;
 pub mod report;
 pub mod rules;
 pub mod source;
+pub mod zip;
+
+mod cursor;
+pub mod environment;
+mod events;
+mod inflated;
+pub mod lightgbm;
+pub mod mlflow;
+pub mod npy;
+pub mod pmml;
+pub mod skops;
 pub mod xgboost;
+mod yaml;
 
 pub use bundle::{Bundle, BundleFile};
 pub use check::Check;
