@@ -196,7 +196,7 @@ impl<'a> Inflated<'a> {
 }
 
 /// A frame of Zstandard tells how much memory its decoder needs.
-fn check_window(source: &dyn Source) -> Result<(), Trouble> {
+pub(crate) fn check_window(source: &dyn Source) -> Result<(), Trouble> {
     let head = source.read(0..source.size().min(18))?;
     let descriptor = head.get(4).copied().unwrap_or(0);
     let is_single = descriptor & 0x20 != 0;

@@ -13,6 +13,7 @@ pub mod rules;
 pub mod source;
 pub mod zip;
 
+pub mod archive;
 mod cursor;
 pub mod environment;
 mod events;

@@ -304,6 +304,19 @@ impl<'a> Directory<'a> {
             })
     }
 
+    /// Looks for a file that the model can be loaded without.
+    fn expect(&self, check: &mut Check<'_>, field: &str, path: &str) {
+        if crate::environment::is_inside(path) && !self.has(path) {
+            check.find(
+                &NO_ENVIRONMENT,
+                None,
+                format!("`{field}` names {}, which is not there", quote(path)),
+            );
+        } else {
+            self.require(check, field, path);
+        }
+    }
+
     fn require(&self, check: &mut Check<'_>, field: &str, path: &str) {
         if !matches!(path, "." | "./") && !crate::environment::is_inside(path) {
             check.find(
@@ -391,11 +404,11 @@ fn flavor(
                     format!("the model is the script {}", quote(file)),
                 );
             }
-            ("env", Value::String(path)) => directory.require(check, key, path),
+            ("env", Value::String(path)) => directory.expect(check, key, path),
             ("env", Value::Object(files)) => {
                 for (kind, path) in files {
                     match path {
-                        Value::String(path) => directory.require(check, kind, path),
+                        Value::String(path) => directory.expect(check, kind, path),
                         Value::Null => {}
                         _ => return Err(Trouble::malformed(0, "an environment that is no path")),
                     }
