@@ -12,6 +12,13 @@ pub mod report;
 pub mod rules;
 pub mod source;
 
+pub mod safetensors;
+
+mod strict_json;
+#[cfg(test)]
+mod test_support;
+mod window;
+
 pub use bundle::{Bundle, BundleFile};
 pub use check::Check;
 pub use inspect::{Limits, inspect};
