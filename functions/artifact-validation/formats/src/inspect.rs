@@ -22,6 +22,21 @@ impl Default for Limits {
     }
 }
 
+/// Inspects a part of a file, such as a member of an archive, as a file of its own within `check`.
+///
+/// `name` follows the path of the whole after `!/`; `source` holds the expanded bytes.
+/// Nesting beyond [`Limits::archive_depth`] is a finding of its own.
+pub fn check_part(
+    check: &mut crate::Check<'_>,
+    name: &str,
+    source: &dyn crate::Source,
+) -> Result<(), crate::ReadError> {
+    let path = format!("{}!/{name}", check.path);
+    let part = crate::Check::new(check.bundle, &path, source, check.limits, check.depth + 1);
+    check.absorb(part);
+    Ok(())
+}
+
 /// Inspects every file of `bundle`.
 pub fn inspect(bundle: &Bundle<'_>, _limits: &Limits) -> Report {
     let mut findings = Vec::new();

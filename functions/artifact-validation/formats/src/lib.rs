@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod report;
 pub mod rules;
 pub mod source;
+pub mod zip;
 
 pub mod safetensors;
 
