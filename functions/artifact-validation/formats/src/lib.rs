@@ -13,7 +13,9 @@ pub mod rules;
 pub mod source;
 pub mod zip;
 
+pub mod gguf;
 pub mod safetensors;
+pub mod templates;
 
 mod strict_json;
 #[cfg(test)]
