@@ -493,22 +493,22 @@ fn read_string(rest: &str, offset: usize) -> Result<(String, usize), TemplatePro
 fn is_hidden_name(text: &str) -> bool {
     text.split('.').any(|part| {
         let inner = part.trim();
-        inner.starts_with("__")
-            || (inner.starts_with('_')
-                && inner.len() > 1
-                && inner[1..]
+        let private = inner.strip_prefix('_').is_some_and(|rest| {
+            !rest.is_empty()
+                && rest
                     .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || c == '_'))
-            || FORBIDDEN_ATTRIBUTES.iter().any(|attribute| {
-                attribute.ends_with('_')
-                    && inner.starts_with(attribute)
-                    && inner.len() > attribute.len()
-            })
-            || matches!(
-                inner,
-                "mro" | "f_globals" | "f_builtins" | "f_locals" | "f_back"
-            )
-    }) || contains_dunder(text)
+                    .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+        });
+        private
+            || FORBIDDEN_ATTRIBUTES
+                .iter()
+                .any(|attribute| inner.starts_with(attribute))
+    })
+}
+
+/// Whether a string spells a special attribute of Python, wherever it stands.
+fn is_special_name(text: &str) -> bool {
+    contains_dunder(text) || text.split('.').any(|part| part.trim().starts_with("__"))
 }
 
 fn contains_dunder(text: &str) -> bool {
@@ -635,7 +635,8 @@ fn check_tag(tag: &Tag, macros: &HashSet<&str>) -> Result<(), TemplateProblem> {
                 }
             }
             Token::Text(text) => {
-                if is_hidden_name(text) {
+                let looks_up = mark(before, "[") || matches!(brackets.last(), Some(Some(_)));
+                if is_special_name(text) || (looks_up && is_hidden_name(text)) {
                     return problem(offset, "a string spells a hidden attribute");
                 }
                 if let Some(Some(filter)) = brackets.last()
@@ -731,6 +732,9 @@ fn origin(tokens: &[Placed], names: &HashMap<&str, Origin>, macros: &HashSet<&st
                     );
                 if !is_key && (text.contains('_') || (text.contains('%') && text.contains('c'))) {
                     worst = worst.max(Origin::Underscore);
+                }
+                if !is_key && is_hidden_name(text) {
+                    worst = Origin::Built;
                 }
             }
             Token::Name(name) => {
