@@ -14,9 +14,11 @@ pub mod source;
 pub mod zip;
 
 pub mod gguf;
+pub mod onnx;
 pub mod safetensors;
 pub mod templates;
 
+mod protobuf;
 mod strict_json;
 #[cfg(test)]
 mod test_support;
