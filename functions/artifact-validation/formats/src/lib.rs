@@ -14,10 +14,13 @@ pub mod source;
 pub mod zip;
 
 pub mod gguf;
+pub mod hdf5;
+pub mod keras;
 pub mod onnx;
 pub mod safetensors;
 pub mod templates;
 
+mod keras_config;
 mod protobuf;
 mod strict_json;
 #[cfg(test)]
