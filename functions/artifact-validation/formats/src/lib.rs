@@ -13,17 +13,35 @@ pub mod rules;
 pub mod source;
 pub mod zip;
 
+pub mod gguf;
+pub mod hdf5;
+pub mod keras;
+pub mod onnx;
+pub mod safetensors;
+pub mod templates;
+
+mod keras_config;
+mod protobuf;
+mod strict_json;
+#[cfg(test)]
+mod test_support;
+mod window;
+
 pub mod archive;
-mod cursor;
 pub mod environment;
-mod events;
-mod inflated;
+pub mod huggingface;
+pub mod licence;
 pub mod lightgbm;
 pub mod mlflow;
 pub mod npy;
 pub mod pmml;
 pub mod skops;
+pub mod triton;
 pub mod xgboost;
+
+mod cursor;
+mod events;
+mod inflated;
 mod yaml;
 
 pub use bundle::{Bundle, BundleFile};
