@@ -125,6 +125,9 @@ impl std::fmt::Debug for Member<'_> {
     }
 }
 
+/// What the driver does with the members of an archive.
+pub type Inspect<'i> = dyn FnMut(&mut Check<'_>, Vec<Member<'_>>) -> Result<(), ReadError> + 'i;
+
 /// What kind of archive the first bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -200,10 +203,7 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
 }
 
 /// Checks the archive, then hands its members to `inspect`; nothing is handed over if the archive is refused.
-pub fn with_members(
-    check: &mut Check<'_>,
-    inspect: &mut dyn FnMut(&mut Check<'_>, Vec<Member<'_>>) -> Result<(), ReadError>,
-) -> Result<(), ReadError> {
+pub fn with_members(check: &mut Check<'_>, inspect: &mut Inspect<'_>) -> Result<(), ReadError> {
     if check.depth >= check.limits.archive_depth {
         check.find(
             &TOO_DEEP,
@@ -272,7 +272,7 @@ fn tar_members(
     source: &dyn Source,
     outcome: Result<Vec<File>, Trouble>,
     is_compressed: bool,
-    inspect: &mut dyn FnMut(&mut Check<'_>, Vec<Member<'_>>) -> Result<(), ReadError>,
+    inspect: &mut Inspect<'_>,
 ) -> Result<(), ReadError> {
     let Some(files) = settle(check, outcome, &MALFORMED, &TOO_LARGE)? else {
         return Ok(());
@@ -308,10 +308,7 @@ fn tar_members(
     inspect(check, members)
 }
 
-fn zip(
-    check: &mut Check<'_>,
-    inspect: &mut dyn FnMut(&mut Check<'_>, Vec<Member<'_>>) -> Result<(), ReadError>,
-) -> Result<(), ReadError> {
+fn zip(check: &mut Check<'_>, inspect: &mut Inspect<'_>) -> Result<(), ReadError> {
     let source = check.source;
     let archive = match Archive::open(source) {
         Ok(archive) => archive,
@@ -486,7 +483,7 @@ struct Extended {
 /// Walks the headers of a tar archive.
 fn tar(source: &dyn Source) -> Result<Vec<File>, Trouble> {
     let size = source.size();
-    if size % BLOCK != 0 {
+    if !size.is_multiple_of(BLOCK) {
         return Err(Trouble::malformed(
             size,
             "the archive does not end with a block",
@@ -704,7 +701,8 @@ fn extended_header(
                 ));
             }
             "path" => {
-                if extended.path.replace(text(value, at)?).is_some() {
+                let before = extended.path.replace(text(value, at)?);
+                if before.is_some() {
                     return Err(Trouble::malformed(at, "two names for one member"));
                 }
             }

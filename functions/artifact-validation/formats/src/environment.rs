@@ -79,7 +79,7 @@ const ESCAPE: Rule = Rule {
 const MAX_BYTES: u64 = 1024 * 1024;
 const MAX_DEPENDENCIES: usize = 10_000;
 
-/// Hosts whose packages are vouched for as much as PyPI's or conda-forge's.
+/// Hosts whose packages are vouched for as much as those of `PyPI` or conda-forge's.
 const KNOWN_HOSTS: &[&str] = &[
     "pypi.org",
     "pypi.python.org",
@@ -109,7 +109,7 @@ const KNOWN_CHANNELS: &[&str] = &[
 /// One declared dependency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependency {
-    /// Name, normalized as PyPI does.
+    /// Name, normalized as `PyPI` does.
     pub name: String,
     /// The exact version, if it is pinned.
     pub version: Option<String>,
@@ -463,7 +463,7 @@ fn pyproject(check: &mut Check<'_>, text: &str, dependencies: &mut Vec<Dependenc
         let mut values = line;
         if !is_in_list {
             if line.starts_with('[') {
-                section = line.trim_matches(['[', ']', ' ']).to_owned();
+                line.trim_matches(['[', ']', ' ']).clone_into(&mut section);
                 if matches!(
                     section.as_str(),
                     "tool.uv.index" | "tool.poetry.source" | "tool.pdm.source"

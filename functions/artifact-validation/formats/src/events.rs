@@ -293,9 +293,9 @@ impl<'a> Json<'a> {
             "Infinity" => Event::Number(f64::INFINITY),
             "-Infinity" => Event::Number(f64::NEG_INFINITY),
             _ if is_json_number(&self.scratch) => {
-                if let Ok(integer) = text.parse() {
+                if let Ok(integer) = text.parse::<i64>() {
                     Event::Integer(integer)
-                } else if let Ok(number) = text.parse() {
+                } else if let Ok(number) = text.parse::<f64>() {
                     Event::Number(number)
                 } else {
                     return Err(Trouble::malformed(offset, "a number that cannot be read"));
@@ -515,9 +515,8 @@ impl<'a> Ubjson<'a> {
     /// A length, held against what is left of the file.
     fn length(&mut self) -> Result<u64, Trouble> {
         let [marker] = self.fixed()?;
-        let length = match self.integer(marker)? {
-            Some(length) => length,
-            None => return self.malformed("a length that is no integer"),
+        let Some(length) = self.integer(marker)? else {
+            return self.malformed("a length that is no integer");
         };
         match u64::try_from(length) {
             Ok(length) if length <= self.cursor.remaining() => Ok(length),
@@ -656,12 +655,11 @@ impl Events for Ubjson<'_> {
             }
             _ => None,
         };
-        let marker = match marker {
-            Some(marker) => marker,
-            None => {
-                let [marker] = self.fixed()?;
-                marker
-            }
+        let marker = if let Some(marker) = marker {
+            marker
+        } else {
+            let [marker] = self.fixed()?;
+            marker
         };
         let event = self.value(marker)?;
         if !matches!(event, Event::ObjectStart | Event::ArrayStart) {

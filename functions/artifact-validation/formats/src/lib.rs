@@ -28,6 +28,7 @@ mod test_support;
 mod window;
 
 pub mod archive;
+pub mod catboost;
 pub mod environment;
 pub mod huggingface;
 pub mod licence;

@@ -357,7 +357,7 @@ impl Fields<'_> {
             found += 1;
         }
         // The statistics may be left out, and a tree of one leaf has none.
-        if found != count && !(found == 0 && !is_required) {
+        if found != count && (is_required || found != 0) {
             return Err(self.length(key, count));
         }
         Ok(())

@@ -435,7 +435,8 @@ fn flavor(
                 }
             }
             ("predict_fn", Value::String(function)) => {
-                if !PREDICTIONS.contains(&function.as_str()) {
+                let is_prediction = PREDICTIONS.contains(&function.as_str());
+                if !is_prediction {
                     check.find(
                         &CODE,
                         None,
@@ -445,7 +446,8 @@ fn flavor(
             }
             ("model_class", Value::String(class)) => class_name(check, name, class),
             ("keras_module", Value::String(module)) => {
-                if !KERAS_MODULES.contains(&module.as_str()) {
+                let is_known = KERAS_MODULES.contains(&module.as_str());
+                if !is_known {
                     check.find(&CLASS, None, format!("the module {}", quote(module)));
                 }
             }

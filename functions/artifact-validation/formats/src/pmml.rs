@@ -345,7 +345,7 @@ fn element(
                 format!("the root element is {}, not `PMML`", quote(&name)),
             ));
         }
-        document.version = required("version")?.to_owned();
+        required("version")?.clone_into(&mut document.version);
         document.namespace = attributes
             .iter()
             .find(|(key, value)| key.starts_with("xmlns") && value.contains("dmg.org/PMML"))

@@ -561,9 +561,8 @@ pub(crate) fn is_type_allowed(name: &str) -> bool {
             )
         }
         ("scipy", Some("spatial")) => matches!(class, "cKDTree" | "KDTree"),
-        ("xgboost", Some("core")) => class == "Booster",
         ("xgboost", Some("sklearn")) => class.starts_with("XGB") && is_plain_class(class, false),
-        ("lightgbm", Some("basic")) => class == "Booster",
+        ("xgboost", Some("core")) | ("lightgbm", Some("basic")) => class == "Booster",
         ("lightgbm", Some("sklearn")) => class.starts_with("LGBM") && is_plain_class(class, false),
         ("catboost", Some("core")) => class.starts_with("CatBoost") && is_plain_class(class, false),
         (
@@ -736,7 +735,6 @@ fn is_function_allowed(module: &str, name: &str) -> bool {
                 || name.ends_with("_distances")
                 || name.ends_with("_similarity")
         }
-        "sklearn.gaussian_process.kernels" => false,
         _ => false,
     }
 }

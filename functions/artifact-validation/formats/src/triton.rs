@@ -78,7 +78,7 @@ const PLATFORMS: &[&str] = &[
 pub fn detect(head: &[u8], _tail: &[u8], path: &str, _size: u64) -> bool {
     path.rsplit('/')
         .next()
-        .is_some_and(|name| name.ends_with(".pbtxt"))
+        .is_some_and(|name| name == "config.pbtxt")
         && crate::environment::is_text(head)
 }
 
@@ -307,11 +307,11 @@ fn parse(text: &str) -> Result<Vec<Field>, Trouble> {
                             }
                             _ => return Err(broken("expected a message")),
                         },
-                        Some(Token::Mark(']')) => tokens.separator()?,
+                        Some(Token::Mark(']')) => tokens.separator(),
                         _ => return Err(broken("expected a comma or the end of a list")),
                     }
                 } else {
-                    tokens.separator()?;
+                    tokens.separator();
                 }
                 continue;
             }
@@ -341,7 +341,7 @@ fn parse(text: &str) -> Result<Vec<Field>, Trouble> {
                 open.push((name, close, false));
             }
             Some(Token::Mark('[')) => match tokens.next()? {
-                Some(Token::Mark(']')) => tokens.separator()?,
+                Some(Token::Mark(']')) => tokens.separator(),
                 Some(Token::Mark(mark @ ('{' | '<'))) => {
                     if open.len() >= MAX_DEPTH {
                         return Err(broken("nested too deeply"));
@@ -351,7 +351,7 @@ fn parse(text: &str) -> Result<Vec<Field>, Trouble> {
                 }
                 mut value => {
                     loop {
-                        let (Some(Token::Word(word) | Token::Text(word))) = value else {
+                        let Some(Token::Word(word) | Token::Text(word)) = value else {
                             return Err(broken("expected a value"));
                         };
                         fields.push(Field {
@@ -365,27 +365,26 @@ fn parse(text: &str) -> Result<Vec<Field>, Trouble> {
                             _ => return Err(broken("expected a comma or the end of a list")),
                         }
                     }
-                    tokens.separator()?;
+                    tokens.separator();
                 }
             },
             Some(Token::Word(value)) if has_colon => {
                 fields.push(Field { path, value, item });
-                tokens.separator()?;
+                tokens.separator();
             }
             Some(Token::Text(mut value)) if has_colon => {
                 // Texts that follow one another are one.
                 loop {
                     let before = tokens.position;
-                    match tokens.next()? {
-                        Some(Token::Text(more)) => value.push_str(&more),
-                        _ => {
-                            tokens.position = before;
-                            break;
-                        }
+                    if let Some(Token::Text(more)) = tokens.next()? {
+                        value.push_str(&more);
+                    } else {
+                        tokens.position = before;
+                        break;
                     }
                 }
                 fields.push(Field { path, value, item });
-                tokens.separator()?;
+                tokens.separator();
             }
             _ => return Err(broken("expected a value")),
         }
@@ -427,12 +426,11 @@ impl Tokens<'_> {
     }
 
     /// Passes over the comma or semicolon that may follow a field.
-    fn separator(&mut self) -> Result<(), Trouble> {
+    fn separator(&mut self) {
         self.blank();
         if self.rest().starts_with([',', ';']) {
             self.position += 1;
         }
-        Ok(())
     }
 
     fn next(&mut self) -> Result<Option<Token>, Trouble> {
