@@ -18,6 +18,38 @@ pub mod text;
 pub mod torch;
 pub mod zip;
 
+pub mod gguf;
+pub mod hdf5;
+pub mod keras;
+pub mod onnx;
+pub mod safetensors;
+pub mod templates;
+
+mod keras_config;
+mod protobuf;
+mod strict_json;
+#[cfg(test)]
+mod test_support;
+mod window;
+
+pub mod archive;
+pub mod catboost;
+pub mod environment;
+pub mod huggingface;
+pub mod licence;
+pub mod lightgbm;
+pub mod mlflow;
+pub mod npy;
+pub mod pmml;
+pub mod skops;
+pub mod triton;
+pub mod xgboost;
+
+mod cursor;
+mod events;
+mod inflated;
+mod yaml;
+
 pub use bundle::{Bundle, BundleFile};
 pub use check::Check;
 pub use inspect::{Limits, inspect};
