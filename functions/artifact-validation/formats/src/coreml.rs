@@ -31,11 +31,16 @@ declare_rules! {
     PACKAGE = "coreml.package", Malformed,
         "A manifest that does not match the files of the package makes loaders read other files.",
         "Save the package again with coremltools, and upload the whole folder.";
+    WEIGHTS = "coreml.weights", Malformed,
+        "Weights that lie outside of their file make the loader read foreign memory.",
+        "Save the package again with coremltools, and upload the whole folder.";
     POLYGLOT = "coreml.zip-inside", Unsafe,
         "The file ends in a zip directory, so that zip readers load a different file from the same bytes.",
         "Remove the appended archive.";
 }
 
+/// What each entry of a file of weights begins with.
+const BLOB_MARK: u32 = 0xdead_beef;
 const MAX_DEPTH: usize = 12;
 /// Highest version of the specification that is published, with a margin for a release or two.
 const MAX_VERSION: u64 = 13;
@@ -44,6 +49,9 @@ const MAX_VERSION: u64 = 13;
 pub fn detect(head: &[u8], _tail: &[u8], path: &str, size: u64) -> bool {
     if is_manifest(path) {
         return head.first() == Some(&b'{') && contains(head, b"rootModelIdentifier");
+    }
+    if is_blob(head) {
+        return true;
     }
     let fields = outline(head, size);
     let is_kind = |(number, kind): &(u64, u8)| *kind == 2 && (200..=3000).contains(number);
@@ -65,12 +73,17 @@ fn is_manifest(path: &str) -> bool {
         .is_some_and(|(folder, name)| name == "Manifest.json" && has_extension(folder, "mlpackage"))
 }
 
-/// Checks the model, or the manifest of a package.
+/// Whether the content is a file of weights, whose first entry begins with a fixed mark.
+fn is_blob(head: &[u8]) -> bool {
+    head.get(4..8) == Some(&[2, 0, 0, 0]) && head.get(64..68) == Some(&BLOB_MARK.to_le_bytes())
+}
+
+/// Checks the model, the weights, or the manifest of a package.
 pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
     let outcome = if is_manifest(check.path) {
         manifest(check)
     } else {
-        file(check)
+        file_or_weights(check)
     };
     settle(check, outcome)
 }
@@ -126,7 +139,48 @@ fn manifest(check: &mut Check<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-fn file(check: &mut Check<'_>) -> Result<(), Stop> {
+fn file_or_weights(check: &mut Check<'_>) -> Result<(), Stop> {
+    let head = check.read(0..check.size().min(68))?;
+    if is_blob(&head) {
+        weights(check)
+    } else {
+        file(check)
+    }
+}
+
+/// Checks that the entries of a file of weights follow one another within the file.
+fn weights(check: &mut Check<'_>) -> Result<(), Stop> {
+    polyglot(check)?;
+    let size = check.size();
+    let mut window = Window::new(check.source, 4096, 4);
+    let count = window.number(0, 4)?.unwrap_or(0);
+    let mut at = 64u64;
+    for _ in 0..count {
+        let mark = window.number(at, 4)?;
+        let (length, start) = (
+            window.number(at.saturating_add(8), 8)?,
+            window.number(at.saturating_add(16), 8)?,
+        );
+        let (Some(mark), Some(length), Some(start)) = (mark, length, start) else {
+            return Err(Stop::at(&WEIGHTS, at, "an entry ends after the file"));
+        };
+        let end = start
+            .checked_add(length)
+            .filter(|end| *end <= size && start >= at);
+        let (true, Some(end)) = (mark == u64::from(BLOB_MARK), end) else {
+            return Err(Stop::at(
+                &WEIGHTS,
+                at,
+                "an entry is broken, or lies outside of the file",
+            ));
+        };
+        at = end.checked_next_multiple_of(64).unwrap_or(u64::MAX);
+    }
+    check.fact("tensor_count", count);
+    Ok(())
+}
+
+fn polyglot(check: &mut Check<'_>) -> Result<(), Stop> {
     let size = check.size();
     let tail = check.read(size.saturating_sub(65_536 + 22)..size)?;
     if let Some(at) = zip_trailer(&tail, size) {
@@ -136,6 +190,12 @@ fn file(check: &mut Check<'_>) -> Result<(), Stop> {
             "a zip archive ends where the file ends",
         );
     }
+    Ok(())
+}
+
+fn file(check: &mut Check<'_>) -> Result<(), Stop> {
+    polyglot(check)?;
+    let size = check.size();
     let mut walk = Walk {
         wire: Wire::new(Window::new(check.source, 64 * 1024, 16), &WIRE),
         check,

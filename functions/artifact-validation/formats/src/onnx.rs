@@ -424,11 +424,11 @@ impl Walk<'_, '_> {
                 (5, Some(range)) => {
                     let name = self.tensor(range, depth == 0)?;
                     if !initializers.insert(name) {
-                        return Err(Stop::at(
+                        self.check.find(
                             &GRAPH,
-                            field.offset,
+                            Some(field.offset),
                             "two initializers have one name",
-                        ));
+                        );
                     }
                 }
                 (15, Some(range)) => {
@@ -437,7 +437,8 @@ impl Walk<'_, '_> {
                 (11, Some(range)) => {
                     let (name, value) = self.value_info(range)?;
                     if !known.insert(name) {
-                        return Err(Stop::at(&GRAPH, field.offset, "two inputs have one name"));
+                        self.check
+                            .find(&GRAPH, Some(field.offset), "two inputs have one name");
                     }
                     // Before version 4 of the format initializers are listed as inputs, too; a caller need not give these.
                     inputs.push((name, value));
@@ -484,11 +485,11 @@ impl Walk<'_, '_> {
         }
         for (name, place) in output_names {
             if !is_known(scopes, name) {
-                return Err(Stop::at(
+                self.check.find(
                     &GRAPH,
-                    place,
+                    Some(place),
                     "an output of the graph is computed by no node",
-                ));
+                );
             }
         }
         scopes.pop();
@@ -514,11 +515,11 @@ impl Walk<'_, '_> {
                     let name = self.name(&range)?;
                     if !is_known(scopes, name) {
                         let text = self.wire.text(&range, 64 * 1024)?;
-                        return Err(Stop::at(
+                        self.check.find(
                             &GRAPH,
-                            field.offset,
+                            Some(field.offset),
                             format!("a node uses `{}` before it exists", shorten(&text)),
-                        ));
+                        );
                     }
                 }
                 (2, Some(range)) if !range.is_empty() => {
@@ -544,7 +545,8 @@ impl Walk<'_, '_> {
         if let Some(Some(innermost)) = scopes.last_mut() {
             for (name, offset) in outputs {
                 if !innermost.insert(name) {
-                    return Err(Stop::at(&GRAPH, offset, "a value is defined twice"));
+                    self.check
+                        .find(&GRAPH, Some(offset), "a value is defined twice");
                 }
             }
         }
@@ -657,7 +659,24 @@ impl Walk<'_, '_> {
     }
 
     /// Checks a tensor; answers its name.
+    ///
+    /// A tensor that does not fit ends neither the walk nor the search for worse.
     fn tensor(&mut self, range: Range<u64>, is_initializer: bool) -> Result<u64, Stop> {
+        let place = range.start;
+        match self.whole_tensor(range, is_initializer) {
+            Err(Stop::Found {
+                rule,
+                offset,
+                detail,
+            }) if rule.id != WIRE.id => {
+                self.check.find(rule, offset, detail);
+                Ok(place)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn whole_tensor(&mut self, range: Range<u64>, is_initializer: bool) -> Result<u64, Stop> {
         let place = range.start;
         let mut shape: Vec<u64> = Vec::new();
         let (mut kind, mut location, mut name, mut segment) = (0, 0, None, false);
