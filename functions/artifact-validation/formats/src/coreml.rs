@@ -56,7 +56,7 @@ pub fn detect(head: &[u8], _tail: &[u8], path: &str, size: u64) -> bool {
     let fields = outline(head, size);
     let is_kind = |(number, kind): &(u64, u8)| *kind == 2 && (200..=3000).contains(number);
     let looks_like = fields.first() == Some(&(1, 0))
-        && fields.iter().any(|field| *field == (2, 2))
+        && fields.contains(&(2, 2))
         && fields
             .iter()
             .all(|field| matches!(field, (1 | 10, 0) | (2, 2)) || is_kind(field));
@@ -437,7 +437,7 @@ impl Walk<'_, '_> {
                     format!("the file `{}`", shorten(text)),
                 );
             }
-        } else if text.ends_with(".bin")
+        } else if has_extension(text, "bin")
             && !text.chars().any(char::is_control)
             && (text.starts_with('/') || text.contains(".."))
         {

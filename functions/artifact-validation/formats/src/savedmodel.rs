@@ -1,7 +1,7 @@
 //! TensorFlow SavedModel: graphs and functions in `saved_model.pb`, variables in a checkpoint beside it.
 //!
 //! Specification: `tensorflow/core/protobuf/saved_model.proto`, `meta_graph.proto` and `tensor_bundle.proto` of
-//! <https://github.com/tensorflow/tensorflow>; the index of variables is a table as in LevelDB.
+//! <https://github.com/tensorflow/tensorflow>; the index of variables is a table as in `LevelDB`.
 //! A graph is a program, so every operation of the main graph and of the function library is held against a list of
 //! those that only compute.
 //! The few operations that save and restore variables may stand only where TensorFlow puts them, with the file name
@@ -61,8 +61,7 @@ const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 pub fn detect(head: &[u8], tail: &[u8], path: &str, size: u64) -> bool {
     match part(path) {
         Some(Part::Index) => tail.ends_with(TABLE_MAGIC) || !is_other_magic(head),
-        Some(Part::Data | Part::Fingerprint) => !is_other_magic(head),
-        Some(Part::Model) => !is_other_magic(head),
+        Some(Part::Data | Part::Fingerprint | Part::Model) => !is_other_magic(head),
         None => {
             // A schema version, then graphs, and nothing else.
             let fields = outline(head, size);
@@ -345,7 +344,7 @@ impl Walk<'_, '_> {
                     while let Some(field) = fields.next(&mut self.wire)? {
                         match (field.number, field.as_range()) {
                             (1, Some(range)) => {
-                                around.function = Some(self.wire.text(&range, 4096)?)
+                                around.function = Some(self.wire.text(&range, 4096)?);
                             }
                             (2, Some(range)) => {
                                 let name = self.string_field(range, 1)?;
@@ -381,7 +380,7 @@ impl Walk<'_, '_> {
                 (1, Some(range)) => name = self.wire.text(&range, 16 * 1024)?,
                 (2, Some(range)) => operation = self.wire.text(&range, 4096)?,
                 (3, Some(range)) if inputs.len() < 3 => {
-                    inputs.push(self.wire.text(&range, 64 * 1024)?)
+                    inputs.push(self.wire.text(&range, 64 * 1024)?);
                 }
                 (5, Some(range)) => self.attribute(range, &mut called, &mut stream)?,
                 _ => {}
@@ -488,7 +487,7 @@ impl Walk<'_, '_> {
                     }
                 }
                 (2, Some(range)) if key == "output_stream" => {
-                    *stream = Some(self.wire.text(&range, 4096)?)
+                    *stream = Some(self.wire.text(&range, 4096)?);
                 }
                 (10, Some(range)) => called.push(self.string_field(range, 1)?),
                 _ => {}
@@ -737,13 +736,11 @@ fn index(check: &mut Check<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The keys of one block of a table, and where their values lie.
-fn entries(
-    wire: &mut Wire<'_>,
-    start: u64,
-    length: u64,
-    limit: u64,
-) -> Result<Vec<(Vec<u8>, Range<u64>)>, Stop> {
+/// A key of a table, and where its value lies.
+type Entry = (Vec<u8>, Range<u64>);
+
+/// The entries of one block of a table.
+fn entries(wire: &mut Wire<'_>, start: u64, length: u64, limit: u64) -> Result<Vec<Entry>, Stop> {
     let end = start
         .checked_add(length)
         .filter(|end| *end < limit && length >= 4);
@@ -765,7 +762,7 @@ fn entries(
     let Some(stop) = stop else {
         return Err(wire.broken(end, "a block of the index has too many restarts"));
     };
-    let mut found: Vec<(Vec<u8>, Range<u64>)> = Vec::new();
+    let mut found: Vec<Entry> = Vec::new();
     let mut key: Vec<u8> = Vec::new();
     let mut at = start;
     while at < stop {

@@ -506,7 +506,7 @@ fn subgraph(
             *index == -1 || u64::try_from(*index).is_ok_and(|index| index < tensors.count)
         })
     };
-    let mut sides = Vec::new();
+    let mut ends = Vec::new();
     for field in [1, 2] {
         let list = buffer.vector(graph, field, 4)?;
         let numbers = buffer.numbers(list, 100_000)?;
@@ -523,7 +523,7 @@ fn subgraph(
                 .and_then(|index| told.get(index))
                 .map(|(name, dtype, shape)| json!({"name": name, "dtype": dtype, "shape": shape}))
         };
-        sides.push(
+        ends.push(
             numbers
                 .iter()
                 .take(100)
@@ -531,7 +531,7 @@ fn subgraph(
                 .collect::<Vec<_>>(),
         );
     }
-    if is_main && let [inputs, outputs] = sides.as_slice() {
+    if is_main && let [inputs, outputs] = ends.as_slice() {
         check.fact("signature", json!({"inputs": inputs, "outputs": outputs}));
     }
     let operators = buffer.vector(graph, 3, 4)?;
