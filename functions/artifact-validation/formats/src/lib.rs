@@ -18,12 +18,15 @@ pub mod text;
 pub mod torch;
 pub mod zip;
 
+pub mod coreml;
 pub mod gguf;
 pub mod hdf5;
 pub mod keras;
 pub mod onnx;
 pub mod safetensors;
+pub mod savedmodel;
 pub mod templates;
+pub mod tflite;
 
 mod keras_config;
 mod protobuf;
