@@ -131,7 +131,9 @@ impl BufRead for Feed<'_> {
             let start = self.progress.used();
             let end = self.source.size().min(start.saturating_add(256 * 1024));
             self.chunk = if start < end {
-                self.source.read(start..end).map_err(std::io::Error::other)?
+                self.source
+                    .read(start..end)
+                    .map_err(std::io::Error::other)?
             } else {
                 Bytes::new()
             };

@@ -48,6 +48,7 @@ pub mod skops;
 pub mod triton;
 pub mod xgboost;
 
+mod cache;
 mod cursor;
 mod events;
 mod inflated;

@@ -571,8 +571,6 @@ const OBJECTS: Rule = Rule {
 };
 
 /// Inspects the pickle behind the header of an array of objects.
-fn objects(check: &mut Check<'_>, rest: &dyn Source, offset: u64) -> Result<(), ReadError> {
-    let _ = rest;
-    check.find(&OBJECTS, Some(offset), "an array of objects");
-    Ok(())
+fn objects(check: &mut Check<'_>, rest: &dyn Source, _offset: u64) -> Result<(), ReadError> {
+    crate::pickle::check_at(check, rest, 0)
 }

@@ -23,15 +23,18 @@ pub const RULES: &[Rule] = &[NOT_TEXT, SOURCE_CODE];
 
 /// Names of files that are source code.
 const CODE_EXTENSIONS: &[&str] = &[
-    "py", "pyc", "pyi", "pyx", "ipynb", "sh", "bash", "zsh", "ps1", "bat", "cmd", "js", "mjs", "ts", "rb", "pl",
-    "php", "lua", "r", "jl", "so", "dll", "dylib", "exe", "jar", "class", "wasm", "java", "c", "cc", "cpp", "cu", "h",
-    "pth_hook", "service", "desktop",
+    "py", "pyc", "pyi", "pyx", "ipynb", "sh", "bash", "zsh", "ps1", "bat", "cmd", "js", "mjs",
+    "ts", "rb", "pl", "php", "lua", "r", "jl", "so", "dll", "dylib", "exe", "jar", "class", "wasm",
+    "java", "c", "cc", "cpp", "cu", "h", "pth_hook", "service", "desktop",
 ];
 
 /// Whether the path names source code or a program.
 pub fn is_code_path(path: &str) -> bool {
     extension(path).is_some_and(|extension| CODE_EXTENSIONS.contains(&extension.as_str()))
-        || path.rsplit('/').next().is_some_and(|name| name == "Dockerfile" || name == "Makefile")
+        || path
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name == "Dockerfile" || name == "Makefile")
 }
 
 /// The extension in small letters.

@@ -144,11 +144,7 @@ pub fn check_legacy(check: &mut Check<'_>) -> Result<(), ReadError> {
             );
         }
         if part == 1 && outcome.integer != Some(1001) {
-            check.find(
-                &LEGACY,
-                Some(at),
-                "the version of the layout is not 1001",
-            );
+            check.find(&LEGACY, Some(at), "the version of the layout is not 1001");
         }
         if is_program {
             program = outcome;
@@ -241,8 +237,13 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
                 let found = program(check, &archive, entry, style)?;
                 merge(&mut outcome, found);
             }
-            "version" | "byteorder" | ".format_version" | ".storage_alignment"
-            | ".data/serialization_id" | "archive_format" | "archive_version" => {
+            "version"
+            | "byteorder"
+            | ".format_version"
+            | ".storage_alignment"
+            | ".data/serialization_id"
+            | "archive_format"
+            | "archive_version" => {
                 small_text(check, &archive, entry)?;
             }
             _ if name.starts_with("data/") && is_key(&name[5..]) => {
@@ -391,11 +392,7 @@ fn storages(
     let mut used = HashSet::new();
     for (key, storage) in &outcome.storages {
         let Some(entry) = records.get(key) else {
-            check.find(
-                &STORAGE,
-                None,
-                format!("storage `{key}` has no record"),
-            );
+            check.find(&STORAGE, None, format!("storage `{key}` has no record"));
             continue;
         };
         used.insert(key.as_str());
@@ -467,21 +464,32 @@ fn script(check: &mut Check<'_>, archive: &Archive<'_>, entry: &Entry) -> Result
         return Ok(());
     };
     for (word, rule) in source
-        .split(|character: char| !(character.is_ascii_alphanumeric() || matches!(character, '_' | '.')))
+        .split(|character: char| {
+            !(character.is_ascii_alphanumeric() || matches!(character, '_' | '.'))
+        })
         .filter_map(|word| {
             let operator = word.strip_prefix("ops.")?;
             let (space, name) = operator.split_once('.')?;
-            let known = matches!(space, "prim" | "aten" | "quantized" | "prepacked" | "torchvision" | "inductor");
+            let known = matches!(
+                space,
+                "prim" | "aten" | "quantized" | "prepacked" | "torchvision" | "inductor"
+            );
             if !known {
                 return Some((word, &SCRIPT));
             }
-            matches!(name, "save" | "load" | "from_file" | "open" | "system").then_some((word, &SCRIPT_FILES))
+            matches!(name, "save" | "load" | "from_file" | "open" | "system")
+                .then_some((word, &SCRIPT_FILES))
         })
         .chain(
-            ["torch.from_file(", "torch.save(", "torch.load(", "torch.fopen("]
-                .into_iter()
-                .filter(|call| source.contains(call))
-                .map(|call| (call, &SCRIPT_FILES)),
+            [
+                "torch.from_file(",
+                "torch.save(",
+                "torch.load(",
+                "torch.fopen(",
+            ]
+            .into_iter()
+            .filter(|call| source.contains(call))
+            .map(|call| (call, &SCRIPT_FILES)),
         )
         .take(20)
     {
@@ -503,7 +511,9 @@ fn export_member(
 ) -> Result<(), ReadError> {
     let extension = text::extension(name);
     match extension.as_deref() {
-        Some("so" | "cubin" | "cpp" | "o" | "py" | "dll" | "dylib" | "ptx" | "hsaco" | "cu" | "hip") => {
+        Some(
+            "so" | "cubin" | "cpp" | "o" | "py" | "dll" | "dylib" | "ptx" | "hsaco" | "cu" | "hip",
+        ) => {
             check.find(
                 &NATIVE,
                 Some(entry.header_offset),
@@ -547,7 +557,11 @@ fn check_model_archive(check: &mut Check<'_>, archive: &Archive<'_>) -> Result<(
         }
     }
     // The server loads whatever handler the manifest names, which is code also where it is one of its own.
-    check.find(&NATIVE, None, "a model archive names the code that handles requests");
+    check.find(
+        &NATIVE,
+        None,
+        "a model archive names the code that handles requests",
+    );
     Ok(())
 }
 
@@ -594,7 +608,10 @@ fn candidates(bytes: &Bytes) -> Vec<(u64, Bytes)> {
             }
         } else if matches!(rest, [0x80, 2..=5, ..]) {
             found.push((at as u64, bytes.slice(at..)));
-        } else if rest.get(257..262) == Some(b"ustar") && at.is_multiple_of(512) && at + 512 < bytes.len() {
+        } else if rest.get(257..262) == Some(b"ustar")
+            && at.is_multiple_of(512)
+            && at + 512 < bytes.len()
+        {
             found.push((at as u64 + 512, bytes.slice(at + 512..)));
         }
         at += 1;

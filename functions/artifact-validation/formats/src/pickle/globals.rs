@@ -145,6 +145,21 @@ impl AllowList {
             || matches!(text, "__builtin__" | "copy_reg" | "storage" | "subclass")
     }
 
+    /// Every entry in a fixed order, one a line.
+    pub(crate) fn listing(&self) -> String {
+        let mut lines: Vec<String> = self
+            .modules
+            .iter()
+            .flat_map(|(module, names)| {
+                names
+                    .iter()
+                    .map(move |(name, granted)| format!("{granted:?} {module} {name}\n"))
+            })
+            .collect();
+        lines.sort_unstable();
+        lines.concat()
+    }
+
     /// How many names the list has.
     pub fn len(&self) -> usize {
         self.modules.values().map(HashMap::len).sum()

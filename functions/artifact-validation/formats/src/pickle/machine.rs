@@ -123,17 +123,33 @@ const TEXT_DUNDER: u32 = 1;
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    Tuple { start: u32, count: u32 },
+    Tuple {
+        start: u32,
+        count: u32,
+    },
     List,
-    Dict { start: u32, pairs: u32 },
+    Dict {
+        start: u32,
+        pairs: u32,
+    },
     Set,
     FrozenSet,
-    Global { module: u32, name: u32, granted: Option<Use> },
-    Instance { class: u32 },
+    Global {
+        module: u32,
+        name: u32,
+        granted: Option<Use>,
+    },
+    Instance {
+        class: u32,
+    },
     Array,
     Range,
-    Dtype { item_bytes: u32 },
-    Storage { elements: u64 },
+    Dtype {
+        item_bytes: u32,
+    },
+    Storage {
+        elements: u64,
+    },
     /// Made of something refused, or of no further interest.
     Opaque,
     /// Made of the author's code.
@@ -159,7 +175,7 @@ struct Object {
 }
 
 /// Follows one program from the input's place to its last opcode.
-pub fn run(
+pub(super) fn run(
     input: &mut Input<'_>,
     list: &AllowList,
     style: Style,
@@ -249,7 +265,13 @@ impl<'m, 's> Machine<'m, 's> {
     fn find(&mut self, rule: &'static Rule, detail: impl Into<String>) {
         // The verdict must not depend on what comes first, so that room is kept for one finding of each rule.
         let full = self.outcome.findings.len() >= MAX_FINDINGS;
-        if full && self.outcome.findings.iter().any(|(found, ..)| found.id == rule.id) {
+        if full
+            && self
+                .outcome
+                .findings
+                .iter()
+                .any(|(found, ..)| found.id == rule.id)
+        {
             return;
         }
         self.outcome.findings.push((rule, self.at, detail.into()));
@@ -272,7 +294,10 @@ impl<'m, 's> Machine<'m, 's> {
                 format!("the compressed stream is damaged: {reason}"),
             ),
             InputError::Bomb => {
-                self.find(&BOMB, "the compressed stream expands further than any model needs");
+                self.find(
+                    &BOMB,
+                    "the compressed stream expands further than any model needs",
+                );
             }
             InputError::Read(_) => {}
         }
@@ -333,7 +358,10 @@ impl<'m, 's> Machine<'m, 's> {
 
     fn push(&mut self, value: Value) -> Result<(), Halt> {
         if self.stack.len() >= MAX_STACK {
-            return self.halt(&BOMB, "the program piles up more values than any pickler does");
+            return self.halt(
+                &BOMB,
+                "the program piles up more values than any pickler does",
+            );
         }
         self.stack.push(value);
         Ok(())
@@ -350,7 +378,10 @@ impl<'m, 's> Machine<'m, 's> {
             return self.halt(&BOMB, "values are nested deeper than any model needs");
         }
         if weight > MAX_WEIGHT {
-            return self.halt(&BOMB, "shared parts expand to more values than any model has");
+            return self.halt(
+                &BOMB,
+                "shared parts expand to more values than any model has",
+            );
         }
         let index = u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
         self.objects.push(Object {
@@ -410,7 +441,10 @@ impl<'m, 's> Machine<'m, 's> {
             return self.halt(&BOMB, "values are nested deeper than any model needs");
         }
         if object.weight > MAX_WEIGHT {
-            return self.halt(&BOMB, "shared parts expand to more values than any model has");
+            return self.halt(
+                &BOMB,
+                "shared parts expand to more values than any model has",
+            );
         }
         Ok(())
     }
@@ -418,18 +452,27 @@ impl<'m, 's> Machine<'m, 's> {
     fn pop(&mut self) -> Result<Value, Halt> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
-            return self.halt(&NOT_CANONICAL, "an opcode takes a value where there is none");
+            return self.halt(
+                &NOT_CANONICAL,
+                "an opcode takes a value where there is none",
+            );
         }
         match self.stack.pop() {
             Some(value) => Ok(value),
-            None => self.halt(&NOT_CANONICAL, "an opcode takes a value where there is none"),
+            None => self.halt(
+                &NOT_CANONICAL,
+                "an opcode takes a value where there is none",
+            ),
         }
     }
 
     fn pop_marked(&mut self) -> Result<Vec<Value>, Halt> {
         match self.marks.pop() {
             Some(mark) => Ok(self.stack.split_off(mark.min(self.stack.len()))),
-            None => self.halt(&NOT_CANONICAL, "an opcode takes values up to a mark that is not there"),
+            None => self.halt(
+                &NOT_CANONICAL,
+                "an opcode takes values up to a mark that is not there",
+            ),
         }
     }
 
@@ -437,7 +480,10 @@ impl<'m, 's> Machine<'m, 's> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.last() {
             Some(&value) if self.stack.len() > floor => Ok(value),
-            _ => self.halt(&NOT_CANONICAL, "an opcode changes a value where there is none"),
+            _ => self.halt(
+                &NOT_CANONICAL,
+                "an opcode changes a value where there is none",
+            ),
         }
     }
 
@@ -484,9 +530,9 @@ impl<'m, 's> Machine<'m, 's> {
     fn is_dunder(&self, value: Value) -> bool {
         match value {
             Value::Text(TEXT_DUNDER) => true,
-            Value::Text(index) => self
-                .text_of(index)
-                .is_some_and(|text| text.len() > 4 && text.starts_with("__") && text.ends_with("__")),
+            Value::Text(index) => self.text_of(index).is_some_and(|text| {
+                text.len() > 4 && text.starts_with("__") && text.ends_with("__")
+            }),
             _ => false,
         }
     }
@@ -636,7 +682,9 @@ impl<'m, 's> Machine<'m, 's> {
         if granted.is_none() {
             // A class of the script that wrote the pickle: honest, but it must come from somewhere.
             let is_class_name = name_text.starts_with(|first: char| first.is_ascii_uppercase())
-                && name_text.chars().all(|character| character.is_ascii_alphanumeric() || character == '_');
+                && name_text
+                    .chars()
+                    .all(|character| character.is_ascii_alphanumeric() || character == '_');
             if module_text == "__main__" && is_class_name {
                 granted = Some(Use::Code);
             }
@@ -658,7 +706,9 @@ impl<'m, 's> Machine<'m, 's> {
             Some(_) => {}
         }
         if self.outcome.globals.len() < 1000 {
-            self.outcome.globals.insert(full.chars().take(200).collect());
+            self.outcome
+                .globals
+                .insert(full.chars().take(200).collect());
         }
         let value = self.make(
             Kind::Global {
@@ -702,7 +752,10 @@ impl<'m, 's> Machine<'m, 's> {
                 Use::Code => self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?,
                 Use::Data | Use::Check | Use::Storage => {
                     let name = self.name_of(class);
-                    self.find(&ARGUMENTS, format!("makes an instance of `{name}`, which is not a plain class"));
+                    self.find(
+                        &ARGUMENTS,
+                        format!("makes an instance of `{name}`, which is not a plain class"),
+                    );
                     self.make(Kind::Opaque, 0, 1, 1.0)?
                 }
             },
@@ -711,7 +764,10 @@ impl<'m, 's> Machine<'m, 's> {
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
             _ => {
-                self.find(&ARGUMENTS, "makes an instance of something that is not an imported class");
+                self.find(
+                    &ARGUMENTS,
+                    "makes an instance of something that is not an imported class",
+                );
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
         };
@@ -744,7 +800,10 @@ impl<'m, 's> Machine<'m, 's> {
                 Use::Check => self.checked_call(callee, arguments)?,
                 Use::Class | Use::DictClass | Use::ListClass | Use::Data | Use::Storage => {
                     let name = self.name_of(callee);
-                    self.find(&ARGUMENTS, format!("calls `{name}`, which may be mentioned but not called"));
+                    self.find(
+                        &ARGUMENTS,
+                        format!("calls `{name}`, which may be mentioned but not called"),
+                    );
                     self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
                 }
             },
@@ -802,14 +861,23 @@ impl<'m, 's> Machine<'m, 's> {
                 let plain = self.is_global(*base, "builtins.object")
                     || self.is_global(*base, "__builtin__.object");
                 let flags = self.class_flags(*class);
-                let filled = flags != 0 && matches!(
-                    self.kind(*state),
-                    Some(Kind::Dict { .. } | Kind::List | Kind::Tuple { .. } | Kind::Set)
-                );
+                let filled = flags != 0
+                    && matches!(
+                        self.kind(*state),
+                        Some(Kind::Dict { .. } | Kind::List | Kind::Tuple { .. } | Kind::Set)
+                    );
                 let tuple = matches!(self.kind(*state), Some(Kind::Tuple { .. }))
-                    && (self.is_global(*base, "builtins.tuple") || self.is_global(*base, "__builtin__.tuple"));
+                    && (self.is_global(*base, "builtins.tuple")
+                        || self.is_global(*base, "__builtin__.tuple"));
                 let good = self.is_class(*class)
-                    && ((plain && *state == Value::None) || (!plain && (filled || tuple || matches!(state, Value::Number | Value::Int(_) | Value::Text(_)))));
+                    && ((plain && *state == Value::None)
+                        || (!plain
+                            && (filled
+                                || tuple
+                                || matches!(
+                                    state,
+                                    Value::Number | Value::Int(_) | Value::Text(_)
+                                ))));
                 let made = if matches!(self.kind(*class), Some(Kind::Code)) {
                     self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
                 } else {
@@ -818,7 +886,11 @@ impl<'m, 's> Machine<'m, 's> {
                 (good, made)
             }
             // Both spellings of an argument-less container, and of one made of what was built just before.
-            ("builtins.set" | "builtins.frozenset" | "builtins.bytearray" | "builtins.list" | "builtins.tuple" | "builtins.dict", []) => {
+            (
+                "builtins.set" | "builtins.frozenset" | "builtins.bytearray" | "builtins.list"
+                | "builtins.tuple" | "builtins.dict",
+                [],
+            ) => {
                 let flags = FILL_DICT | FILL_LIST | FILL_SET;
                 (true, self.make(Kind::Set, flags, 1, 1.0)?)
             }
@@ -831,7 +903,8 @@ impl<'m, 's> Machine<'m, 's> {
                 (good, self.make(Kind::Set, FILL_SET, depth, weight)?)
             }
             ("builtins.bytearray" | "builtins.bytes", [content]) => (
-                matches!(content, Value::Bytes) || matches!(self.kind(*content), Some(Kind::Instance { .. })),
+                matches!(content, Value::Bytes)
+                    || matches!(self.kind(*content), Some(Kind::Instance { .. })),
                 Value::Bytes,
             ),
             ("builtins.bytearray" | "builtins.bytes", [content, encoding]) => (
@@ -840,18 +913,28 @@ impl<'m, 's> Machine<'m, 's> {
             ),
             ("builtins.bytes", []) => (true, Value::Bytes),
             ("builtins.range" | "builtins.xrange" | "builtins.slice", _) => {
-                let numbers = parts.iter().all(|part| matches!(part, Value::Int(_) | Value::Number | Value::None | Value::Text(_)));
+                let numbers = parts.iter().all(|part| {
+                    matches!(
+                        part,
+                        Value::Int(_) | Value::Number | Value::None | Value::Text(_)
+                    )
+                });
                 (numbers, self.make(Kind::Range, 0, 1, 1.0)?)
             }
             ("builtins.complex", _) => (
-                parts.iter().all(|part| matches!(part, Value::Number | Value::Int(_))),
+                parts
+                    .iter()
+                    .all(|part| matches!(part, Value::Number | Value::Int(_))),
                 Value::Number,
             ),
             ("builtins.getattr", [owner, attribute]) => {
                 // How protocols below 4 write a classmethod constructor of an extension class.
                 let owner = self.name_of(*owner);
                 let attribute = self.str_of(*attribute).unwrap_or("?").to_owned();
-                let good = self.list.find(&format!("getattr:{owner}"), &attribute).is_some();
+                let good = self
+                    .list
+                    .find(&format!("getattr:{owner}"), &attribute)
+                    .is_some();
                 (good, callee)
             }
             ("builtins.type", [Value::None]) => (true, self.make(Kind::Opaque, 0, 1, 1.0)?),
@@ -859,32 +942,65 @@ impl<'m, 's> Machine<'m, 's> {
                 let good = match part(0) {
                     None | Some(Value::None) => true,
                     Some(factory) => [
-                        "builtins.list", "builtins.dict", "builtins.set", "builtins.int", "builtins.float",
-                        "builtins.str", "builtins.tuple", "builtins.bool", "__builtin__.list", "__builtin__.dict",
-                        "__builtin__.set", "__builtin__.int", "__builtin__.float", "__builtin__.str", "__builtin__.unicode",
-                        "collections.OrderedDict", "collections.Counter", "collections.deque",
+                        "builtins.list",
+                        "builtins.dict",
+                        "builtins.set",
+                        "builtins.int",
+                        "builtins.float",
+                        "builtins.str",
+                        "builtins.tuple",
+                        "builtins.bool",
+                        "__builtin__.list",
+                        "__builtin__.dict",
+                        "__builtin__.set",
+                        "__builtin__.int",
+                        "__builtin__.float",
+                        "__builtin__.str",
+                        "__builtin__.unicode",
+                        "collections.OrderedDict",
+                        "collections.Counter",
+                        "collections.deque",
                     ]
                     .iter()
                     .any(|name| self.is_global(factory, name)),
                 };
                 (good, self.instance(callee, FILL_DICT, &parts)?)
             }
-            ("numpy._core.multiarray._reconstruct" | "numpy._core.numeric._reconstruct", [subtype, shape, _]) => {
+            (
+                "numpy._core.multiarray._reconstruct" | "numpy._core.numeric._reconstruct",
+                [subtype, shape, _],
+            ) => {
                 let subtype = self.name_of(*subtype);
                 let good = matches!(
                     subtype.replace("numpy.core.", "numpy._core.").as_str(),
-                    "numpy.ndarray" | "numpy.matrix" | "numpy.recarray" | "numpy.matrixlib.defmatrix.matrix"
-                        | "numpy.rec.recarray" | "numpy._core.records.recarray" | "numpy.chararray"
-                ) && self.parts(*shape).is_some_and(|shape| matches!(shape.as_slice(), [Value::Int(0)]));
+                    "numpy.ndarray"
+                        | "numpy.matrix"
+                        | "numpy.recarray"
+                        | "numpy.matrixlib.defmatrix.matrix"
+                        | "numpy.rec.recarray"
+                        | "numpy._core.records.recarray"
+                        | "numpy.chararray"
+                ) && self
+                    .parts(*shape)
+                    .is_some_and(|shape| matches!(shape.as_slice(), [Value::Int(0)]));
                 (good, self.make(Kind::Array, 0, 1, 1.0)?)
             }
-            ("numpy.ma.core._mareconstruct" | "numpy.ma._mareconstruct", [subtype, base, shape, _]) => {
+            (
+                "numpy.ma.core._mareconstruct" | "numpy.ma._mareconstruct",
+                [subtype, base, shape, _],
+            ) => {
                 let good = self.name_of(*subtype) == "numpy.ma.MaskedArray"
-                    || (self.name_of(*subtype) == "numpy.ma.core.MaskedArray" && self.name_of(*base) == "numpy.ndarray");
-                let small = self.parts(*shape).is_some_and(|shape| matches!(shape.as_slice(), [Value::Int(0)]));
+                    || (self.name_of(*subtype) == "numpy.ma.core.MaskedArray"
+                        && self.name_of(*base) == "numpy.ndarray");
+                let small = self
+                    .parts(*shape)
+                    .is_some_and(|shape| matches!(shape.as_slice(), [Value::Int(0)]));
                 (good && small, self.make(Kind::Array, 0, 1, 1.0)?)
             }
-            ("numpy._core.numeric._frombuffer" | "numpy._core.multiarray._frombuffer", [content, kind, _, order]) => {
+            (
+                "numpy._core.numeric._frombuffer" | "numpy._core.multiarray._frombuffer",
+                [content, kind, _, order],
+            ) => {
                 let has_objects = self.flags(*kind) & OBJECT_TYPE != 0;
                 let good = matches!(self.kind(*kind), Some(Kind::Dtype { .. }))
                     && !has_objects
@@ -895,7 +1011,11 @@ impl<'m, 's> Machine<'m, 's> {
             ("numpy._core.multiarray.scalar", [kind, ..]) => {
                 let objects = self.flags(*kind) & OBJECT_TYPE != 0;
                 let good = matches!(self.kind(*kind), Some(Kind::Dtype { .. }))
-                    && (objects || part(1).is_none_or(|content| matches!(content, Value::Bytes | Value::Text(_)) || matches!(self.kind(content), Some(Kind::Array))));
+                    && (objects
+                        || part(1).is_none_or(|content| {
+                            matches!(content, Value::Bytes | Value::Text(_))
+                                || matches!(self.kind(content), Some(Kind::Array))
+                        }));
                 (good, Value::Number)
             }
             ("numpy.dtype", [code, ..]) => match self.str_of(*code).and_then(dtype_bytes) {
@@ -904,7 +1024,13 @@ impl<'m, 's> Machine<'m, 's> {
                     (true, self.make(Kind::Dtype { item_bytes }, flags, 1, 1.0)?)
                 }
                 None => {
-                    let good = matches!(self.kind(*code), Some(Kind::Global { granted: Some(_), .. }));
+                    let good = matches!(
+                        self.kind(*code),
+                        Some(Kind::Global {
+                            granted: Some(_),
+                            ..
+                        })
+                    );
                     (good, self.make(Kind::Dtype { item_bytes: 0 }, 0, 1, 1.0)?)
                 }
             },
@@ -914,7 +1040,13 @@ impl<'m, 's> Machine<'m, 's> {
                 let good = self.list.find(&module, &function) == Some(Use::Data);
                 (good, self.make(Kind::Opaque, 0, 1, 1.0)?)
             }
-            ("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v3" | "torch._utils._rebuild_qtensor", [storage, offset, size, stride, ..]) => {
+            (
+                "torch._utils._rebuild_tensor_v2"
+                | "torch._utils._rebuild_tensor"
+                | "torch._utils._rebuild_tensor_v3"
+                | "torch._utils._rebuild_qtensor",
+                [storage, offset, size, stride, ..],
+            ) => {
                 let good = self.rebuild(*storage, *offset, *size, *stride, name.ends_with("_v3"));
                 (good, self.instance(callee, 0, &[])?)
             }
@@ -922,10 +1054,20 @@ impl<'m, 's> Machine<'m, 's> {
                 let function_name = self.name_of(*function);
                 let good = function_name.starts_with("torch._utils._rebuild_")
                     && self.is_class(*class)
-                    && matches!(self.kind(*function), Some(Kind::Global { granted: Some(Use::Check | Use::Call), .. }));
+                    && matches!(
+                        self.kind(*function),
+                        Some(Kind::Global {
+                            granted: Some(Use::Check | Use::Call),
+                            ..
+                        })
+                    );
                 if good {
                     // The inner call is judged as if it stood alone.
-                    let made = if self.list.find("torch._utils", function_name.trim_start_matches("torch._utils.")) == Some(Use::Check) {
+                    let made = if self.list.find(
+                        "torch._utils",
+                        function_name.trim_start_matches("torch._utils."),
+                    ) == Some(Use::Check)
+                    {
                         self.checked_call(*function, *inner)?
                     } else {
                         self.instance(callee, 0, &[*inner])?
@@ -950,7 +1092,10 @@ impl<'m, 's> Machine<'m, 's> {
             ("scipy.sparse._dok._dok_base" | "joblib.numpy_pickle.NumpyArrayWrapper", _) => {
                 (true, self.instance(callee, FILL_DICT, &parts)?)
             }
-            _ => (false, self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?),
+            _ => (
+                false,
+                self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?,
+            ),
         };
         if !good {
             self.find(
@@ -974,7 +1119,14 @@ impl<'m, 's> Machine<'m, 's> {
     }
 
     /// Holds a tensor's view against the storage that it is a view of.
-    fn rebuild(&mut self, storage: Value, offset: Value, size: Value, stride: Value, wide: bool) -> bool {
+    fn rebuild(
+        &mut self,
+        storage: Value,
+        offset: Value,
+        size: Value,
+        stride: Value,
+        wide: bool,
+    ) -> bool {
         let Some(Kind::Storage { elements }) = self.kind(storage) else {
             return false;
         };
@@ -989,12 +1141,18 @@ impl<'m, 's> Machine<'m, 's> {
         if size.len() != stride.len() {
             return false;
         }
-        let Some(count) = size.iter().try_fold(1_u64, |count, &side| count.checked_mul(side)) else {
+        let Some(count) = size
+            .iter()
+            .try_fold(1_u64, |count, &side| count.checked_mul(side))
+        else {
             return false;
         };
-        let last = size.iter().zip(&stride).try_fold(offset, |last, (&side, &step)| {
-            last.checked_add(side.saturating_sub(1).checked_mul(step)?)
-        });
+        let last = size
+            .iter()
+            .zip(&stride)
+            .try_fold(offset, |last, (&side, &step)| {
+                last.checked_add(side.saturating_sub(1).checked_mul(step)?)
+            });
         self.outcome.tensors += 1;
         self.outcome.parameters = self.outcome.parameters.saturating_add(count);
         // Storages of untyped bytes state their size in bytes, and elements are then at least one byte wide.
@@ -1009,7 +1167,9 @@ impl<'m, 's> Machine<'m, 's> {
         let parts = match self.kind(value)? {
             Kind::Tuple { .. } => self.parts(value)?,
             // `torch.Size` is a tuple in a wrapper.
-            Kind::Instance { class } if self.name_of(Value::Object(class)) == "torch.Size" => return None,
+            Kind::Instance { class } if self.name_of(Value::Object(class)) == "torch.Size" => {
+                return None;
+            }
             _ => return None,
         };
         parts
@@ -1097,9 +1257,9 @@ impl<'m, 's> Machine<'m, 's> {
         match self.kind(target) {
             Some(Kind::Dict { pairs: 0, .. }) => {
                 // Of small dictionaries with a known key first, rules may ask the values.
-                let asks = pairs.first().is_some_and(|&key| {
-                    matches!(self.str_of(key), Some("subclass"))
-                });
+                let asks = pairs
+                    .first()
+                    .is_some_and(|&key| matches!(self.str_of(key), Some("subclass")));
                 if asks && pairs.len() <= 16 && self.items.len() + pairs.len() <= MAX_ITEMS {
                     record = Some(u32::try_from(self.items.len()).unwrap_or(u32::MAX));
                     self.items.extend_from_slice(pairs);
@@ -1115,7 +1275,11 @@ impl<'m, 's> Machine<'m, 's> {
             if dunder {
                 object.flags |= DUNDER_KEY;
             }
-            if let Kind::Dict { start, pairs: count } = &mut object.kind {
+            if let Kind::Dict {
+                start,
+                pairs: count,
+            } = &mut object.kind
+            {
                 if let Some(record) = record {
                     *start = record;
                     *count = u32::try_from(pairs.len() / 2).unwrap_or(u32::MAX);
@@ -1130,7 +1294,8 @@ impl<'m, 's> Machine<'m, 's> {
 
     fn append(&mut self, parts: &[Value]) -> Result<(), Halt> {
         let target = self.top()?;
-        let good = matches!(self.kind(target), Some(Kind::List)) || self.flags(target) & FILL_LIST != 0;
+        let good =
+            matches!(self.kind(target), Some(Kind::List)) || self.flags(target) & FILL_LIST != 0;
         if !good {
             self.odd("something that is no list is filled like one");
         }
@@ -1163,7 +1328,10 @@ impl<'m, 's> Machine<'m, 's> {
                 let class = Value::Object(class);
                 if state_flags & DUNDER_KEY != 0 {
                     let name = self.name_of(class);
-                    self.find(&ARGUMENTS, format!("the state of a `{name}` replaces a special attribute"));
+                    self.find(
+                        &ARGUMENTS,
+                        format!("the state of a `{name}` replaces a special attribute"),
+                    );
                 }
                 self.absorb(target, &[state])?;
                 if self.is_global(class, "joblib.numpy_pickle.NumpyArrayWrapper") {
@@ -1194,7 +1362,17 @@ impl<'m, 's> Machine<'m, 's> {
         let objects = self.flags(target) & OBJECT_TYPE != 0;
         let parts = self.parts(state).unwrap_or_default();
         let good = match parts.as_slice() {
-            [Value::Int(3 | 4), order, sub, names, _fields, item_bytes, _alignment, Value::Int(flags), ..] => {
+            [
+                Value::Int(3 | 4),
+                order,
+                sub,
+                names,
+                _fields,
+                item_bytes,
+                _alignment,
+                Value::Int(flags),
+                ..,
+            ] => {
                 let nested = self.flags(state) & OBJECT_TYPE != 0;
                 let structured = *sub != Value::None || *names != Value::None;
                 if let (Value::Int(bytes), Value::Object(index)) = (item_bytes, target)
@@ -1204,7 +1382,11 @@ impl<'m, 's> Machine<'m, 's> {
                 {
                     object.kind = Kind::Dtype { item_bytes: bytes };
                 }
-                let flags_agree = if objects { *flags == 63 } else { flags & 0x07 == 0 };
+                let flags_agree = if objects {
+                    *flags == 63
+                } else {
+                    flags & 0x07 == 0
+                };
                 let is_order = self
                     .str_of(*order)
                     .is_some_and(|order| matches!(order, "<" | ">" | "|" | "="))
@@ -1233,15 +1415,23 @@ impl<'m, 's> Machine<'m, 's> {
         self.frame_end = None;
         let class = self.entry(state, "subclass");
         let kind = self.entry(state, "dtype");
-        let shape = self.entry(state, "shape").and_then(|shape| self.shape(shape));
+        let shape = self
+            .entry(state, "shape")
+            .and_then(|shape| self.shape(shape));
         let class_is_array = class.is_some_and(|class| {
             matches!(
                 self.name_of(class).as_str(),
-                "numpy.ndarray" | "numpy.matrix" | "numpy.memmap" | "numpy.recarray" | "numpy.rec.recarray"
+                "numpy.ndarray"
+                    | "numpy.matrix"
+                    | "numpy.memmap"
+                    | "numpy.recarray"
+                    | "numpy.rec.recarray"
             )
         });
         let described = match (kind.and_then(|kind| self.kind(kind)), shape) {
-            (Some(Kind::Dtype { item_bytes }), Some(shape)) if class_is_array => Some((item_bytes, shape)),
+            (Some(Kind::Dtype { item_bytes }), Some(shape)) if class_is_array => {
+                Some((item_bytes, shape))
+            }
             _ => None,
         };
         let Some((item_bytes, shape)) = described else {
@@ -1254,10 +1444,19 @@ impl<'m, 's> Machine<'m, 's> {
         self.outcome.arrays += 1;
         if objects {
             if self.nesting >= 8 {
-                return self.halt(&BOMB, "arrays of objects are nested deeper than any model needs");
+                return self.halt(
+                    &BOMB,
+                    "arrays of objects are nested deeper than any model needs",
+                );
             }
-            let inner = run_nested(self.input, self.list, Style::Plain, self.budget, self.nesting + 1)
-                .map_err(Halt::Read)?;
+            let inner = run_nested(
+                self.input,
+                self.list,
+                Style::Plain,
+                self.budget,
+                self.nesting + 1,
+            )
+            .map_err(Halt::Read)?;
             let finished = inner.finished;
             self.outcome.findings.extend(inner.findings);
             self.outcome.globals.extend(inner.globals);
@@ -1267,7 +1466,10 @@ impl<'m, 's> Machine<'m, 's> {
         } else {
             if let Some(alignment) = self.entry(state, "numpy_array_alignment_bytes") {
                 let Value::Int(1..=16) = alignment else {
-                    return self.halt(&ARGUMENTS, "the alignment of an array is not a small number");
+                    return self.halt(
+                        &ARGUMENTS,
+                        "the alignment of an array is not a small number",
+                    );
                 };
                 let padding = usize::from(self.byte()?);
                 let clean = match self.input.take(padding) {
@@ -1276,16 +1478,20 @@ impl<'m, 's> Machine<'m, 's> {
                     Err(error) => return Err(self.told(error)),
                 };
                 // Between 1 and 16, the byte is no opcode, so that no other reader goes on here.
-                if padding == 0 || !clean || !matches!(alignment, Value::Int(alignment) if padding as u64 <= alignment.unsigned_abs()) {
+                if padding == 0
+                    || !clean
+                    || !matches!(alignment, Value::Int(alignment) if padding as u64 <= alignment.unsigned_abs())
+                {
                     self.odd("the padding before an array holds something");
                 }
-            }
-            else {
+            } else {
                 self.odd("the bytes of an array follow without padding, so that another reader takes them for opcodes");
             }
             let bytes = shape
                 .iter()
-                .try_fold(u64::from(item_bytes), |bytes, &side| bytes.checked_mul(side));
+                .try_fold(u64::from(item_bytes), |bytes, &side| {
+                    bytes.checked_mul(side)
+                });
             let Some(bytes) = bytes else {
                 return self.halt(&ARGUMENTS, "the shape of an array overflows");
             };
@@ -1311,7 +1517,9 @@ impl<'m, 's> Machine<'m, 's> {
                 }
             }
             let Some(left) = self.budget.checked_sub(1) else {
-                return Err(Halt::Read(ReadError::Exhausted("opcodes for one inspection")));
+                return Err(Halt::Read(ReadError::Exhausted(
+                    "opcodes for one inspection",
+                )));
             };
             *self.budget = left;
             self.outcome.operations += 1;
@@ -1324,10 +1532,7 @@ impl<'m, 's> Machine<'m, 's> {
             };
             match protocol_of(opcode) {
                 None => {
-                    return self.halt(
-                        &NOT_CANONICAL,
-                        format!("{opcode:#04x} is no opcode"),
-                    );
+                    return self.halt(&NOT_CANONICAL, format!("{opcode:#04x} is no opcode"));
                 }
                 Some(least) if least > self.protocol.max(1) && opcode != 0x80 => {
                     self.odd(format!(
@@ -1375,7 +1580,9 @@ impl<'m, 's> Machine<'m, 's> {
             0x80 => {
                 let protocol = self.byte()?;
                 if self.at != first || !(2..=5).contains(&protocol) {
-                    self.odd(format!("protocol {protocol} is declared late, twice, or does not exist"));
+                    self.odd(format!(
+                        "protocol {protocol} is declared late, twice, or does not exist"
+                    ));
                 }
                 self.protocol = self.protocol.max(protocol.min(5));
             }
@@ -1465,7 +1672,9 @@ impl<'m, 's> Machine<'m, 's> {
                 if !quoted {
                     self.odd("a text is not quoted");
                 }
-                let inner = line.get(1..line.len().saturating_sub(1)).unwrap_or_default();
+                let inner = line
+                    .get(1..line.len().saturating_sub(1))
+                    .unwrap_or_default();
                 let text = String::from_utf8_lossy(inner).into_owned();
                 // Escapes are left as they are; names never have any.
                 let value = Value::Text(self.text(&text));
@@ -1532,7 +1741,8 @@ impl<'m, 's> Machine<'m, 's> {
                     (Value::Text(module), Value::Text(name)) => self.import(module, name)?,
                     _ => {
                         self.find(&GLOBAL, "imports something whose name is not a text");
-                        let made = self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?;
+                        let made =
+                            self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?;
                         self.push(made)?;
                     }
                 }
@@ -1685,7 +1895,10 @@ impl<'m, 's> Machine<'m, 's> {
                     _ => 4,
                 };
                 self.skip(width)?;
-                self.find(&GLOBAL, "imports a name by a number of the process that loads");
+                self.find(
+                    &GLOBAL,
+                    "imports a name by a number of the process that loads",
+                );
                 let made = self.make(Kind::Opaque, 0, 1, 1.0)?;
                 self.push(made)?;
             }
@@ -1698,14 +1911,20 @@ impl<'m, 's> Machine<'m, 's> {
         if digits.len() as u64 > MAX_INTEGER_BYTES * 3 {
             self.find(&BOMB, "an integer has more digits than any model needs");
         }
-        match std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()) {
+        match std::str::from_utf8(digits)
+            .ok()
+            .and_then(|text| text.parse().ok())
+        {
             Some(value) => Value::Int(value),
             None => Value::Number,
         }
     }
 
     fn index(&mut self, digits: &[u8]) -> Result<u64, Halt> {
-        match std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()) {
+        match std::str::from_utf8(digits)
+            .ok()
+            .and_then(|text| text.parse().ok())
+        {
             Some(index) => Ok(index),
             None => self.halt(&NOT_CANONICAL, "a memo slot is not a number"),
         }
@@ -1713,7 +1932,10 @@ impl<'m, 's> Machine<'m, 's> {
 
     fn long(&mut self, length: u64) -> Result<(), Halt> {
         if length > MAX_INTEGER_BYTES {
-            self.find(&BOMB, format!("an integer of {length} bytes is larger than any model needs"));
+            self.find(
+                &BOMB,
+                format!("an integer of {length} bytes is larger than any model needs"),
+            );
         }
         if length > 8 {
             self.skip(length)?;
@@ -1759,10 +1981,10 @@ impl<'m, 's> Machine<'m, 's> {
 /// The first protocol that has the opcode.
 fn protocol_of(opcode: u8) -> Option<u8> {
     Some(match opcode {
-        b'(' | b'.' | b'0' | b'1' | b'2' | b'F' | b'I' | b'L' | b'N' | b'P' | b'R' | b'S' | b'V'
-        | b'a' | b'b' | b'c' | b'd' | b'g' | b'i' | b'l' | b'p' | b's' | b't' => 0,
-        b'}' | b']' | b')' | b'G' | b'J' | b'K' | b'M' | b'Q' | b'T' | b'U' | b'X' | b'e' | b'h'
-        | b'j' | b'o' | b'q' | b'r' | b'u' => 1,
+        b'(' | b'.' | b'0' | b'1' | b'2' | b'F' | b'I' | b'L' | b'N' | b'P' | b'R' | b'S'
+        | b'V' | b'a' | b'b' | b'c' | b'd' | b'g' | b'i' | b'l' | b'p' | b's' | b't' => 0,
+        b'}' | b']' | b')' | b'G' | b'J' | b'K' | b'M' | b'Q' | b'T' | b'U' | b'X' | b'e'
+        | b'h' | b'j' | b'o' | b'q' | b'r' | b'u' => 1,
         0x80..=0x8b => 2,
         b'B' | b'C' => 3,
         0x8c..=0x95 => 4,
@@ -1803,7 +2025,7 @@ fn dtype_bytes(code: &str) -> Option<(u32, bool)> {
 }
 
 /// Width of an item of a storage.
-pub(crate) fn storage_item_bytes(kind: &str) -> Option<u64> {
+fn storage_item_bytes(kind: &str) -> Option<u64> {
     Some(match kind {
         "DoubleStorage" | "LongStorage" | "ComplexFloatStorage" => 8,
         "ComplexDoubleStorage" => 16,

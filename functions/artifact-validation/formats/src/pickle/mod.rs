@@ -11,7 +11,7 @@ mod machine;
 
 pub use globals::{ALLOW_LIST, AllowList, AllowListError, Use};
 pub use input::{Input, InputError};
-pub(crate) use machine::storage_item_bytes;
+
 pub use machine::{Outcome, Storage, Style};
 
 use crate::check::Check;
@@ -113,14 +113,47 @@ pub fn looks_like_pickle(head: &[u8], size: u64) -> bool {
     match head {
         [0x80, 0..=5, ..] => return true,
         // The first opcodes of protocols 0 and 1, which have no mark of their own.
-        [b'(' | b']' | b'}' | b')' | b'c' | b'N' | b'I' | b'L' | b'F' | b'S' | b'U' | b'T' | b'V' | b'X' | b'K'
-        | b'M' | b'J' | b'G' | b'l' | b'd' | b'i' | b'P' | 0x82..=0x84 | 0x88..=0x8f | 0x95 | b'B' | b'C', ..] => {}
+        [
+            b'('
+            | b']'
+            | b'}'
+            | b')'
+            | b'c'
+            | b'N'
+            | b'I'
+            | b'L'
+            | b'F'
+            | b'S'
+            | b'U'
+            | b'T'
+            | b'V'
+            | b'X'
+            | b'K'
+            | b'M'
+            | b'J'
+            | b'G'
+            | b'l'
+            | b'd'
+            | b'i'
+            | b'P'
+            | 0x82..=0x84
+            | 0x88..=0x8f
+            | 0x95
+            | b'B'
+            | b'C',
+            ..,
+        ] => {}
         _ => return false,
     }
     let bytes = Bytes::copy_from_slice(head);
     let mut input = Input::file(&bytes, 0);
     let mut operations = GUESS_OPERATIONS;
-    let followed = machine::run(&mut input, AllowList::built_in(), Style::Plain, &mut operations);
+    let followed = machine::run(
+        &mut input,
+        AllowList::built_in(),
+        Style::Plain,
+        &mut operations,
+    );
     match followed {
         Ok(outcome) => {
             // A text of one letter and a full stop is a pickle by chance, but a call is not.
@@ -235,7 +268,12 @@ pub fn check_at(check: &mut Check<'_>, source: &dyn Source, offset: u64) -> Resu
 pub(crate) fn salvage(bytes: &Bytes, start: u64) -> Vec<(&'static Rule, String)> {
     let mut input = Input::file(bytes, start);
     let mut operations = GUESS_OPERATIONS;
-    match machine::run(&mut input, AllowList::built_in(), Style::Joblib, &mut operations) {
+    match machine::run(
+        &mut input,
+        AllowList::built_in(),
+        Style::Joblib,
+        &mut operations,
+    ) {
         Ok(outcome) if outcome.calls > 0 => outcome
             .findings
             .into_iter()
