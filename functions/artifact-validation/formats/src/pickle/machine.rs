@@ -1081,6 +1081,20 @@ impl<'m, 's> Machine<'m, 's> {
                 let good = self.name_of(*class).starts_with("pandas.") && self.is_class(*class);
                 (good, self.instance(callee, 0, &parts)?)
             }
+            // How dill writes an array: the call that makes it, its arguments, its state, its attributes.
+            ("dill._dill._create_array", [function, inner, state, _attributes]) => {
+                let is_array = self
+                    .name_of(*function)
+                    .replace("numpy.core.", "numpy._core.")
+                    .ends_with("._reconstruct");
+                if is_array {
+                    let made = self.checked_call(*function, *inner)?;
+                    self.absorb(made, &[*state])?;
+                    (matches!(self.kind(made), Some(Kind::Array)), made)
+                } else {
+                    (false, self.make(Kind::Opaque, 0, 1, 1.0)?)
+                }
+            }
             (constructor, [class]) if constructor.ends_with(".newObj") => {
                 let good = self.is_class(*class) && !matches!(self.kind(*class), Some(Kind::Code));
                 (good, self.instance(*class, 0, &[])?)
