@@ -885,7 +885,8 @@ mod tests {
                 .map(|digits| rest.len() + digits)
                 .find(|length| length.to_string().len() + rest.len() == *length)
                 .unwrap();
-            content.push_str(&format!("{length}{rest}"));
+            content.push_str(&length.to_string());
+            content.push_str(&rest);
         }
         entry("PaxHeaders/x", b'x', "0000644", content.as_bytes())
     }

@@ -133,15 +133,16 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
         if path.contains('/') {
             continue;
         }
+        let extension = lower.rsplit('.').next().unwrap_or("");
         if lower.ends_with(".index.json") {
             index(check, &directory, path)?;
-        } else if lower.ends_with(".json") && !matches!(name, "config.json" | "model_index.json") {
+        } else if extension == "json" && !matches!(name, "config.json" | "model_index.json") {
             other(check, &directory, path)?;
-        } else if lower.ends_with(".jinja") {
-            if let Some(file) = directory.find(path) {
-                let bytes = read_small(file.source, MAX_BYTES)?;
-                template(check, path, &String::from_utf8_lossy(&bytes));
-            }
+        } else if extension == "jinja"
+            && let Some(file) = directory.find(path)
+        {
+            let bytes = read_small(file.source, MAX_BYTES)?;
+            template(check, path, &String::from_utf8_lossy(&bytes));
         }
     }
     Ok(())

@@ -382,9 +382,8 @@ fn flavor(
     name: &str,
     fields: &Map<String, Value>,
 ) -> Result<(), Trouble> {
-    for (key, value) in fields {
+    for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
-            (_, Value::Null) => {}
             ("loader_module", Value::String(module)) => loader(check, directory, fields, module),
             ("code", Value::String(path)) => {
                 directory.require(check, key, path);
