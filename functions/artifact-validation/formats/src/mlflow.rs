@@ -173,6 +173,9 @@ const PREDICTIONS: &[&str] = &[
     "decision_function",
 ];
 
+/// Longest schema; its values take many times the memory of its text.
+const MAX_SIGNATURE_BYTES: usize = 512 * 1024;
+
 /// Deepest the values of a description are looked into.
 const MAX_DEPTH: usize = 40;
 
@@ -622,6 +625,9 @@ fn signature(check: &mut Check<'_>, model: &Map<String, Value>) {
         }
         match schema {
             Value::Null => {}
+            Value::String(text) if text.len() > MAX_SIGNATURE_BYTES => {
+                check.find(&SIGNATURE, None, format!("`{part}` is too long"));
+            }
             Value::String(text) => match serde_json::from_str::<Value>(text) {
                 Ok(Value::Array(fields)) if fields.iter().all(is_field) => {
                     signature.insert(part.clone(), Value::Array(fields));
@@ -680,5 +686,78 @@ fn facts(check: &mut Check<'_>, model: &Map<String, Value>, flavors: &Map<String
     }
     if !versions.is_empty() {
         check.fact("framework_versions", Value::Object(versions));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::BundleFile;
+    use crate::inspect::Limits;
+    use bytes::Bytes;
+
+    fn run(text: &str) -> Verdict {
+        let model = Bytes::copy_from_slice(text.as_bytes());
+        let empty = Bytes::new();
+        let bundle = Bundle::new(
+            ["m/MLmodel", "m/model.ubj", "m/code/own.py", "other"]
+                .into_iter()
+                .map(|path| BundleFile {
+                    path,
+                    source: if path == "m/MLmodel" { &model } else { &empty },
+                })
+                .filter(|file| text.contains("own") || !file.path.ends_with(".py"))
+                .collect(),
+        );
+        let limits = Limits::default();
+        let mut check = Check::new(&bundle, "m/MLmodel", &model, &limits, 0);
+        super::check(&mut check).unwrap();
+        check.verdict()
+    }
+
+    #[test]
+    fn fields_that_import_or_open_are_held_against_lists() {
+        let flavor = |fields: &str| format!("flavors:\n  xgboost:\n{fields}");
+        let cases = [
+            (
+                "    data: model.ubj\n    loader_module: mlflow.xgboost\n",
+                Verdict::Clean,
+            ),
+            ("    data: ../other\n", Verdict::Unsafe),
+            ("    data: /etc/passwd\n", Verdict::Unsafe),
+            ("    data: C:\\x\n", Verdict::Unsafe),
+            ("    data: gone.ubj\n", Verdict::Malformed),
+            ("    anything: /etc/passwd\n", Verdict::Unsafe),
+            (
+                "    anything:\n    - a:\n        b: x/../../y\n",
+                Verdict::Unsafe,
+            ),
+            ("    loader_module: os\n", Verdict::Unsafe),
+            ("    loader_module: mlflow.xgboost.x\n", Verdict::Unsafe),
+            (
+                "    loader_module: mlflow.pyfunc.model\n",
+                Verdict::ContainsCode,
+            ),
+            (
+                "    loader_module: own\n    code: code\n",
+                Verdict::ContainsCode,
+            ),
+            (
+                "    loader_module: gone\n    code: m\n    x: own\n",
+                Verdict::Unsafe,
+            ),
+            ("    model_class: xgboost.core.Booster\n", Verdict::Clean),
+            ("    model_class: os.system\n", Verdict::Unsafe),
+            ("    keras_module: os\n", Verdict::Unsafe),
+            ("    data: !!python/name:os.system ''\n", Verdict::Unsafe),
+            ("    data: model.ubj\n    data: other\n", Verdict::Malformed),
+            (
+                "    skops_trusted_types: [os.system]\n",
+                Verdict::ContainsCode,
+            ),
+        ];
+        for (fields, verdict) in cases {
+            assert_eq!(run(&flavor(fields)), verdict, "{fields}");
+        }
     }
 }

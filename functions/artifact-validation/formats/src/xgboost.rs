@@ -255,7 +255,7 @@ fn learner(events: &mut dyn Events, model: &mut Model) -> Result<(), Trouble> {
                 let mut names = Vec::new();
                 model.feature_name_count = texts(events, |name| {
                     if names.len() < 1000 {
-                        names.push(name);
+                        names.push(name.chars().take(200).collect());
                     }
                 })?;
                 model.feature_names = Some(names);
