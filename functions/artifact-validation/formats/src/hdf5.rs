@@ -730,99 +730,90 @@ impl Walk<'_, '_> {
     /// Reads the links or attributes that lie in a fractal heap, by walking its blocks through the index.
     fn dense(&mut self, heap: u64, index: u64, what: Dense, path: &str) -> Result<(), Stop> {
         let heap = Heap::read(self, heap)?;
-        let mut header = self.piece(index, 34)?;
-        if header.take(4)?.as_ref() != b"BTHD" {
-            return structure(index, "an index has no tree");
-        }
-        header.number(1)?;
-        let kind = header.number(1)?;
-        let node_bytes = header.number(4)?;
-        let record_bytes = header.number(2)?;
-        let depth = header.number(2)?;
-        header.number(2)?;
-        let root = header.number(8)?;
-        let root_records = header.number(2)?;
         // Records of the name index: links keep hash and heap id, attributes heap id, flags, order and hash.
-        let expected = match what {
-            Dense::Links => (5, 11),
-            Dense::Attributes => (8, 17),
+        let (kind, record_bytes, id) = match what {
+            Dense::Links => (5, 11, 4..11),
+            Dense::Attributes => (8, 17, 0..8),
         };
-        if (kind, record_bytes) != expected || node_bytes > 1 << 20 || node_bytes < 64 || depth > 4
-        {
-            return Err(Stop::at(&UNKNOWN, index, "an index is of an unknown kind"));
-        }
-        if root == UNDEFINED {
-            return Ok(());
-        }
-        // Widths of the counts within internal nodes follow from how many records fit a node.
-        let width = |count: u64| -> usize {
-            usize::try_from((64 - count.leading_zeros()).div_ceil(8).max(1)).unwrap_or(1)
-        };
-        let leaf_capacity = (node_bytes - 10) / record_bytes;
-        let count_width = width(leaf_capacity);
-        let mut total_capacity = leaf_capacity;
-        let mut total_widths = vec![0usize; usize::try_from(depth).unwrap_or(0) + 1];
-        for level in 1..=usize::try_from(depth).unwrap_or(0) {
-            let below = total_widths.get(level - 1).copied().unwrap_or(0);
-            if let Some(slot) = total_widths.get_mut(level) {
-                *slot = if level == 1 { 0 } else { width(total_capacity) };
-            }
-            let pointer = 8
-                + count_width as u64
-                + if level > 1 {
-                    width(total_capacity) as u64
-                } else {
-                    below as u64
-                };
-            let capacity = (node_bytes - 10).saturating_sub(pointer) / (record_bytes + pointer);
-            total_capacity = capacity
-                .saturating_add(1)
-                .saturating_mul(total_capacity)
-                .saturating_add(capacity);
-        }
-        let mut nodes = vec![(root, root_records, depth)];
-        let mut seen = HashSet::new();
-        let mut ids = Vec::new();
-        while let Some((node, records, level)) = nodes.pop() {
-            if !seen.insert(node) || ids.len() > MAX_OBJECTS {
-                return structure(node, "an index goes in circles");
-            }
-            let mut piece = self.piece(node, usize::try_from(node_bytes).unwrap_or(0))?;
-            let signature = piece.take(4)?;
-            if signature.as_ref() != (if level == 0 { b"BTLF" } else { b"BTIN" }) {
-                return structure(node, "an index has a broken node");
-            }
-            piece.number(2)?;
-            for _ in 0..records {
-                if what == Dense::Links {
-                    piece.number(4)?;
-                    ids.push(piece.take(7)?);
-                } else {
-                    ids.push(piece.take(8)?);
-                    piece.take(9)?;
-                }
-            }
-            if level > 0 {
-                let total = total_widths
-                    .get(usize::try_from(level).unwrap_or(0))
-                    .copied()
-                    .unwrap_or(0);
-                for _ in 0..=records {
-                    let child = piece.number(8)?;
-                    let count = piece.number(count_width)?;
-                    piece.take(total)?;
-                    nodes.push((child, count, level - 1));
-                }
-            }
-        }
-        for id in ids {
-            let mut body = heap.object(self, &id)?;
+        for record in self.records(index, kind, record_bytes)? {
+            let mut body = heap.object(self, record.get(id.clone()).unwrap_or_default())?;
             match what {
                 Dense::Links => self.link(&mut body, path)?,
                 Dense::Attributes => self.attribute(&mut body, path)?,
             }
         }
         Ok(())
+    }
+
+    /// All records of a B-tree of the second version.
+    fn records(&mut self, index: u64, kind: u64, record_bytes: u64) -> Result<Vec<Bytes>, Stop> {
+        let mut header = self.piece(index, 34)?;
+        if header.take(4)?.as_ref() != b"BTHD" {
+            return structure(index, "an index has no tree");
+        }
+        header.number(1)?;
+        let found = (header.number(1)?, header.number(4)?, header.number(2)?);
+        let node_bytes = found.1;
+        let depth = header.number(2)?;
+        header.number(2)?;
+        let root = header.number(8)?;
+        let root_records = header.number(2)?;
+        if (found.0, found.2) != (kind, record_bytes)
+            || !(64..=1 << 20).contains(&node_bytes)
+            || depth > 4
+        {
+            return Err(Stop::at(&UNKNOWN, index, "an index is of an unknown kind"));
+        }
+        if root == UNDEFINED {
+            return Ok(Vec::new());
+        }
+        // Widths of the counts within internal nodes follow from how many records fit below.
+        let width = |count: u64| u64::from((64 - count.leading_zeros()).div_ceil(8).max(1));
+        let leaf_capacity = (node_bytes - 10) / record_bytes;
+        let count_width = width(leaf_capacity);
+        // By level: the width of a child's total, which only nodes above the second level keep.
+        let mut total_widths = vec![0, 0];
+        let mut total_capacity = leaf_capacity;
+        for level in 1..=depth {
+            let total_width = if level > 1 { width(total_capacity) } else { 0 };
+            if level > 1 {
+                total_widths.push(total_width);
+            }
+            let pointer = 8 + count_width + total_width;
+            let capacity = (node_bytes - 10).saturating_sub(pointer) / (record_bytes + pointer);
+            total_capacity = capacity
+                .saturating_add(1)
+                .saturating_mul(total_capacity)
+                .saturating_add(capacity);
+        }
+        let to_usize = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let mut nodes = vec![(root, root_records, depth)];
+        let mut seen = HashSet::new();
+        let mut all = Vec::new();
+        while let Some((node, records, level)) = nodes.pop() {
+            if !seen.insert(node) || all.len() > MAX_OBJECTS {
+                return structure(node, "an index goes in circles");
+            }
+            let mut piece = self.piece(node, to_usize(node_bytes))?;
+            let signature = piece.take(4)?;
+            if signature.as_ref() != (if level == 0 { b"BTLF" } else { b"BTIN" }) {
+                return structure(node, "an index has a broken node");
+            }
+            piece.number(2)?;
+            for _ in 0..records {
+                all.push(Bytes::copy_from_slice(&piece.take(to_usize(record_bytes))?));
+            }
+            if level > 0 {
+                let total = total_widths.get(to_usize(level)).copied().unwrap_or(0);
+                for _ in 0..=records {
+                    let child = piece.number(8)?;
+                    let count = piece.number(to_usize(count_width))?;
+                    piece.take(to_usize(total))?;
+                    nodes.push((child, count, level - 1));
+                }
+            }
+        }
+        Ok(all)
     }
 
     fn attribute(&mut self, body: &mut Piece, path: &str) -> Result<(), Stop> {
@@ -969,6 +960,7 @@ struct Heap {
     root_rows: u64,
     direct_header: u64,
     managed: u64,
+    huge: u64,
 }
 
 impl Heap {
@@ -982,7 +974,9 @@ impl Heap {
         let filter_bytes = header.number(2)?;
         let flags = header.number(1)?;
         let max_object = header.number(4)?;
-        header.take(8 * 4)?;
+        header.number(8)?;
+        let huge = header.number(8)?;
+        header.take(8 * 2)?;
         let managed = header.number(8)?;
         header.take(8 * 7)?;
         let table_width = header.number(2)?;
@@ -1023,11 +1017,29 @@ impl Heap {
             root_rows,
             direct_header: 13 + offset_bytes as u64 + checksum,
             managed,
+            huge,
         })
     }
 
     /// The bytes of the managed object that `id` names.
     fn object(&self, walk: &mut Walk<'_, '_>, id: &[u8]) -> Result<Piece, Stop> {
+        // An object too large for a block lies by itself, and is found by its number.
+        if id.first().is_some_and(|flags| flags & 0xf0 == 0x10) && self.huge != UNDEFINED {
+            let number = little(id.get(1..).unwrap_or_default());
+            for record in walk.records(self.huge, 1, 24)? {
+                let mut record = Piece {
+                    bytes: record,
+                    at: 0,
+                    offset: self.huge,
+                };
+                let (place, length, found) =
+                    (record.number(8)?, record.number(8)?, record.number(8)?);
+                if found == number {
+                    return walk.piece(place, usize::try_from(length).unwrap_or(usize::MAX));
+                }
+            }
+            return structure(self.place, "a large object is not in its heap");
+        }
         if (id.len() as u64) < self.id_bytes.min(7)
             || id.first().is_none_or(|flags| flags & 0xf0 != 0)
         {

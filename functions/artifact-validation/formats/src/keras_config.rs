@@ -271,7 +271,7 @@ impl Judge<'_, '_> {
         match home {
             Home::Foreign => self.find(&IMPORT, &format!("`{}`", shorten(&told))),
             Home::Keras if CODE_LAYERS.contains(&class) => {
-                self.find(&LAMBDA, &format!("`{}`", shorten(&told)))
+                self.find(&LAMBDA, &format!("`{}`", shorten(&told)));
             }
             Home::Keras if CLASSES.lines().any(|known| known == class) => {
                 if registered.is_some_and(|name| name.contains('>')) {
@@ -313,7 +313,7 @@ impl Judge<'_, '_> {
                 }
             }
             Some(module) if home(module) == Home::Author => {
-                self.custom(&format!("{module}.{name}"))
+                self.custom(&format!("{module}.{name}"));
             }
             Some(module) => self.find(
                 &IMPORT,

@@ -11,14 +11,22 @@ pub mod inspect;
 pub mod report;
 pub mod rules;
 pub mod source;
+
+pub mod compressed;
+pub mod pickle;
+pub mod text;
+pub mod torch;
 pub mod zip;
 
+pub mod coreml;
 pub mod gguf;
 pub mod hdf5;
 pub mod keras;
 pub mod onnx;
 pub mod safetensors;
+pub mod savedmodel;
 pub mod templates;
+pub mod tflite;
 
 mod keras_config;
 mod protobuf;
@@ -40,6 +48,7 @@ pub mod skops;
 pub mod triton;
 pub mod xgboost;
 
+mod cache;
 mod cursor;
 mod events;
 mod inflated;

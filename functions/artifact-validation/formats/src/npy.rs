@@ -12,7 +12,7 @@ use crate::zip::Archive;
 use serde_json::json;
 
 /// The rules of this format.
-pub const RULES: &[Rule] = &[MALFORMED, SIZE, MEMBER, OBJECTS];
+pub const RULES: &[Rule] = &[MALFORMED, SIZE, MEMBER];
 
 const MALFORMED: Rule = Rule {
     id: "npy.malformed",
@@ -530,20 +530,7 @@ pub(crate) fn member(
     Ok(())
 }
 
-const OBJECTS: Rule = Rule {
-    id: "npy.objects",
-    verdict: Verdict::Unsafe,
-    why: "Objects in an array are a pickle, which can run code when it is read.",
-    fix: "Store numbers and text in arrays of their own types.",
-};
-
 /// Inspects the pickle that begins at `offset` of an array of objects.
 fn objects(check: &mut Check<'_>, source: &dyn Source, offset: u64) -> Result<(), ReadError> {
-    let first = source.read(offset..source.size().min(offset + 1))?;
-    check.find(
-        &OBJECTS,
-        Some(offset),
-        format!("an array of objects, whose pickle begins with {first:?}"),
-    );
-    Ok(())
+    crate::pickle::check_at(check, source, offset)
 }

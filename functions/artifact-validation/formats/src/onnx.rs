@@ -343,7 +343,7 @@ impl Walk<'_, '_> {
                 (1, Some(range)) => key = self.wire.text(&range, 64 * 1024)?,
                 // Long values are notes; they are not looked into.
                 (2, Some(range)) if range.end - range.start <= 64 * 1024 => {
-                    value = self.wire.text(&range, 64 * 1024)?
+                    value = self.wire.text(&range, 64 * 1024)?;
                 }
                 (2, Some(_)) => value = "…".repeat(200),
                 _ => {
@@ -424,11 +424,11 @@ impl Walk<'_, '_> {
                 (5, Some(range)) => {
                     let name = self.tensor(range, depth == 0)?;
                     if !initializers.insert(name) {
-                        return Err(Stop::at(
+                        self.check.find(
                             &GRAPH,
-                            field.offset,
+                            Some(field.offset),
                             "two initializers have one name",
-                        ));
+                        );
                     }
                 }
                 (15, Some(range)) => {
@@ -437,7 +437,8 @@ impl Walk<'_, '_> {
                 (11, Some(range)) => {
                     let (name, value) = self.value_info(range)?;
                     if !known.insert(name) {
-                        return Err(Stop::at(&GRAPH, field.offset, "two inputs have one name"));
+                        self.check
+                            .find(&GRAPH, Some(field.offset), "two inputs have one name");
                     }
                     // Before version 4 of the format initializers are listed as inputs, too; a caller need not give these.
                     inputs.push((name, value));
@@ -484,11 +485,11 @@ impl Walk<'_, '_> {
         }
         for (name, place) in output_names {
             if !is_known(scopes, name) {
-                return Err(Stop::at(
+                self.check.find(
                     &GRAPH,
-                    place,
+                    Some(place),
                     "an output of the graph is computed by no node",
-                ));
+                );
             }
         }
         scopes.pop();
@@ -514,15 +515,15 @@ impl Walk<'_, '_> {
                     let name = self.name(&range)?;
                     if !is_known(scopes, name) {
                         let text = self.wire.text(&range, 64 * 1024)?;
-                        return Err(Stop::at(
+                        self.check.find(
                             &GRAPH,
-                            field.offset,
+                            Some(field.offset),
                             format!("a node uses `{}` before it exists", shorten(&text)),
-                        ));
+                        );
                     }
                 }
                 (2, Some(range)) if !range.is_empty() => {
-                    outputs.push((self.name(&range)?, field.offset))
+                    outputs.push((self.name(&range)?, field.offset));
                 }
                 (4, Some(range)) => operator = self.wire.text(&range, 1024)?,
                 (5, Some(range)) => attributes.push(range),
@@ -544,7 +545,8 @@ impl Walk<'_, '_> {
         if let Some(Some(innermost)) = scopes.last_mut() {
             for (name, offset) in outputs {
                 if !innermost.insert(name) {
-                    return Err(Stop::at(&GRAPH, offset, "a value is defined twice"));
+                    self.check
+                        .find(&GRAPH, Some(offset), "a value is defined twice");
                 }
             }
         }
@@ -657,7 +659,24 @@ impl Walk<'_, '_> {
     }
 
     /// Checks a tensor; answers its name.
+    ///
+    /// A tensor that does not fit ends neither the walk nor the search for worse.
     fn tensor(&mut self, range: Range<u64>, is_initializer: bool) -> Result<u64, Stop> {
+        let place = range.start;
+        match self.whole_tensor(range, is_initializer) {
+            Err(Stop::Found {
+                rule,
+                offset,
+                detail,
+            }) if rule.id != WIRE.id => {
+                self.check.find(rule, offset, detail);
+                Ok(place)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn whole_tensor(&mut self, range: Range<u64>, is_initializer: bool) -> Result<u64, Stop> {
         let place = range.start;
         let mut shape: Vec<u64> = Vec::new();
         let (mut kind, mut location, mut name, mut segment) = (0, 0, None, false);
@@ -679,7 +698,7 @@ impl Walk<'_, '_> {
                 (4..=7 | 10 | 11, _) => typed = self.typed(typed, &field)?,
                 (8, FieldValue::Bytes(range)) => name = Some(range.clone()),
                 (9, FieldValue::Bytes(range)) => raw = Some(range.end - range.start),
-                (12, FieldValue::Bytes(_)) | (16, FieldValue::Bytes(_)) => {}
+                (12 | 16, FieldValue::Bytes(_)) => {}
                 (13, FieldValue::Bytes(range)) => external.push(self.pair(range.clone())?),
                 (14, FieldValue::Number(number)) => location = *number,
                 _ => {
@@ -748,7 +767,7 @@ impl Walk<'_, '_> {
                         format!("{dtype} {shape:?} takes {bytes} bytes, but {raw} are there"),
                     ));
                 }
-                (None, Some(typed)) => self.typed_size(typed, dtype, bits, elements, place)?,
+                (None, Some(typed)) => typed_size(typed, dtype, bits, elements, place)?,
                 (None, None) if elements > 0 => {
                     return Err(Stop::at(
                         &TENSOR,
@@ -815,42 +834,6 @@ impl Walk<'_, '_> {
             }
         }
         Ok(Some(typed))
-    }
-
-    fn typed_size(
-        &self,
-        typed: Typed,
-        dtype: &str,
-        bits: u64,
-        elements: u64,
-        place: u64,
-    ) -> Result<(), Stop> {
-        let field = match dtype {
-            "float32" | "complex64" => 4,
-            "string" => 6,
-            "int64" => 7,
-            "float64" | "complex128" => 10,
-            "uint32" | "uint64" => 11,
-            _ => 5,
-        };
-        let expected = match dtype {
-            "complex64" | "complex128" => elements.saturating_mul(2),
-            _ if bits > 0 && bits < 8 => elements.div_ceil(8 / bits),
-            _ => elements,
-        };
-        // Four-bit values were stored one per number by early exporters.
-        let fits = typed.values == expected || (bits > 0 && bits < 8 && typed.values == elements);
-        if typed.field != field || (typed.counted && !fits) {
-            return Err(Stop::at(
-                &TENSOR,
-                place,
-                format!(
-                    "{elements} values of {dtype} are announced, {} are there",
-                    typed.values
-                ),
-            ));
-        }
-        Ok(())
     }
 
     fn external(
@@ -1051,7 +1034,7 @@ impl Walk<'_, '_> {
         while let Some(field) = fields.next(&mut self.wire)? {
             match (field.number, &field.value) {
                 (1, FieldValue::Number(kind)) => {
-                    dtype = element_type(*kind).map_or("undefined", |(name, _)| name)
+                    dtype = element_type(*kind).map_or("undefined", |(name, _)| name);
                 }
                 (2, FieldValue::Bytes(range)) => {
                     let mut dimensions = Vec::new();
@@ -1063,10 +1046,10 @@ impl Walk<'_, '_> {
                             while let Some(field) = fields.next(&mut self.wire)? {
                                 match (field.number, &field.value) {
                                     (1, FieldValue::Number(size)) => {
-                                        told = json!(size.cast_signed())
+                                        told = json!(size.cast_signed());
                                     }
                                     (2, FieldValue::Bytes(range)) => {
-                                        told = json!(shorten(&self.wire.text(range, 4096)?))
+                                        told = json!(shorten(&self.wire.text(range, 4096)?));
                                     }
                                     _ => {}
                                 }
@@ -1091,6 +1074,36 @@ struct Typed {
     field: u64,
     values: u64,
     counted: bool,
+}
+
+/// Whether a tensor has as many values as its shape asks for, in the field of its type.
+fn typed_size(typed: Typed, dtype: &str, bits: u64, elements: u64, place: u64) -> Result<(), Stop> {
+    let field = match dtype {
+        "float32" | "complex64" => 4,
+        "string" => 6,
+        "int64" => 7,
+        "float64" | "complex128" => 10,
+        "uint32" | "uint64" => 11,
+        _ => 5,
+    };
+    let expected = match dtype {
+        "complex64" | "complex128" => elements.saturating_mul(2),
+        _ if bits > 0 && bits < 8 => elements.div_ceil(8 / bits),
+        _ => elements,
+    };
+    // Four-bit values were stored one per number by early exporters.
+    let fits = typed.values == expected || (bits > 0 && bits < 8 && typed.values == elements);
+    if typed.field != field || (typed.counted && !fits) {
+        return Err(Stop::at(
+            &TENSOR,
+            place,
+            format!(
+                "{elements} values of {dtype} are announced, {} are there",
+                typed.values
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn is_known(scopes: &[Option<HashSet<u64>>], name: u64) -> bool {

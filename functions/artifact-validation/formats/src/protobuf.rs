@@ -168,8 +168,8 @@ impl Fields {
         }
         let value = match tag & 7 {
             0 => FieldValue::Number(wire.varint(&mut at, self.end)?),
-            wide @ (1 | 5) => {
-                let width = if wide == 1 { 8 } else { 4 };
+            fixed @ (1 | 5) => {
+                let width = if fixed == 1 { 8 } else { 4 };
                 if self.end.saturating_sub(at) < width {
                     return Err(wire.broken(offset, "a number ends after its message"));
                 }

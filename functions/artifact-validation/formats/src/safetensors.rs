@@ -11,7 +11,7 @@ use crate::window::{Stop, declare_rules, little, settle, zip_trailer};
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io;
@@ -58,7 +58,7 @@ pub fn detect(head: &[u8], _tail: &[u8], path: &str, _size: u64) -> bool {
         return false;
     }
     let length = little(&head[..8]);
-    if head.get(8) == Some(&b'{') && length >= 2 && length <= MAX_HEADER_BYTES {
+    if head.get(8) == Some(&b'{') && (2..=MAX_HEADER_BYTES).contains(&length) {
         return head
             .get(9)
             .is_none_or(|byte| matches!(byte, b'"' | b'}' | b' ' | b'\n' | b'\r' | b'\t'));
@@ -507,7 +507,7 @@ fn facts(
 ) -> (
     crate::report::Verdict,
     Vec<String>,
-    serde_json::Map<String, Value>,
+    serde_json::Map<String, serde_json::Value>,
 ) {
     crate::test_support::run(check, "model.safetensors", bytes)
 }

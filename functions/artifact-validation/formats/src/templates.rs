@@ -611,6 +611,17 @@ fn check_tag(tag: &Tag, macros: &HashSet<&str>) -> Result<(), TemplateProblem> {
                         return problem(offset, format!("the name `{name}` is not allowed"));
                     }
                     let is_keyword_argument = mark(Some(at + 1), "=") && !brackets.is_empty();
+                    let is_test_of = matches!(tokens.get(at + 1).map(|next| &next.token), Some(Token::Name(word)) if word == "is");
+                    if macros.contains(name.as_str())
+                        && !called
+                        && !is_keyword_argument
+                        && !is_test_of
+                    {
+                        return problem(
+                            offset,
+                            format!("the macro `{name}` is passed on as a value"),
+                        );
+                    }
                     if FORBIDDEN_NAMES.contains(&name.as_str()) && !is_keyword_argument {
                         return problem(
                             offset,
@@ -755,7 +766,7 @@ fn origin(tokens: &[Placed], names: &HashMap<&str, Origin>, macros: &HashSet<&st
                         }
                     }
                     Some(Token::Mark(".")) => {
-                        builds |= called && !PLAIN_METHODS.contains(&name.as_str())
+                        builds |= called && !PLAIN_METHODS.contains(&name.as_str());
                     }
                     _ if macros.contains(name.as_str()) && called => return Origin::Built,
                     _ if name == "caller" && called => return Origin::Built,
@@ -837,17 +848,20 @@ fn check_subscripts(tags: &[Tag], macros: &HashSet<&str>) -> Result<(), Template
     Ok(())
 }
 
+/// Stands for the arguments of all calls to macros; no name of a template can be spelled so.
+const ARGUMENTS: &str = "(arguments)";
+
 /// Carries the origin of the values to the names that a statement assigns.
 fn assign<'t>(tag: &'t Tag, names: &mut HashMap<&'t str, Origin>, macros: &HashSet<&str>) {
-    let tokens = tag.tokens.as_slice();
-    let mut raise = |targets: &'t [Placed], origin: Origin| {
+    fn raise<'t>(names: &mut HashMap<&'t str, Origin>, targets: &'t [Placed], value: Origin) {
         for placed in targets {
             if let Token::Name(name) = &placed.token {
                 let known = names.entry(name).or_insert(Origin::Input);
-                *known = (*known).max(origin);
+                *known = (*known).max(value);
             }
         }
-    };
+    }
+    let tokens = tag.tokens.as_slice();
     let word = match tokens.first() {
         Some(Placed {
             token: Token::Name(name),
@@ -855,97 +869,92 @@ fn assign<'t>(tag: &'t Tag, names: &mut HashMap<&'t str, Origin>, macros: &HashS
         }) if tag.statement => name.as_str(),
         _ => "",
     };
-    let at = |mark: &Token| tokens.iter().position(|placed| placed.token == *mark);
-    let snapshot = |range: &[Placed], names: &HashMap<&str, Origin>| origin(range, names, macros);
+    let arguments = names.get(ARGUMENTS).copied().unwrap_or(Origin::Input);
+    let is_mark = |at: usize, mark: &str| matches!(tokens.get(at), Some(Placed { token: Token::Mark(found), .. }) if *found == mark);
     match word {
-        "set" | "with" => match at(&Token::Mark("=")) {
-            Some(equals) => {
-                let value = {
-                    let known: HashMap<&str, Origin> = names.clone();
-                    snapshot(&tokens[equals + 1..], &known)
-                };
-                let mut raise = |targets: &'t [Placed], origin: Origin| {
-                    for placed in targets {
-                        if let Token::Name(name) = &placed.token {
-                            let known = names.entry(name).or_insert(Origin::Input);
-                            *known = (*known).max(origin);
+        "set" | "with" => {
+            let equals = tokens
+                .iter()
+                .position(|placed| placed.token == Token::Mark("="));
+            match equals {
+                Some(equals) => {
+                    let value = origin(&tokens[equals + 1..], names, macros);
+                    raise(names, &tokens[1..equals], value);
+                    // `with` assigns several names in one statement.
+                    for at in equals..tokens.len() {
+                        if word == "with" && is_mark(at + 1, "=") {
+                            raise(names, &tokens[at..=at], value);
                         }
                     }
-                };
-                raise(&tokens[1..equals], value);
-            }
-            // A block that is captured can spell anything.
-            None => raise(&tokens[1..], Origin::Built),
-        },
-        "for" => {
-            if let Some(of) = tokens
-                .iter()
-                .position(|placed| matches!(&placed.token, Token::Name(name) if name == "in"))
-            {
-                let value = origin(&tokens[of + 1..], &names.clone(), macros);
-                for placed in &tokens[1..of] {
-                    if let Token::Name(name) = &placed.token {
-                        let known = names.entry(name).or_insert(Origin::Input);
-                        *known = (*known).max(value);
-                    }
                 }
+                // A block that is captured can spell anything.
+                None if word == "set" => raise(names, &tokens[1..], Origin::Built),
+                None => {}
+            }
+        }
+        "for" => {
+            let of = tokens
+                .iter()
+                .position(|placed| matches!(&placed.token, Token::Name(name) if name == "in"));
+            if let Some(of) = of {
+                let value = origin(&tokens[of + 1..], names, macros);
+                // A recursive loop runs over what it is called with.
+                let is_recursive = tokens.iter().any(
+                    |placed| matches!(&placed.token, Token::Name(name) if name == "recursive"),
+                );
+                let value = if is_recursive {
+                    value.max(arguments)
+                } else {
+                    value
+                };
+                raise(names, &tokens[1..of], value);
             }
         }
         "macro" | "call" => {
-            // Parameters may receive whatever any call passes; calls are looked at below.
+            // Which argument goes where is not followed; underscores within arguments are usual, so that only what was
+            // put together counts. Defaults of parameters count in the same way.
+            let defaults = if word == "macro" {
+                origin(tokens.get(2..).unwrap_or_default(), names, macros)
+            } else {
+                Origin::Input
+            };
+            if arguments.max(defaults) == Origin::Built {
+                raise(names, tokens.get(1..).unwrap_or_default(), Origin::Built);
+            }
         }
         _ => {}
     }
-    // A macro's parameters take the origin of the arguments of its calls; without matching them up, any built argument
-    // of a call to a macro makes a parameter of every macro built, which only `Built` subscripts notice.
-    let mut depth: Vec<usize> = Vec::new();
+    if arguments == Origin::Built {
+        names.insert("varargs", Origin::Built);
+        names.insert("kwargs", Origin::Built);
+    }
+    let mut open: Vec<usize> = Vec::new();
     for (index, placed) in tokens.iter().enumerate() {
         match &placed.token {
-            Token::Mark("(") => depth.push(index),
+            Token::Mark("(") => open.push(index),
             Token::Mark(")") => {
-                if let Some(start) = depth.pop()
-                    && let Some(Placed {
-                        token: Token::Name(callee),
-                        ..
-                    }) = start.checked_sub(1).and_then(|at| tokens.get(at))
-                {
-                    let value = origin(&tokens[start + 1..index], &names.clone(), macros);
-                    if macros.contains(callee.as_str()) && word != "macro" {
-                        let known = names.entry("\u{0}arguments").or_insert(Origin::Input);
-                        *known = (*known).max(value);
-                    }
-                    if matches!(
-                        callee.as_str(),
-                        "append" | "extend" | "insert" | "update" | "setdefault" | "namespace"
-                    ) && value > Origin::Input
-                    {
-                        // The receiver now holds the value.
-                        if let Some(Placed {
-                            token: Token::Name(receiver),
-                            ..
-                        }) = start.checked_sub(3).and_then(|at| tokens.get(at))
-                        {
-                            let known = names.entry(receiver).or_insert(Origin::Input);
-                            *known = (*known).max(value);
-                        }
-                    }
+                let Some(start) = open.pop() else { continue };
+                let Some(Token::Name(callee)) = start.checked_sub(1).map(|at| &tokens[at].token)
+                else {
+                    continue;
+                };
+                let value = origin(&tokens[start + 1..index], names, macros);
+                let passes_on = macros.contains(callee.as_str())
+                    || matches!(callee.as_str(), "caller" | "loop");
+                if passes_on && word != "macro" {
+                    let known = names.entry(ARGUMENTS).or_insert(Origin::Input);
+                    *known = (*known).max(value);
+                }
+                // The receiver holds the value from then on.
+                if matches!(
+                    callee.as_str(),
+                    "append" | "extend" | "insert" | "update" | "setdefault"
+                ) {
+                    let receiver = start.saturating_sub(3);
+                    raise(names, &tokens[receiver..=receiver], value);
                 }
             }
             _ => {}
-        }
-    }
-    if word == "macro" {
-        let arguments = names
-            .get("\u{0}arguments")
-            .copied()
-            .unwrap_or(Origin::Input);
-        // Underscores within an argument are usual (`render(x, 'tool_call')`); only what was put together counts.
-        if arguments == Origin::Built {
-            for placed in tokens.iter().skip(2) {
-                if let Token::Name(name) = &placed.token {
-                    names.insert(name, Origin::Built);
-                }
-            }
         }
     }
 }
@@ -1006,6 +1015,16 @@ mod tests {
             "{{ 9 ** 9 ** 9 }}",
             "{{ x.gi_frame }}",
             "{%- raw -%}{%- endraw -%}{{ x.__class__ }}",
+            "{% with a=1, b='_'~'_class_'~'_' %}{{ x[b] }}{% endwith %}",
+            "{% macro m(k='_'~'_class_'~'_') %}{{ x[k] }}{% endmacro %}{{ m() }}",
+            "{% macro m() %}{{ x[varargs[0]] }}{% endmacro %}{{ m('_'~'_class_'~'_') }}",
+            "{% macro m(k) %}{{ x[k] }}{% endmacro %}{% set ns = namespace(get=m) %}{{ ns.get('_'~'_class_'~'_') }}",
+            "{% macro m() %}{{ caller('_'~'_class_'~'_') }}{% endmacro %}{% call(k) m() %}{{ x[k] }}{% endcall %}",
+            "{% for k in [1] recursive %}{{ x[k] }}{{ loop(['_'~'_class_'~'_']) }}{% endfor %}",
+            "{% set l = [] %}{% set _ = l.append('_'~'_class_'~'_') %}{{ x[l[0]] }}",
+            "{% filter attr('a') %}x{% endfilter %}",
+            "{{ x[dict(_=1)|list|first ~ '_class'] }}",
+            "{% set n = namespace(a='_') %}{% set n.a = n.a ~ '_class_' ~ n.a %}{{ x[n.a] }}",
             "{{ x ",
         ] {
             assert!(check_template(template).is_err(), "{template}");

@@ -200,20 +200,16 @@ pub(crate) fn zip_trailer(tail: &[u8], size: u64) -> Option<usize> {
         }
         if entries > 0 && directory_bytes <= place && directory_bytes >= 46 {
             let directory = place - directory_bytes;
-            match directory
+            let visible = directory
                 .checked_sub(tail_start)
-                .and_then(|start| usize::try_from(start).ok())
-            {
-                Some(start) => {
-                    if tail.get(start..start + 4) == Some(b"PK\x01\x02") {
-                        return Some(at);
-                    }
-                }
+                .and_then(|start| usize::try_from(start).ok());
+            let is_directory = match visible {
+                Some(start) => tail.get(start..start + 4) == Some(b"PK\x01\x02"),
                 // The directory begins before the tail: believe the record if its own offset agrees.
-                None if little(&record[16..20]) <= directory && little(&record[4..8]) == 0 => {
-                    return Some(at);
-                }
-                None => {}
+                None => little(&record[16..20]) <= directory && little(&record[4..8]) == 0,
+            };
+            if is_directory {
+                return Some(at);
             }
         }
         from = at + 1;

@@ -53,7 +53,6 @@ const FORMATS: &[&str] = &[
 
 /// Files whose only sin, or whose content, is a pickle, which other tests judge.
 const PICKLES: &[&str] = &[
-    "benign/obj.npy",
     "malicious/mlflow_evil_pickle",
     "malicious/sagemaker_inference_py.tar.gz",
     "malicious/tar_pickle_hidden_ext.tar",
