@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 /// The rules of this format.
 pub const RULES: &[Rule] = &[
     MALFORMED,
+    UNUSABLE_FLAVOR,
     YAML,
     PATH,
     MISSING,
@@ -48,6 +49,12 @@ const MISSING: Rule = Rule {
     id: "mlflow.missing-file",
     verdict: Verdict::Malformed,
     why: "The loader needs a file that is not part of the version.",
+    fix: "Upload the whole directory that MLflow wrote.",
+};
+const UNUSABLE_FLAVOR: Rule = Rule {
+    id: "mlflow.unusable-flavor",
+    verdict: Verdict::Clean,
+    why: "Serving uses the generic flavor, but loading by this one fails for a file that is not part of the version.",
     fix: "Upload the whole directory that MLflow wrote.",
 };
 const LOADER: Rule = Rule {
@@ -224,7 +231,7 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
     if flavors.is_empty() {
         return Err(Trouble::malformed(0, "no flavors"));
     }
-    let directory = Directory::of(check);
+    let mut directory = Directory::of(check);
     traversal(check, &model);
     for (name, flavor) in flavors {
         let Value::Object(fields) = flavor else {
@@ -233,8 +240,15 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
                 format!("the flavor {} is no mapping", quote(name)),
             ));
         };
+        let is_generic = name == "python_function" || !flavors.contains_key("python_function");
+        directory.missing = if is_generic {
+            &MISSING
+        } else {
+            &UNUSABLE_FLAVOR
+        };
         self::flavor(check, &directory, name, fields)?;
     }
+    directory.missing = &MISSING;
     for key in ["saved_input_example_info"] {
         if let Some(Value::Object(info)) = model.get(key) {
             for field in ["artifact_path", "serving_input_path"] {
@@ -263,6 +277,8 @@ pub(crate) struct Directory<'a> {
     bundle: &'a Bundle<'a>,
     /// Path of the directory with a `/` at its end, or nothing.
     prefix: String,
+    /// What a missing file means for the flavor at hand.
+    missing: &'static Rule,
 }
 
 impl<'a> Directory<'a> {
@@ -273,6 +289,7 @@ impl<'a> Directory<'a> {
         let path = if is_known { check.path } else { path };
         Self {
             bundle: check.bundle,
+            missing: &MISSING,
             prefix: path
                 .rfind('/')
                 .map_or_else(String::new, |end| path.get(..=end).unwrap_or("").to_owned()),
@@ -329,7 +346,7 @@ impl<'a> Directory<'a> {
             );
         } else if !self.has(path) {
             check.find(
-                &MISSING,
+                self.missing,
                 None,
                 format!("`{field}` names {}, which is not there", quote(path)),
             );
@@ -706,7 +723,7 @@ mod tests {
                     path,
                     source: if path == "m/MLmodel" { &model } else { &empty },
                 })
-                .filter(|file| text.contains("own") || !file.path.ends_with(".py"))
+                .filter(|file| text.contains("own") || file.path != "m/code/own.py")
                 .collect(),
         );
         let limits = Limits::default();

@@ -513,8 +513,7 @@ fn finish(check: &mut Check<'_>, document: Document, end: u64) -> Result<(), Tro
     let field = |name: &String| {
         by_name
             .get(name.as_str())
-            .map(|field| (*field).clone())
-            .unwrap_or_else(|| json!({"name": name}))
+            .map_or_else(|| json!({"name": name}), |field| (*field).clone())
     };
     let inputs: Vec<Value> = document.inputs.iter().take(1000).map(field).collect();
     let outputs: Vec<Value> = document.outputs.iter().take(1000).map(field).collect();
