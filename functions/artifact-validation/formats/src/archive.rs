@@ -96,12 +96,12 @@ const BLOCK: u64 = 512;
 const MAX_MEMBERS: usize = 65_536;
 const MAX_NAME_BYTES: usize = 4096;
 /// Most bytes of names of all members.
-const MAX_NAMES_BYTES: usize = 8 * 1024 * 1024;
+const MAX_NAMES_BYTES: usize = 2 * 1024 * 1024;
 /// Largest extended header.
 const MAX_EXTENDED_BYTES: u64 = 64 * 1024;
 /// Small members of compressed archives are kept, so that looking at them again does not decompress again.
 const KEPT_MEMBER_BYTES: u64 = 1024 * 1024;
-const KEPT_BYTES: u64 = 12 * 1024 * 1024;
+const KEPT_BYTES: u64 = 8 * 1024 * 1024;
 /// Archives may expand freely up to this size.
 const FREE_BYTES: u64 = 1024 * 1024;
 /// Longest run of zeros behind the last member; tape blocks are 10 KiB, and some tools write larger ones.
@@ -885,7 +885,8 @@ mod tests {
                 .map(|digits| rest.len() + digits)
                 .find(|length| length.to_string().len() + rest.len() == *length)
                 .unwrap();
-            content.push_str(&format!("{length}{rest}"));
+            content.push_str(&length.to_string());
+            content.push_str(&rest);
         }
         entry("PaxHeaders/x", b'x', "0000644", content.as_bytes())
     }

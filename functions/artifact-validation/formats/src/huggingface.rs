@@ -10,7 +10,7 @@ use crate::events::{Bounds, Event, Events, Json};
 use crate::mlflow::Directory;
 use crate::report::Verdict;
 use crate::rules::Rule;
-use crate::source::ReadError;
+use crate::source::{ReadError, Source};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -54,8 +54,8 @@ const TEMPLATE: Rule = Rule {
     fix: "Use only loops, conditions and the fields of messages in the template.",
 };
 
-/// Largest configuration; indexes of the largest models have some megabytes.
-const MAX_BYTES: u64 = 8 * 1024 * 1024;
+/// Largest `config.json`, whose values take many times the memory of its text.
+const MAX_BYTES: u64 = 1024 * 1024;
 const MAX_SHARDS: usize = 20_000;
 
 /// Tells whether this is the configuration that marks a directory.
@@ -90,7 +90,7 @@ pub fn check_bundle(check: &mut Check<'_>) -> Result<(), ReadError> {
 
 fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
     let bytes = read_small(check.source, MAX_BYTES)?;
-    duplicates(&bytes)?;
+    scan(check, "config.json", &bytes)?;
     let config: Value = serde_json::from_slice(&bytes)
         .map_err(|error| Trouble::malformed(0, format!("not JSON: {error}")))?;
     let Value::Object(fields) = &config else {
@@ -112,7 +112,6 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
             check.fact(fact, value.clone());
         }
     }
-    code(check, "config.json", &config);
     if check.path.ends_with("model_index.json") {
         pipeline(check, &config);
     }
@@ -129,68 +128,110 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
             sources += 1;
             check.find(&CODE, None, format!("{} is code", quote(path)));
         }
+        let extension = lower.rsplit('.').next().unwrap_or("");
+        if extension == "jinja"
+            && let Some(file) = directory.find(path)
+        {
+            let bytes = read_small(file.source, MAX_BYTES)?;
+            template(check, path, &String::from_utf8_lossy(&bytes));
+        }
         // Each directory with a configuration of its own is inspected by that.
         if path.contains('/') {
             continue;
         }
+        if path == "modules.json" {
+            modules(check, &directory)?;
+        }
         if lower.ends_with(".index.json") {
             index(check, &directory, path)?;
-        } else if lower.ends_with(".json") && !matches!(name, "config.json" | "model_index.json") {
+        } else if extension == "json" && !matches!(name, "config.json" | "model_index.json") {
             other(check, &directory, path)?;
-        } else if lower.ends_with(".jinja") {
-            if let Some(file) = directory.find(path) {
-                let bytes = read_small(file.source, MAX_BYTES)?;
-                template(check, path, &String::from_utf8_lossy(&bytes));
-            }
         }
     }
     Ok(())
 }
 
-/// Refuses an object that names a key twice.
-fn duplicates(bytes: &bytes::Bytes) -> Result<(), Trouble> {
-    let mut events = Json::new(bytes, Bounds::default());
-    while events.next()? != Event::End {}
-    Ok(())
-}
-
-/// Looks through a configuration for what makes a library import foreign code.
-fn code(check: &mut Check<'_>, file: &str, config: &Value) {
-    let mut pending = vec![config];
-    while let Some(value) = pending.pop() {
-        match value {
-            Value::Object(fields) => {
-                for (key, value) in fields {
-                    let is_code = match key.as_str() {
-                        "auto_map" | "custom_pipelines" | "custom_generate" => !is_empty(value),
-                        "trust_remote_code" => value == &Value::Bool(true),
-                        _ => false,
-                    };
-                    if is_code {
-                        let shown = value.to_string();
-                        check.find(
-                            &CODE,
-                            None,
-                            format!("`{key}` in {}: {}", quote(file), quote(&shown)),
-                        );
-                    }
-                    pending.push(value);
+/// Looks through a configuration, whatever its size, for templates and for what makes a library import foreign code.
+fn scan(check: &mut Check<'_>, path: &str, source: &dyn Source) -> Result<(), Trouble> {
+    let mut events = Json::new(source, Bounds::default());
+    // Keys of what is open; whether the last key that asks for code has a value yet.
+    let mut open: Vec<String> = Vec::new();
+    let mut key = String::new();
+    let mut asks = false;
+    loop {
+        let event = events.next()?;
+        if asks && !matches!(event, Event::ObjectEnd | Event::ArrayEnd) {
+            check.find(
+                &CODE,
+                Some(events.offset()),
+                format!("{} asks for code to be imported", quote(path)),
+            );
+        }
+        asks = false;
+        let names_code = matches!(
+            key.as_str(),
+            "auto_map" | "custom_pipelines" | "custom_generate"
+        );
+        match event {
+            Event::Key(next) => {
+                key = next.chars().take(100).collect();
+                continue;
+            }
+            Event::ObjectStart | Event::ArrayStart => {
+                asks = names_code;
+                open.push(std::mem::take(&mut key));
+            }
+            Event::ObjectEnd | Event::ArrayEnd => {
+                open.pop();
+            }
+            Event::Text(text) => {
+                let is_template =
+                    key == "chat_template" || open.iter().any(|key| key == "chat_template");
+                if is_template {
+                    template(check, path, &text);
+                }
+                if names_code && !text.is_empty() {
+                    check.find(
+                        &CODE,
+                        Some(events.offset()),
+                        format!("`{key}` in {} is {}", quote(path), quote(&text)),
+                    );
                 }
             }
-            Value::Array(items) => pending.extend(items),
+            Event::Boolean(true) if key == "trust_remote_code" => {
+                check.find(
+                    &CODE,
+                    Some(events.offset()),
+                    format!("`{key}` in {}", quote(path)),
+                );
+            }
+            Event::End => return Ok(()),
             _ => {}
         }
+        // A key belongs to one value.
+        key.clear();
     }
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(fields) => fields.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
+/// Modules of `sentence-transformers` are imported by the names of their types.
+fn modules(check: &mut Check<'_>, directory: &Directory<'_>) -> Result<(), Trouble> {
+    let Some(file) = directory.find("modules.json") else {
+        return Ok(());
+    };
+    let bytes = read_small(file.source, MAX_BYTES)?;
+    let modules: Vec<Value> = serde_json::from_slice(&bytes)
+        .map_err(|error| Trouble::malformed(0, format!("`modules.json`: {error}")))?;
+    for module in &modules {
+        let kind = module.get("type").and_then(Value::as_str).unwrap_or("");
+        if !kind.starts_with("sentence_transformers.") {
+            check.find(&CODE, None, format!("the module {}", quote(kind)));
+        }
+        let path = module.get("path").and_then(Value::as_str).unwrap_or("");
+        if !path.is_empty() && !crate::environment::is_inside(path) {
+            check.find(&PATH, None, format!("the module at {}", quote(path)));
+        }
     }
+    Ok(())
 }
 
 /// A pipeline of `diffusers` names a library and a class for each component.
@@ -296,33 +337,22 @@ fn other(check: &mut Check<'_>, directory: &Directory<'_>, path: &str) -> Result
     let Some(file) = directory.find(path) else {
         return Ok(());
     };
-    // Vocabularies are larger than any configuration, and hold no settings.
-    let is_vocabulary = matches!(path, "tokenizer.json" | "vocab.json" | "merges.json");
-    if is_vocabulary || file.source.size() > MAX_BYTES {
+    // Vocabularies hold no settings; examples and the like need not be JSON of one document.
+    if matches!(path, "tokenizer.json" | "vocab.json" | "merges.json") {
         return Ok(());
     }
-    let bytes = read_small(file.source, MAX_BYTES)?;
-    let Ok(config) = serde_json::from_slice::<Value>(&bytes) else {
-        return Ok(());
-    };
-    code(check, path, &config);
-    match config.get("chat_template") {
-        Some(Value::String(text)) => template(check, path, text),
-        Some(Value::Array(templates)) => {
-            for entry in templates {
-                if let Some(text) = entry.get("template").and_then(Value::as_str) {
-                    template(check, path, text);
-                }
-            }
+    match scan(check, path, file.source) {
+        Err(Trouble::Malformed { offset, detail })
+            if path.contains("config") || path.contains("template") =>
+        {
+            Err(Trouble::malformed(
+                offset,
+                format!("{}: {detail}", quote(path)),
+            ))
         }
-        Some(Value::Object(templates)) => {
-            for text in templates.values().filter_map(Value::as_str) {
-                template(check, path, text);
-            }
-        }
-        _ => {}
+        Err(Trouble::Malformed { .. }) => Ok(()),
+        outcome => outcome,
     }
-    Ok(())
 }
 
 fn template(check: &mut Check<'_>, path: &str, text: &str) {
@@ -334,4 +364,95 @@ fn template(check: &mut Check<'_>, path: &str, text: &str) {
         );
     }
     check.fact("chat_templates", json!(true));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::BundleFile;
+    use crate::inspect::Limits;
+    use bytes::Bytes;
+
+    fn run(files: &[(&str, &str)]) -> Verdict {
+        let files: Vec<(&str, Bytes)> = files
+            .iter()
+            .map(|(path, text)| (*path, Bytes::copy_from_slice(text.as_bytes())))
+            .collect();
+        let bundle = Bundle::new(
+            files
+                .iter()
+                .map(|(path, source)| BundleFile { path, source })
+                .collect(),
+        );
+        let limits = Limits::default();
+        let (path, source) = &files[0];
+        let mut check = Check::new(&bundle, path, source, &limits, 0);
+        super::check(&mut check).unwrap();
+        check.verdict()
+    }
+
+    #[test]
+    fn configurations_that_ask_for_code_need_an_approval() {
+        let plain = (
+            "m/config.json",
+            "{\"model_type\": \"bert\", \"auto_map\": {}}",
+        );
+        let cases: [(&[(&str, &str)], Verdict); 10] = [
+            (&[plain], Verdict::Clean),
+            (
+                &[("config.json", "{\"auto_map\": {\"A\": \"x.Y\"}}")],
+                Verdict::ContainsCode,
+            ),
+            (
+                &[("config.json", "{\"a\": [{\"auto_map\": [\"x.Y\", null]}]}")],
+                Verdict::ContainsCode,
+            ),
+            (
+                &[("config.json", "{\"auto\\u005fmap\": \"x.Y\"}")],
+                Verdict::ContainsCode,
+            ),
+            (
+                &[("config.json", "{\"a\": 1, \"a\": 2}")],
+                Verdict::Malformed,
+            ),
+            (&[plain, ("m/x.py", "")], Verdict::ContainsCode),
+            (
+                &[
+                    plain,
+                    (
+                        "m/tokenizer_config.json",
+                        "{\"chat_template\": \"{{ x.__class__ }}\"}",
+                    ),
+                ],
+                Verdict::Unsafe,
+            ),
+            (
+                &[plain, ("m/more/x.jinja", "{{ x.__class__ }}")],
+                Verdict::Unsafe,
+            ),
+            (
+                &[
+                    plain,
+                    (
+                        "m/modules.json",
+                        "[{\"type\": \"os.system\", \"path\": \"\"}]",
+                    ),
+                ],
+                Verdict::ContainsCode,
+            ),
+            (
+                &[
+                    plain,
+                    (
+                        "m/a.index.json",
+                        "{\"weight_map\": {\"t\": \"gone.safetensors\"}}",
+                    ),
+                ],
+                Verdict::Malformed,
+            ),
+        ];
+        for (files, verdict) in cases {
+            assert_eq!(run(files), verdict, "{files:?}");
+        }
+    }
 }

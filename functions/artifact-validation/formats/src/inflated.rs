@@ -28,7 +28,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 /// Blocks that are kept for reading a little backward.
 const KEPT_BLOCKS: usize = 8;
 /// Largest window of Zstandard, which a decoder holds in memory.
-const MAX_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Compressed bytes, read as what they stand for.
 pub(crate) struct Inflated<'a> {

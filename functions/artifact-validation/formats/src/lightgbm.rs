@@ -79,6 +79,7 @@ struct Model {
 fn model(cursor: &mut Cursor<'_>) -> Result<Model, Trouble> {
     let mut line = Vec::new();
     let mut header: HashMap<String, String> = HashMap::new();
+    let mut held = 0_usize;
     let mut model;
     // The header ends at the first tree, or at the end of the trees of a model that has none.
     let mut start;
@@ -93,7 +94,8 @@ fn model(cursor: &mut Cursor<'_>) -> Result<Model, Trouble> {
             break;
         }
         if let Some((key, value)) = text.split_once('=') {
-            if header.len() >= 64 {
+            held = held.saturating_add(text.len());
+            if header.len() >= 64 || held > 2 * MAX_LINE_BYTES {
                 return Err(Trouble::malformed(start, "the header has too many lines"));
             }
             if header.insert(key.to_owned(), value.to_owned()).is_some() {

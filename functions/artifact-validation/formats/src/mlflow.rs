@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 /// The rules of this format.
 pub const RULES: &[Rule] = &[
     MALFORMED,
+    UNUSABLE_FLAVOR,
     YAML,
     PATH,
     MISSING,
@@ -48,6 +49,12 @@ const MISSING: Rule = Rule {
     id: "mlflow.missing-file",
     verdict: Verdict::Malformed,
     why: "The loader needs a file that is not part of the version.",
+    fix: "Upload the whole directory that MLflow wrote.",
+};
+const UNUSABLE_FLAVOR: Rule = Rule {
+    id: "mlflow.unusable-flavor",
+    verdict: Verdict::Clean,
+    why: "Serving uses the generic flavor, but loading by this one fails for a file that is not part of the version.",
     fix: "Upload the whole directory that MLflow wrote.",
 };
 const LOADER: Rule = Rule {
@@ -173,6 +180,9 @@ const PREDICTIONS: &[&str] = &[
     "decision_function",
 ];
 
+/// Longest schema; its values take many times the memory of its text.
+const MAX_SIGNATURE_BYTES: usize = 512 * 1024;
+
 /// Deepest the values of a description are looked into.
 const MAX_DEPTH: usize = 40;
 
@@ -221,7 +231,7 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
     if flavors.is_empty() {
         return Err(Trouble::malformed(0, "no flavors"));
     }
-    let directory = Directory::of(check);
+    let mut directory = Directory::of(check);
     traversal(check, &model);
     for (name, flavor) in flavors {
         let Value::Object(fields) = flavor else {
@@ -230,8 +240,15 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
                 format!("the flavor {} is no mapping", quote(name)),
             ));
         };
+        let is_generic = name == "python_function" || !flavors.contains_key("python_function");
+        directory.missing = if is_generic {
+            &MISSING
+        } else {
+            &UNUSABLE_FLAVOR
+        };
         self::flavor(check, &directory, name, fields)?;
     }
+    directory.missing = &MISSING;
     for key in ["saved_input_example_info"] {
         if let Some(Value::Object(info)) = model.get(key) {
             for field in ["artifact_path", "serving_input_path"] {
@@ -260,6 +277,8 @@ pub(crate) struct Directory<'a> {
     bundle: &'a Bundle<'a>,
     /// Path of the directory with a `/` at its end, or nothing.
     prefix: String,
+    /// What a missing file means for the flavor at hand.
+    missing: &'static Rule,
 }
 
 impl<'a> Directory<'a> {
@@ -270,6 +289,7 @@ impl<'a> Directory<'a> {
         let path = if is_known { check.path } else { path };
         Self {
             bundle: check.bundle,
+            missing: &MISSING,
             prefix: path
                 .rfind('/')
                 .map_or_else(String::new, |end| path.get(..=end).unwrap_or("").to_owned()),
@@ -326,7 +346,7 @@ impl<'a> Directory<'a> {
             );
         } else if !self.has(path) {
             check.find(
-                &MISSING,
+                self.missing,
                 None,
                 format!("`{field}` names {}, which is not there", quote(path)),
             );
@@ -382,9 +402,8 @@ fn flavor(
     name: &str,
     fields: &Map<String, Value>,
 ) -> Result<(), Trouble> {
-    for (key, value) in fields {
+    for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
-            (_, Value::Null) => {}
             ("loader_module", Value::String(module)) => loader(check, directory, fields, module),
             ("code", Value::String(path)) => {
                 directory.require(check, key, path);
@@ -623,6 +642,9 @@ fn signature(check: &mut Check<'_>, model: &Map<String, Value>) {
         }
         match schema {
             Value::Null => {}
+            Value::String(text) if text.len() > MAX_SIGNATURE_BYTES => {
+                check.find(&SIGNATURE, None, format!("`{part}` is too long"));
+            }
             Value::String(text) => match serde_json::from_str::<Value>(text) {
                 Ok(Value::Array(fields)) if fields.iter().all(is_field) => {
                     signature.insert(part.clone(), Value::Array(fields));
@@ -681,5 +703,78 @@ fn facts(check: &mut Check<'_>, model: &Map<String, Value>, flavors: &Map<String
     }
     if !versions.is_empty() {
         check.fact("framework_versions", Value::Object(versions));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::BundleFile;
+    use crate::inspect::Limits;
+    use bytes::Bytes;
+
+    fn run(text: &str) -> Verdict {
+        let model = Bytes::copy_from_slice(text.as_bytes());
+        let empty = Bytes::new();
+        let bundle = Bundle::new(
+            ["m/MLmodel", "m/model.ubj", "m/code/own.py", "other"]
+                .into_iter()
+                .map(|path| BundleFile {
+                    path,
+                    source: if path == "m/MLmodel" { &model } else { &empty },
+                })
+                .filter(|file| text.contains("own") || file.path != "m/code/own.py")
+                .collect(),
+        );
+        let limits = Limits::default();
+        let mut check = Check::new(&bundle, "m/MLmodel", &model, &limits, 0);
+        super::check(&mut check).unwrap();
+        check.verdict()
+    }
+
+    #[test]
+    fn fields_that_import_or_open_are_held_against_lists() {
+        let flavor = |fields: &str| format!("flavors:\n  xgboost:\n{fields}");
+        let cases = [
+            (
+                "    data: model.ubj\n    loader_module: mlflow.xgboost\n",
+                Verdict::Clean,
+            ),
+            ("    data: ../other\n", Verdict::Unsafe),
+            ("    data: /etc/passwd\n", Verdict::Unsafe),
+            ("    data: C:\\x\n", Verdict::Unsafe),
+            ("    data: gone.ubj\n", Verdict::Malformed),
+            ("    anything: /etc/passwd\n", Verdict::Unsafe),
+            (
+                "    anything:\n    - a:\n        b: x/../../y\n",
+                Verdict::Unsafe,
+            ),
+            ("    loader_module: os\n", Verdict::Unsafe),
+            ("    loader_module: mlflow.xgboost.x\n", Verdict::Unsafe),
+            (
+                "    loader_module: mlflow.pyfunc.model\n",
+                Verdict::ContainsCode,
+            ),
+            (
+                "    loader_module: own\n    code: code\n",
+                Verdict::ContainsCode,
+            ),
+            (
+                "    loader_module: gone\n    code: m\n    x: own\n",
+                Verdict::Unsafe,
+            ),
+            ("    model_class: xgboost.core.Booster\n", Verdict::Clean),
+            ("    model_class: os.system\n", Verdict::Unsafe),
+            ("    keras_module: os\n", Verdict::Unsafe),
+            ("    data: !!python/name:os.system ''\n", Verdict::Unsafe),
+            ("    data: model.ubj\n    data: other\n", Verdict::Malformed),
+            (
+                "    skops_trusted_types: [os.system]\n",
+                Verdict::ContainsCode,
+            ),
+        ];
+        for (fields, verdict) in cases {
+            assert_eq!(run(&flavor(fields)), verdict, "{fields}");
+        }
     }
 }

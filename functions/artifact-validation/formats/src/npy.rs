@@ -8,11 +8,11 @@ use crate::cursor::{Trouble, quote, settle};
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::{ReadError, Source};
-use crate::zip::{Archive, Part};
+use crate::zip::Archive;
 use serde_json::json;
 
 /// The rules of this format.
-pub const RULES: &[Rule] = &[MALFORMED, SIZE, MEMBER, OBJECTS];
+pub const RULES: &[Rule] = &[MALFORMED, SIZE, MEMBER];
 
 const MALFORMED: Rule = Rule {
     id: "npy.malformed",
@@ -419,8 +419,7 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
 fn array(check: &mut Check<'_>, header: &Header) -> Result<(), ReadError> {
     let size = check.size();
     if header.has_objects {
-        let rest = Part::new(check.source, header.data_offset..size);
-        return objects(check, &rest, header.data_offset);
+        return objects(check, check.source, header.data_offset);
     }
     if header.data_offset.checked_add(header.data_bytes) != Some(size) {
         check.find(
@@ -500,44 +499,12 @@ pub(crate) fn member(
                 format!("member {} is an array of objects", quote(&entry.name)),
             ));
         }
-        let inner_path = format!("{}!/{}", check.path, entry.name);
-        let outcome = if let Some(part) = archive.stored(entry) {
-            let mut inner = Check::new(
-                check.bundle,
-                &inner_path,
-                &part,
-                check.limits,
-                check.depth + 1,
-            );
-            let rest = Part::new(&part, header.data_offset..part.size());
-            objects(&mut inner, &rest, header.data_offset)?;
-            inner.finish()
+        if let Some(part) = archive.stored(entry) {
+            objects(check, &part, header.data_offset)?;
         } else {
-            let bytes = match archive.read(entry, MAX_MEMBER_BYTES) {
-                Ok(bytes) => bytes,
-                Err(error) => return Ok(error.report(check)?),
-            };
-            let mut inner = Check::new(
-                check.bundle,
-                &inner_path,
-                &bytes,
-                check.limits,
-                check.depth + 1,
-            );
-            let rest = Part::new(&bytes, header.data_offset..bytes.len() as u64);
-            objects(&mut inner, &rest, header.data_offset)?;
-            inner.finish()
-        };
-        let (_, findings, _) = outcome;
-        for finding in findings {
-            if let Some(rule) = crate::rules::find(&finding.rule) {
-                check.find(
-                    rule,
-                    finding.offset_bytes,
-                    format!("member {}: {}", quote(&entry.name), finding.detail),
-                );
-            } else {
-                check.find(&OBJECTS, finding.offset_bytes, finding.detail);
+            match archive.read(entry, MAX_MEMBER_BYTES) {
+                Ok(bytes) => objects(check, &bytes, header.data_offset)?,
+                Err(error) => error.report(check)?,
             }
         }
         return Ok(());
@@ -563,14 +530,7 @@ pub(crate) fn member(
     Ok(())
 }
 
-const OBJECTS: Rule = Rule {
-    id: "npy.objects",
-    verdict: Verdict::Unsafe,
-    why: "Objects in an array are a pickle, which can run code when it is read.",
-    fix: "Store numbers and text in arrays of their own types.",
-};
-
-/// Inspects the pickle behind the header of an array of objects.
-fn objects(check: &mut Check<'_>, rest: &dyn Source, _offset: u64) -> Result<(), ReadError> {
-    crate::pickle::check_at(check, rest, 0)
+/// Inspects the pickle that begins at `offset` of an array of objects.
+fn objects(check: &mut Check<'_>, source: &dyn Source, offset: u64) -> Result<(), ReadError> {
+    crate::pickle::check_at(check, source, offset)
 }

@@ -10,7 +10,7 @@ use crate::source::{ReadError, Source};
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
 
 /// The rules of this format.
@@ -49,6 +49,12 @@ const CODE: Rule = Rule {
 
 /// Deepest nesting of elements; trees of a decision tree nest one level per split.
 const MAX_DEPTH: usize = 2048;
+/// Most attributes of one tag; the schema has no element with more than some twenty.
+const MAX_ATTRIBUTES: usize = 256;
+/// Longest name of an element.
+const MAX_NAME_BYTES: usize = 200;
+/// Most bytes of names that are kept.
+const MAX_KEPT_BYTES: usize = 4 * 1024 * 1024;
 /// Longest single tag or text.
 const MAX_EVENT_BYTES: usize = 8 * 1024 * 1024;
 
@@ -158,6 +164,7 @@ struct Document {
     tree_count: u64,
     functions: HashSet<String>,
     defined: HashSet<String>,
+    kept_bytes: usize,
 }
 
 /// Elements that hold a model, directly below the root.
@@ -313,8 +320,15 @@ fn element(
     offset: u64,
 ) -> Result<String, Trouble> {
     let name = tag.local_name().as_ref().to_owned();
+    if name.len() > MAX_NAME_BYTES {
+        return Err(Trouble::malformed(offset, "a name that is too long"));
+    }
     let mut attributes: Vec<(String, String)> = Vec::new();
     for attribute in tag.attributes() {
+        // Finding duplicates takes the square of their number.
+        if attributes.len() >= MAX_ATTRIBUTES {
+            return Err(Trouble::malformed(offset, "a tag with too many attributes"));
+        }
         let attribute =
             attribute.map_err(|error| Trouble::malformed(offset, format!("not XML: {error}")))?;
         let raw: &str = &attribute.value;
@@ -352,6 +366,17 @@ fn element(
             .map(|(_, value)| value.clone())
             .unwrap_or_default();
         return Ok(name);
+    }
+    let is_kept = matches!(
+        name.as_str(),
+        "DataField" | "MiningField" | "DefineFunction" | "Application"
+    );
+    if is_kept {
+        let bytes: usize = attributes.iter().map(|(_, value)| value.len() + 64).sum();
+        document.kept_bytes = document.kept_bytes.saturating_add(bytes);
+        if document.kept_bytes > MAX_KEPT_BYTES {
+            return Err(Trouble::too_large(offset, "too many fields"));
+        }
     }
     let parent = stack.last().map_or("", String::as_str);
     let is_top_model = stack
@@ -415,7 +440,10 @@ fn element(
         }
         (_, "Apply") => {
             let function = required("function")?;
-            if document.functions.len() < 10_000 {
+            if !document.functions.contains(function) {
+                if document.functions.len() >= 10_000 || function.len() > 1000 {
+                    return Err(Trouble::malformed(offset, "too many functions"));
+                }
                 document.functions.insert(function.to_owned());
             }
         }
@@ -477,13 +505,15 @@ fn finish(check: &mut Check<'_>, document: Document, end: u64) -> Result<(), Tro
     for function in custom {
         check.find(&CODE, None, format!("the function {}", quote(function)));
     }
+    let by_name: HashMap<&str, &Value> = document
+        .fields
+        .iter()
+        .filter_map(|field| Some((field.get("name")?.as_str()?, field)))
+        .collect();
     let field = |name: &String| {
-        document
-            .fields
-            .iter()
-            .find(|field| field.get("name").and_then(Value::as_str) == Some(name))
-            .cloned()
-            .unwrap_or_else(|| json!({"name": name}))
+        by_name
+            .get(name.as_str())
+            .map_or_else(|| json!({"name": name}), |field| (*field).clone())
     };
     let inputs: Vec<Value> = document.inputs.iter().take(1000).map(field).collect();
     let outputs: Vec<Value> = document.outputs.iter().take(1000).map(field).collect();

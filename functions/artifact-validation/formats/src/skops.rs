@@ -49,6 +49,9 @@ const MEMBER: Rule = Rule {
     fix: "Save the model again with `skops.io.dump`.",
 };
 
+/// Longest name of a type, key or member that is kept.
+const MAX_NAME_CHARACTERS: usize = 300;
+
 /// Largest literal within the schema.
 const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -193,7 +196,8 @@ struct Frame {
     module: Option<String>,
     class: Option<String>,
     file: Option<String>,
-    content: Option<String>,
+    /// Whether a text under `content` is a plain literal, and the literal itself if it is short.
+    content: Option<(bool, String)>,
     kind: Option<String>,
     /// What protocols 0 and 1 call the module and name of a function.
     old_module: Option<String>,
@@ -236,7 +240,7 @@ impl Walk {
                 }
                 Event::Key(key) => {
                     if let Some(frame) = stack.last_mut() {
-                        frame.key = key;
+                        frame.key = key.chars().take(MAX_NAME_CHARACTERS).collect();
                     }
                 }
                 Event::Text(text) => {
@@ -245,18 +249,23 @@ impl Walk {
                         if is_root && frame.key == "_skops_version" {
                             self.version = Some(text.chars().take(40).collect());
                         }
+                        if frame.key == "content" {
+                            let shown = text.chars().take(100).collect();
+                            frame.content = Some((is_plain_literal(&text), shown));
+                            continue;
+                        }
                         let slot = match frame.key.as_str() {
                             "__loader__" => &mut frame.loader,
                             "__module__" => &mut frame.module,
                             "__class__" => &mut frame.class,
                             "file" => &mut frame.file,
-                            "content" => &mut frame.content,
                             "type" => &mut frame.kind,
                             "module_path" => &mut frame.old_module,
                             "function" => &mut frame.old_function,
                             _ => continue,
                         };
-                        *slot = Some(text);
+                        // What is longer than any name is no name, and memory is bounded.
+                        *slot = Some(text.chars().take(MAX_NAME_CHARACTERS).collect());
                     }
                 }
                 Event::Integer(number) => {
@@ -325,8 +334,8 @@ impl Walk {
         };
         let is_known = match loader.as_str() {
             "JsonNode" => {
-                if let Some(content) = &frame.content {
-                    self.literal(content, &frame.name, offset);
+                if let Some((is_plain, content)) = &frame.content {
+                    self.literal(*is_plain, content, &frame.name, offset);
                 }
                 matches!(
                     name.as_str(),
@@ -401,13 +410,7 @@ impl Walk {
     }
 
     /// Looks at a value that the schema keeps as JSON within its JSON.
-    fn literal(&mut self, content: &str, name: &str, offset: u64) {
-        // Parsing recurses in Python, so depth is bounded as in any other document.
-        let value: Result<serde_json::Value, _> = serde_json::from_str(content);
-        let is_plain = matches!(content, "NaN" | "Infinity" | "-Infinity")
-            || value.as_ref().is_ok_and(|value| !value.is_object() && !value.is_array())
-            // An integer of Python is as long as it likes.
-            || (!content.is_empty() && content.len() < 5000 && content.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()));
+    fn literal(&mut self, is_plain: bool, content: &str, name: &str, offset: u64) {
         if !is_plain {
             self.find(
                 &MALFORMED,
@@ -417,19 +420,37 @@ impl Walk {
         }
         // NumPy looks this name up in its own module and calls what it finds.
         if name == "bit_generator"
-            && let Ok(serde_json::Value::String(generator)) = value
+            && let Some(generator) = content
+                .strip_prefix('"')
+                .and_then(|name| name.strip_suffix('"'))
             && !matches!(
-                generator.as_str(),
+                generator,
                 "MT19937" | "PCG64" | "PCG64DXSM" | "Philox" | "SFC64"
             )
         {
             self.find(
                 &NODE,
                 offset,
-                format!("the random generator {}", quote(&generator)),
+                format!("the random generator {}", quote(generator)),
             );
         }
     }
+}
+
+/// Whether a value that the schema keeps as JSON is a single number, text or constant.
+fn is_plain_literal(content: &str) -> bool {
+    // A text is looked at without building it; anything else is short.
+    if matches!(content, "NaN" | "Infinity" | "-Infinity") {
+        return true;
+    }
+    let digits = content.trim_start_matches('-');
+    // An integer of Python is as long as it likes, but printing it takes the square of its length.
+    if !digits.is_empty() && digits.len() < 4300 && digits.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return true;
+    }
+    !content.trim_start().starts_with(['[', '{'])
+        && serde_json::from_str::<serde_json::Value>(content).is_ok()
 }
 
 fn is_numpy_type(class: &str) -> bool {

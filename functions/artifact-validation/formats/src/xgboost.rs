@@ -37,13 +37,37 @@ const INDEX: Rule = Rule {
 const MAX_NODES: usize = 1_000_000;
 
 /// Tells whether the file begins like an XGBoost document.
-pub fn detect(head: &[u8], _tail: &[u8], _path: &str, _size: u64) -> bool {
-    is_ubjson(head) || is_json(head)
+pub fn detect(head: &[u8], _tail: &[u8], path: &str, _size: u64) -> bool {
+    let is_named = path
+        .rsplit('.')
+        .next()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("ubj"));
+    is_ubjson(head) || is_json(head) || (is_named && head.starts_with(b"{"))
 }
 
+/// Whether an object begins with a key of a plausible length; text may well begin with `{i`.
 fn is_ubjson(head: &[u8]) -> bool {
-    // `{`, then a key whose length is of an integer type.
-    matches!(head, [b'{', b'i' | b'U' | b'I' | b'l' | b'L', ..])
+    let (width, rest) = match head {
+        [b'{', b'i' | b'U', rest @ ..] => (1, rest),
+        [b'{', b'I', rest @ ..] => (2, rest),
+        [b'{', b'l', rest @ ..] => (4, rest),
+        [b'{', b'L', rest @ ..] => (8, rest),
+        _ => return false,
+    };
+    let length = rest
+        .get(..width)
+        .unwrap_or(&[])
+        .iter()
+        .fold(0_usize, |length, byte| (length << 8) | usize::from(*byte));
+    let key = length
+        .checked_add(width)
+        .and_then(|end| rest.get(width..end))
+        .unwrap_or(&[]);
+    (1..=64).contains(&length)
+        && !key.is_empty()
+        && key
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
 }
 
 fn is_json(head: &[u8]) -> bool {
@@ -62,12 +86,12 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
     let head = check.read(0..check.size().min(64 * 1024))?;
     let source = check.source;
     let mut model = Model::default();
-    let (format, outcome) = if is_ubjson(&head) {
-        let mut events = Ubjson::new(source, Bounds::default());
-        ("ubjson", document(&mut events, &mut model))
-    } else {
+    let (format, outcome) = if is_json(&head) {
         let mut events = Json::new(source, Bounds::default());
         ("json", document(&mut events, &mut model))
+    } else {
+        let mut events = Ubjson::new(source, Bounds::default());
+        ("ubjson", document(&mut events, &mut model))
     };
     if settle(check, outcome, &MALFORMED, &TOO_LARGE)?.is_some() {
         check.fact("encoding", format);
@@ -255,7 +279,7 @@ fn learner(events: &mut dyn Events, model: &mut Model) -> Result<(), Trouble> {
                 let mut names = Vec::new();
                 model.feature_name_count = texts(events, |name| {
                     if names.len() < 1000 {
-                        names.push(name);
+                        names.push(name.chars().take(200).collect());
                     }
                 })?;
                 model.feature_names = Some(names);

@@ -183,11 +183,7 @@ impl<'a> Parser<'a> {
         let mut items = Vec::new();
         loop {
             self.position += 1;
-            let item = if self.is_line_over() {
-                self.block(column + 1, depth + 1)?
-            } else {
-                self.block(column + 1, depth + 1)?
-            };
+            let item = self.block(column + 1, depth + 1)?;
             items.push(item);
             self.blank()?;
             let is_next = self.column() == column && self.peek() == Some(b'-') && self.is_gap(1);
