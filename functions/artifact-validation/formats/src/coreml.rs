@@ -25,7 +25,7 @@ declare_rules! {
     REFERENCE = "coreml.file-reference", Unsafe,
         "The model names a file outside of its package, so that loading reads foreign files.",
         "Save the model as a package, with its weights inside.";
-    NESTING = "coreml.nesting", Malformed,
+    NESTING = "coreml.nesting", Unsafe,
         "Models nested deeper than any real one exhaust the stack of loaders.",
         "Flatten the pipeline.";
     PACKAGE = "coreml.package", Malformed,

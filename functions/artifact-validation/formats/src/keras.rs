@@ -12,7 +12,7 @@ use crate::zip::{Archive, Entry, ZipError};
 use serde_json::Value;
 
 declare_rules! {
-    MEMBER = "keras.unknown-member", Malformed,
+    MEMBER = "keras.unknown-member", Unsafe,
         "A member that Keras does not write is content that no check has looked into.",
         "Save the model again with Keras, and keep other files beside the archive.";
     MISSING = "keras.missing-member", Malformed,
