@@ -353,15 +353,40 @@ impl Walk<'_, '_> {
         }
     }
 
+    /// Looks for custom layers, also in the networks within loops and branches.
     fn network(&mut self, range: Range<u64>) -> Result<(), Stop> {
-        for layer in self.children(range, 1)? {
-            self.layers += 1;
-            let mut fields = Fields::new(layer, &[]);
-            while let Some(field) = fields.next(&mut self.wire)? {
-                // `CustomLayerParams`: the class name is its field 10.
-                if let (500, Some(range)) = (field.number, field.as_range()) {
-                    let name = self.text_field(range, 10)?;
-                    self.tell_custom(field.offset, &name);
+        let mut open = vec![(range, 0usize)];
+        while let Some((network, depth)) = open.pop() {
+            if depth > MAX_DEPTH {
+                return Err(Stop::at(
+                    &NESTING,
+                    network.start,
+                    "networks are nested deeper than any real one",
+                ));
+            }
+            for layer in self.children(network, 1)? {
+                self.layers += 1;
+                let mut fields = Fields::new(layer, &[]);
+                while let Some(field) = fields.next(&mut self.wire)? {
+                    let inner: &[u64] = match field.number {
+                        // The parameters of a custom layer; the class name is their field 10.
+                        500 => &[],
+                        // A branch has two networks, a loop a condition and a body.
+                        605 => &[1, 2],
+                        615 => &[3, 4],
+                        _ => continue,
+                    };
+                    let Some(range) = field.as_range() else {
+                        continue;
+                    };
+                    if inner.is_empty() {
+                        let name = self.text_field(range.clone(), 10)?;
+                        self.tell_custom(field.offset, &name);
+                    }
+                    for number in inner {
+                        let networks = self.children(range.clone(), *number)?;
+                        open.extend(networks.into_iter().map(|network| (network, depth + 1)));
+                    }
                 }
             }
         }
@@ -403,6 +428,11 @@ impl Walk<'_, '_> {
                     Err(stop) => return Err(stop),
                 }
             };
+            if self.wire.is_exhausted() {
+                return Err(self
+                    .wire
+                    .broken(0, "the program has more fields than any real one"));
+            }
             for child in &children {
                 let length = child.end - child.start;
                 if (2..=4096).contains(&length) {
@@ -533,6 +563,26 @@ mod tests {
         for (kind, verdict) in [
             (network(message(130, &[])), Verdict::Clean),
             (custom.clone(), Verdict::ContainsCode),
+            (
+                network(message(
+                    605,
+                    &[bytes(
+                        2,
+                        message(1, &[message(500, &[bytes(10, "MyLayer")])]),
+                    )],
+                )),
+                Verdict::ContainsCode,
+            ),
+            (
+                network(message(
+                    615,
+                    &[bytes(
+                        4,
+                        message(1, &[message(500, &[bytes(10, "MyLayer")])]),
+                    )],
+                )),
+                Verdict::ContainsCode,
+            ),
             (pipeline(&custom), Verdict::ContainsCode),
             (message(555, &[bytes(10, "MyModel")]), Verdict::ContainsCode),
             (message(556, &[]), Verdict::Unsafe),

@@ -69,6 +69,8 @@ const VALUES: &[&str] = &[
     "__none__",
     "__tuple__",
     "__complex__",
+    "TensorShape",
+    "TypeSpec",
 ];
 const GADGETS: &[&str] = &[
     "TorchModuleWrapper",
@@ -247,6 +249,11 @@ impl Judge<'_, '_> {
         registered: Option<&str>,
         config: Option<&Value>,
     ) {
+        // Some versions of TensorFlow prefix their own optimizers so.
+        let class = match class.strip_prefix("Custom>") {
+            Some(name) if module.is_none() && CLASSES.lines().any(|known| known == name) => name,
+            _ => class,
+        };
         let told = module.map_or_else(|| class.to_owned(), |module| format!("{module}.{class}"));
         if class == "__lambda__" {
             self.find(&LAMBDA, "a lambda expression");
