@@ -11,6 +11,11 @@ pub mod inspect;
 pub mod report;
 pub mod rules;
 pub mod source;
+
+pub mod compressed;
+pub mod pickle;
+pub mod text;
+pub mod torch;
 pub mod zip;
 
 pub mod coreml;
@@ -29,6 +34,25 @@ mod strict_json;
 #[cfg(test)]
 mod test_support;
 mod window;
+
+pub mod archive;
+pub mod catboost;
+pub mod environment;
+pub mod huggingface;
+pub mod licence;
+pub mod lightgbm;
+pub mod mlflow;
+pub mod npy;
+pub mod pmml;
+pub mod skops;
+pub mod triton;
+pub mod xgboost;
+
+mod cache;
+mod cursor;
+mod events;
+mod inflated;
+mod yaml;
 
 pub use bundle::{Bundle, BundleFile};
 pub use check::Check;
