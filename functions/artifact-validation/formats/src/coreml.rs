@@ -7,7 +7,7 @@ use crate::onnx::{is_other_magic, is_plain_relative};
 use crate::protobuf::{FieldValue, Fields, Wire, outline};
 use crate::safetensors::{has_extension, shorten};
 use crate::source::ReadError;
-use crate::window::{Stop, Window, declare_rules, settle, zip_trailer};
+use crate::window::{Stop, Window, declare_rules, place_in_bundle, settle, zip_trailer};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -113,7 +113,8 @@ fn manifest(check: &mut Check<'_>) -> Result<(), Stop> {
             "the root of the package is not listed",
         ));
     }
-    let folder = check.path.trim_end_matches("Manifest.json").to_owned();
+    let (local, is_own_bundle) = place_in_bundle(check);
+    let folder = local.strip_suffix("Manifest.json").unwrap_or_default();
     for entry in entries.values().take(10_000) {
         let path = entry.get("path").and_then(Value::as_str).unwrap_or("");
         if !is_plain_relative(path) {
@@ -124,9 +125,10 @@ fn manifest(check: &mut Check<'_>) -> Result<(), Stop> {
         let inside = format!("{full}/");
         let files = check.bundle.files();
         // An item may be a folder; a neighbour that starts with its path shows that it is there.
-        if !files
-            .iter()
-            .any(|file| file.path == full || file.path.starts_with(&inside))
+        if is_own_bundle
+            && !files
+                .iter()
+                .any(|file| file.path == full || file.path.starts_with(&inside))
         {
             check.find(
                 &PACKAGE,

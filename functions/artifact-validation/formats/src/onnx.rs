@@ -9,7 +9,7 @@ use crate::check::Check;
 use crate::protobuf::{Field, FieldValue, Fields, Wire, outline};
 use crate::safetensors::{has_extension, shorten};
 use crate::source::ReadError;
-use crate::window::{Stop, Window, declare_rules, settle, zip_trailer};
+use crate::window::{Stop, Window, declare_rules, place_in_bundle, settle, zip_trailer};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -887,7 +887,7 @@ impl Walk<'_, '_> {
         let location = seen.get("location").copied().unwrap_or("");
         if self.external.len() < 1000 {
             self.external.insert(if is_plain_relative(location) {
-                location.to_owned()
+                location.strip_prefix("./").unwrap_or(location).to_owned()
             } else {
                 shorten(location)
             });
@@ -920,17 +920,12 @@ impl Walk<'_, '_> {
         let offset = number("offset")?.unwrap_or(0);
         let length = number("length")?;
         let location = location.strip_prefix("./").unwrap_or(location);
-        let directory = self
-            .check
-            .path
-            .rsplit_once('/')
-            .map_or("", |(directory, _)| directory);
-        let target = if directory.is_empty() {
-            location.to_owned()
-        } else {
-            format!("{directory}/{location}")
+        let (local, is_own_bundle) = place_in_bundle(self.check);
+        let target = match local.rsplit_once('/') {
+            Some((directory, _)) => format!("{directory}/{location}"),
+            None => location.to_owned(),
         };
-        if target == self.check.path {
+        if target == local {
             return Err(Stop::at(
                 &EXTERNAL_DATA,
                 place,
@@ -938,8 +933,8 @@ impl Walk<'_, '_> {
             ));
         }
         let Some(file) = self.check.bundle.find(&target) else {
-            if self.check.depth > 0 {
-                // Members of an archive are not files of the bundle; whoever unpacks it has them beside the model.
+            if !is_own_bundle {
+                // A part of a file has no neighbours that could be looked at.
                 return Ok(());
             }
             return Err(Stop::at(
