@@ -12,6 +12,21 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 declare_rules! {
+    MEMBER = "keras.unknown-member", Unsafe,
+        "A member that Keras does not write is content that no check has looked into.",
+        "Save the model again with Keras, and keep other files beside the archive.";
+    MISSING = "keras.missing-member", Malformed,
+        "Without `config.json` Keras cannot build the model.",
+        "Save the model again with Keras.";
+    METADATA = "keras.metadata", Malformed,
+        "Metadata that are not one JSON object are read differently by different parsers.",
+        "Save the model again with Keras.";
+    PICKLE = "keras.pickled-weights", Unsafe,
+        "Weights that are stored as Python objects are unpickled when they are loaded.",
+        "Save the model again with Keras, which stores weights in HDF5.";
+    COMPRESSED = "keras.compressed-weights", Malformed,
+        "Keras stores its weights uncompressed; larger compressed ones cannot be checked by ranges.",
+        "Save the model again with Keras.";
     JSON = "keras.config", Malformed,
         "A configuration that is not one JSON document with unique keys is read differently by different parsers.",
         "Save the model again with Keras.";

@@ -12,7 +12,7 @@ use bytes::Bytes;
 /// Declares rules as constants and gathers them in `RULES`, in reading order.
 macro_rules! declare_rules {
     ($($name:ident = $id:literal, $verdict:ident, $why:literal, $fix:literal;)+) => {
-        $(const $name: $crate::rules::Rule = $crate::rules::Rule {
+        $(pub(crate) const $name: $crate::rules::Rule = $crate::rules::Rule {
             id: $id,
             verdict: $crate::report::Verdict::$verdict,
             why: $why,
