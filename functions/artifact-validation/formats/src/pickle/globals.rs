@@ -144,7 +144,14 @@ impl AllowList {
                 .is_some_and(|rest| self.words.contains(&format!("numpy._core.{rest}")))
             || matches!(
                 text,
-                "__builtin__" | "copy_reg" | "storage" | "subclass" | "__doc__" | "__name__" | "__qualname__" | "__module__"
+                "__builtin__"
+                    | "copy_reg"
+                    | "storage"
+                    | "subclass"
+                    | "__doc__"
+                    | "__name__"
+                    | "__qualname__"
+                    | "__module__"
             )
     }
 

@@ -947,7 +947,10 @@ impl<'m, 's> Machine<'m, 's> {
                             .all(|character| character.is_ascii_lowercase() || character == '_')
                 });
                 // What comes out is mentioned by the state of its owner, but never called while loading.
-                (is_distribution && is_plain, self.make(Kind::Range, 0, 1, 1.0)?)
+                (
+                    is_distribution && is_plain,
+                    self.make(Kind::Range, 0, 1, 1.0)?,
+                )
             }
             ("builtins.type", [Value::None]) => (true, self.make(Kind::Opaque, 0, 1, 1.0)?),
             ("collections.defaultdict", _) => {
@@ -1117,7 +1120,19 @@ impl<'m, 's> Machine<'m, 's> {
                 if let Some(granted) = self.list.find(module, kind) {
                     let (module, name) = (self.text(module), self.text(kind));
                     let granted = Some(granted);
-                    (true, self.make(Kind::Global { module, name, granted }, 0, 1, 1.0)?)
+                    (
+                        true,
+                        self.make(
+                            Kind::Global {
+                                module,
+                                name,
+                                granted,
+                            },
+                            0,
+                            1,
+                            1.0,
+                        )?,
+                    )
                 } else {
                     self.find(&OWN_CODE, "makes a type for code that the pickle carries");
                     (true, self.make(Kind::Code, 0, 1, 1.0)?)
@@ -1128,7 +1143,16 @@ impl<'m, 's> Machine<'m, 's> {
                 let module = self.str_of(*module).unwrap_or("?").to_owned();
                 let granted = self.list.find(&module, &kind);
                 let (module, name) = (self.text(&module), self.text(&kind));
-                let made = self.make(Kind::Global { module, name, granted }, 0, 1, 1.0)?;
+                let made = self.make(
+                    Kind::Global {
+                        module,
+                        name,
+                        granted,
+                    },
+                    0,
+                    1,
+                    1.0,
+                )?;
                 (granted.is_some(), made)
             }
             (constructor, [class]) if constructor.ends_with(".newObj") => {
