@@ -230,7 +230,7 @@ fn account(
             && accounted.contains(&file.path)
         {
             file.verdict = Verdict::Clean;
-            file.format = "external-data".to_owned();
+            "external-data".clone_into(&mut file.format);
             findings.retain(|finding| finding.path != file.path || finding.rule != UNKNOWN.id);
         }
     }

@@ -104,12 +104,13 @@ pub fn digest(allow_list: Option<&AllowList>) -> String {
     if let Some(list) = allow_list {
         hash.update(list.listing());
     }
-    let digest: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("sha256:{digest}")
+    let mut digest = String::from("sha256:");
+    for byte in hash.finalize() {
+        for nibble in [byte >> 4, byte & 0x0f] {
+            digest.extend(char::from_digit(nibble.into(), 16));
+        }
+    }
+    digest
 }
 
 /// The rule with this id.

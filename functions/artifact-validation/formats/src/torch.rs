@@ -572,10 +572,9 @@ pub(crate) fn salvage(check: &mut Check<'_>) -> Result<(), ReadError> {
     const WINDOW: u64 = 512 * 1024;
     const MAX_STARTS: usize = 64;
     let size = check.size();
-    let mut windows = vec![0..size.min(WINDOW)];
-    if size > WINDOW {
-        windows.push(size.saturating_sub(WINDOW).max(WINDOW)..size);
-    }
+    let start = 0..size.min(WINDOW);
+    let end = size.saturating_sub(WINDOW).max(start.end)..size;
+    let windows = [start, end];
     for window in windows {
         let base = window.start;
         let bytes = check.read(window)?;

@@ -20,7 +20,7 @@ const MAX_DEPTH: u16 = 400;
 /// Most parts that a value may have if shared parts are counted each time they occur.
 const MAX_WEIGHT: f32 = 1e11;
 /// Most values on the stack at once; only tuples and frozen sets need more than a thousand.
-const MAX_STACK: usize = 512 * 1024;
+const MAX_STACK: usize = 256 * 1024;
 const MAX_MARKS: usize = 1024;
 const MAX_MEMO: usize = 2 * 1024 * 1024;
 const MAX_OBJECTS: usize = 384 * 1024;
@@ -785,13 +785,27 @@ impl<'m, 's> Machine<'m, 's> {
         if !matches!(self.kind(arguments), Some(Kind::Tuple { .. })) {
             self.odd("a call's arguments are not a tuple");
         }
+        let sets_attributes = self
+            .parts(arguments)
+            .is_some_and(|parts| parts.iter().any(|&part| self.flags(part) & DUNDER_KEY != 0));
+        if sets_attributes && self.name_of(callee).starts_with("torch.") {
+            self.find(
+                &ARGUMENTS,
+                "the state of a tensor replaces a special attribute",
+            );
+        }
         let made = match self.kind(callee) {
             Some(Kind::Global {
                 granted: Some(granted),
                 ..
             }) => match granted {
                 Use::Call => self.instance(callee, 0, &[arguments])?,
-                Use::DictCall => self.instance(callee, FILL_DICT, &[arguments])?,
+                Use::DictCall => {
+                    // Keys that come in with the call are not seen one by one.
+                    let is_filled = self.parts(arguments).is_none_or(|parts| !parts.is_empty());
+                    let keys = if is_filled { DUNDER_KEY } else { 0 };
+                    self.instance(callee, FILL_DICT | keys, &[arguments])?
+                }
                 Use::ListCall => self.instance(callee, FILL_LIST, &[arguments])?,
                 Use::Code => {
                     self.pop_is_free = true;
@@ -862,32 +876,38 @@ impl<'m, 's> Machine<'m, 's> {
                 Value::Bytes,
             ),
             ("copyreg._reconstructor", [class, base, state]) => {
-                let plain = self.is_global(*base, "builtins.object")
-                    || self.is_global(*base, "__builtin__.object");
-                let flags = self.class_flags(*class);
-                let filled = flags != 0
-                    && matches!(
+                let base = self.name_of(*base);
+                let base = base
+                    .trim_start_matches("__builtin__.")
+                    .trim_start_matches("builtins.");
+                let fits = match base {
+                    "object" => *state == Value::None,
+                    "dict" => matches!(self.kind(*state), Some(Kind::Dict { .. })),
+                    "list" => matches!(self.kind(*state), Some(Kind::List)),
+                    "tuple" => matches!(self.kind(*state), Some(Kind::Tuple { .. })),
+                    "set" | "frozenset" => matches!(
                         self.kind(*state),
-                        Some(Kind::Dict { .. } | Kind::List | Kind::Tuple { .. } | Kind::Set)
-                    );
-                let tuple = matches!(self.kind(*state), Some(Kind::Tuple { .. }))
-                    && (self.is_global(*base, "builtins.tuple")
-                        || self.is_global(*base, "__builtin__.tuple"));
-                let good = self.is_class(*class)
-                    && ((plain && *state == Value::None)
-                        || (!plain
-                            && (filled
-                                || tuple
-                                || matches!(
-                                    state,
-                                    Value::Number | Value::Int(_) | Value::Text(_)
-                                ))));
-                let made = if matches!(self.kind(*class), Some(Kind::Code)) {
+                        Some(Kind::Set | Kind::FrozenSet | Kind::List)
+                    ),
+                    "float" | "int" | "long" | "complex" => {
+                        matches!(state, Value::Number | Value::Int(_) | Value::Bool(_))
+                    }
+                    "str" | "unicode" => matches!(state, Value::Text(_)),
+                    "bytes" | "bytearray" => matches!(state, Value::Bytes),
+                    _ => false,
+                };
+                let flags = self.class_flags(*class);
+                let made = if matches!(self.kind(*class), Some(Kind::Code))
+                    || self.class_is_code(*class)
+                {
                     self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
                 } else {
                     self.instance(*class, flags, &[*state])?
                 };
-                (good, made)
+                (
+                    fits && (self.is_class(*class) || self.class_is_code(*class)),
+                    made,
+                )
             }
             // Both spellings of an argument-less container, and of one made of what was built just before.
             (
@@ -1033,12 +1053,11 @@ impl<'m, 's> Machine<'m, 's> {
                         }));
                 (good, Value::Number)
             }
-            ("numpy.dtype", [code, ..]) => match self.str_of(*code).and_then(dtype_bytes) {
-                Some((item_bytes, objects)) => {
+            ("numpy.dtype", [code, ..]) => {
+                if let Some((item_bytes, objects)) = self.str_of(*code).and_then(dtype_bytes) {
                     let flags = if objects { OBJECT_TYPE } else { 0 };
                     (true, self.make(Kind::Dtype { item_bytes }, flags, 1, 1.0)?)
-                }
-                None => {
+                } else {
                     let good = matches!(
                         self.kind(*code),
                         Some(Kind::Global {
@@ -1048,7 +1067,7 @@ impl<'m, 's> Machine<'m, 's> {
                     );
                     (good, self.make(Kind::Dtype { item_bytes: 0 }, 0, 1, 1.0)?)
                 }
-            },
+            }
             ("numpy._core._ufunc_reconstruct", [module, function]) => {
                 let module = self.str_of(*module).unwrap_or("?").to_owned();
                 let function = self.str_of(*function).unwrap_or("?").to_owned();
@@ -1062,12 +1081,13 @@ impl<'m, 's> Machine<'m, 's> {
                 | "torch._utils._rebuild_qtensor",
                 [storage, offset, size, stride, ..],
             ) => {
-                let good = self.rebuild(*storage, *offset, *size, *stride, name.ends_with("_v3"));
+                let good = self.rebuild(*storage, *offset, *size, *stride);
                 (good, self.instance(callee, 0, &[])?)
             }
-            ("torch._tensor._rebuild_from_type_v2", [function, class, inner, _state]) => {
+            ("torch._tensor._rebuild_from_type_v2", [function, class, inner, attributes]) => {
                 let function_name = self.name_of(*function);
-                let good = function_name.starts_with("torch._utils._rebuild_")
+                let good = self.flags(*attributes) & DUNDER_KEY == 0
+                    && function_name.starts_with("torch._utils._rebuild_")
                     && self.is_class(*class)
                     && matches!(
                         self.kind(*function),
@@ -1092,7 +1112,30 @@ impl<'m, 's> Machine<'m, 's> {
                     (false, self.make(Kind::Opaque, 0, 1, 1.0)?)
                 }
             }
-            ("pandas.core.indexes.base._new_Index", [class, _]) => {
+            (
+                "numpy.random._pickle.__randomstate_ctor"
+                | "numpy.random._pickle.__generator_ctor"
+                | "numpy.random._pickle.__bit_generator_ctor",
+                parts,
+            ) => {
+                // These call what they are given, so that it must be one of their own.
+                let is_own = |value: &Value| match self.kind(*value) {
+                    Some(Kind::Global { .. } | Kind::Instance { .. }) => {
+                        self.name_of(*value).starts_with("numpy.random.")
+                    }
+                    Some(_) => false,
+                    None => matches!(value, Value::Text(_)),
+                };
+                let good = parts.iter().all(is_own);
+                (good, self.instance(callee, 0, parts)?)
+            }
+            (
+                "pandas.core.indexes.base._new_Index"
+                | "pandas.core.indexes.datetimes._new_DatetimeIndex"
+                | "pandas.core.indexes.period._new_PeriodIndex"
+                | "pandas.core.indexes.interval._new_IntervalIndex",
+                [class, _],
+            ) => {
                 let good = self.name_of(*class).starts_with("pandas.") && self.is_class(*class);
                 (good, self.instance(callee, 0, &parts)?)
             }
@@ -1193,14 +1236,7 @@ impl<'m, 's> Machine<'m, 's> {
     }
 
     /// Holds a tensor's view against the storage that it is a view of.
-    fn rebuild(
-        &mut self,
-        storage: Value,
-        offset: Value,
-        size: Value,
-        stride: Value,
-        wide: bool,
-    ) -> bool {
+    fn rebuild(&mut self, storage: Value, offset: Value, size: Value, stride: Value) -> bool {
         let Some(Kind::Storage { elements }) = self.kind(storage) else {
             return false;
         };
@@ -1229,8 +1265,6 @@ impl<'m, 's> Machine<'m, 's> {
             });
         self.outcome.tensors += 1;
         self.outcome.parameters = self.outcome.parameters.saturating_add(count);
-        // Storages of untyped bytes state their size in bytes, and elements are then at least one byte wide.
-        let _ = wide;
         match last {
             Some(last) => count == 0 || last < elements,
             None => false,
@@ -1262,15 +1296,14 @@ impl<'m, 's> Machine<'m, 's> {
         } else {
             None
         };
-        let made = match made {
-            Some(elements) => self.make(Kind::Storage { elements }, 0, 1, 1.0)?,
-            None => {
-                self.find(
-                    &PERSISTENT_ID,
-                    "a persistent id is not that of a tensor's storage",
-                );
-                self.make(Kind::Opaque, 0, 1, 1.0)?
-            }
+        let made = if let Some(elements) = made {
+            self.make(Kind::Storage { elements }, 0, 1, 1.0)?
+        } else {
+            self.find(
+                &PERSISTENT_ID,
+                "a persistent id is not that of a tensor's storage",
+            );
+            self.make(Kind::Opaque, 0, 1, 1.0)?
         };
         self.push(made)
     }
@@ -1459,7 +1492,7 @@ impl<'m, 's> Machine<'m, 's> {
                 let flags_agree = if objects {
                     *flags == 63
                 } else {
-                    flags & 0x07 == 0
+                    flags.trailing_zeros() >= 3
                 };
                 let is_order = self
                     .str_of(*order)
@@ -1750,17 +1783,13 @@ impl<'m, 's> Machine<'m, 's> {
                     .get(1..line.len().saturating_sub(1))
                     .unwrap_or_default();
                 let text = String::from_utf8_lossy(inner).into_owned();
-                // Escapes are left as they are; names never have any.
-                let value = Value::Text(self.text(&text));
+                // Names never have escapes; what an escaped text would be as a key is not worth finding out.
+                let value = if text.contains('\\') {
+                    Value::Text(TEXT_DUNDER)
+                } else {
+                    Value::Text(self.text(&text))
+                };
                 self.push(value)?;
-            }
-            b'T' => {
-                let length = u64::from(self.u32()?);
-                self.counted_text(length)?;
-            }
-            b'U' => {
-                let length = u64::from(self.byte()?);
-                self.counted_text(length)?;
             }
             b'V' => {
                 let line = self.line()?;
@@ -1768,11 +1797,11 @@ impl<'m, 's> Machine<'m, 's> {
                 let value = Value::Text(self.text(&text));
                 self.push(value)?;
             }
-            b'X' => {
+            b'T' | b'X' => {
                 let length = u64::from(self.u32()?);
                 self.counted_text(length)?;
             }
-            0x8c => {
+            b'U' | 0x8c => {
                 let length = u64::from(self.byte()?);
                 self.counted_text(length)?;
             }
@@ -1811,14 +1840,12 @@ impl<'m, 's> Machine<'m, 's> {
             0x93 => {
                 let name = self.pop()?;
                 let module = self.pop()?;
-                match (module, name) {
-                    (Value::Text(module), Value::Text(name)) => self.import(module, name)?,
-                    _ => {
-                        self.find(&GLOBAL, "imports something whose name is not a text");
-                        let made =
-                            self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?;
-                        self.push(made)?;
-                    }
+                if let (Value::Text(module), Value::Text(name)) = (module, name) {
+                    self.import(module, name)?;
+                } else {
+                    self.find(&GLOBAL, "imports something whose name is not a text");
+                    let made = self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?;
+                    self.push(made)?;
                 }
             }
             b'R' => self.call()?,
