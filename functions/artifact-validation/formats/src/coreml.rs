@@ -7,7 +7,7 @@ use crate::onnx::{is_other_magic, is_plain_relative};
 use crate::protobuf::{FieldValue, Fields, Wire, outline};
 use crate::safetensors::{has_extension, shorten};
 use crate::source::ReadError;
-use crate::window::{Stop, Window, declare_rules, settle, zip_trailer};
+use crate::window::{Stop, Window, declare_rules, place_in_bundle, settle, zip_trailer};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -25,7 +25,7 @@ declare_rules! {
     REFERENCE = "coreml.file-reference", Unsafe,
         "The model names a file outside of its package, so that loading reads foreign files.",
         "Save the model as a package, with its weights inside.";
-    NESTING = "coreml.nesting", Malformed,
+    NESTING = "coreml.nesting", Unsafe,
         "Models nested deeper than any real one exhaust the stack of loaders.",
         "Flatten the pipeline.";
     PACKAGE = "coreml.package", Malformed,
@@ -113,7 +113,8 @@ fn manifest(check: &mut Check<'_>) -> Result<(), Stop> {
             "the root of the package is not listed",
         ));
     }
-    let folder = check.path.trim_end_matches("Manifest.json").to_owned();
+    let (local, is_own_bundle) = place_in_bundle(check);
+    let folder = local.strip_suffix("Manifest.json").unwrap_or_default();
     for entry in entries.values().take(10_000) {
         let path = entry.get("path").and_then(Value::as_str).unwrap_or("");
         if !is_plain_relative(path) {
@@ -124,9 +125,10 @@ fn manifest(check: &mut Check<'_>) -> Result<(), Stop> {
         let inside = format!("{full}/");
         let files = check.bundle.files();
         // An item may be a folder; a neighbour that starts with its path shows that it is there.
-        if !files
-            .iter()
-            .any(|file| file.path == full || file.path.starts_with(&inside))
+        if is_own_bundle
+            && !files
+                .iter()
+                .any(|file| file.path == full || file.path.starts_with(&inside))
         {
             check.find(
                 &PACKAGE,
@@ -353,15 +355,40 @@ impl Walk<'_, '_> {
         }
     }
 
+    /// Looks for custom layers, also in the networks within loops and branches.
     fn network(&mut self, range: Range<u64>) -> Result<(), Stop> {
-        for layer in self.children(range, 1)? {
-            self.layers += 1;
-            let mut fields = Fields::new(layer, &[]);
-            while let Some(field) = fields.next(&mut self.wire)? {
-                // `CustomLayerParams`: the class name is its field 10.
-                if let (500, Some(range)) = (field.number, field.as_range()) {
-                    let name = self.text_field(range, 10)?;
-                    self.tell_custom(field.offset, &name);
+        let mut open = vec![(range, 0usize)];
+        while let Some((network, depth)) = open.pop() {
+            if depth > MAX_DEPTH {
+                return Err(Stop::at(
+                    &NESTING,
+                    network.start,
+                    "networks are nested deeper than any real one",
+                ));
+            }
+            for layer in self.children(network, 1)? {
+                self.layers += 1;
+                let mut fields = Fields::new(layer, &[]);
+                while let Some(field) = fields.next(&mut self.wire)? {
+                    let inner: &[u64] = match field.number {
+                        // The parameters of a custom layer; the class name is their field 10.
+                        500 => &[],
+                        // A branch has two networks, a loop a condition and a body.
+                        605 => &[1, 2],
+                        615 => &[3, 4],
+                        _ => continue,
+                    };
+                    let Some(range) = field.as_range() else {
+                        continue;
+                    };
+                    if inner.is_empty() {
+                        let name = self.text_field(range.clone(), 10)?;
+                        self.tell_custom(field.offset, &name);
+                    }
+                    for number in inner {
+                        let networks = self.children(range.clone(), *number)?;
+                        open.extend(networks.into_iter().map(|network| (network, depth + 1)));
+                    }
                 }
             }
         }
@@ -403,6 +430,11 @@ impl Walk<'_, '_> {
                     Err(stop) => return Err(stop),
                 }
             };
+            if self.wire.is_exhausted() {
+                return Err(self
+                    .wire
+                    .broken(0, "the program has more fields than any real one"));
+            }
             for child in &children {
                 let length = child.end - child.start;
                 if (2..=4096).contains(&length) {
@@ -533,6 +565,26 @@ mod tests {
         for (kind, verdict) in [
             (network(message(130, &[])), Verdict::Clean),
             (custom.clone(), Verdict::ContainsCode),
+            (
+                network(message(
+                    605,
+                    &[bytes(
+                        2,
+                        message(1, &[message(500, &[bytes(10, "MyLayer")])]),
+                    )],
+                )),
+                Verdict::ContainsCode,
+            ),
+            (
+                network(message(
+                    615,
+                    &[bytes(
+                        4,
+                        message(1, &[message(500, &[bytes(10, "MyLayer")])]),
+                    )],
+                )),
+                Verdict::ContainsCode,
+            ),
             (pipeline(&custom), Verdict::ContainsCode),
             (message(555, &[bytes(10, "MyModel")]), Verdict::ContainsCode),
             (message(556, &[]), Verdict::Unsafe),

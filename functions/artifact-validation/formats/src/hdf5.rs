@@ -34,13 +34,13 @@ declare_rules! {
     VIRTUAL = "hdf5.virtual-dataset", Unsafe,
         "A virtual dataset maps other files, so that loading reads files of the host.",
         "Store the data in the file itself.";
-    FILTER = "hdf5.unknown-filter", Malformed,
+    FILTER = "hdf5.unknown-filter", Unsafe,
         "A filter that is not built in makes the library look for native plugins.",
         "Use no compression, gzip or lzf.";
     UNKNOWN = "hdf5.unknown-structure", Malformed,
         "The structure is not one that h5py or Keras write, and cannot be followed.",
         "Write the file again with h5py and its default settings.";
-    BOMB = "hdf5.oversized-dataset", Malformed,
+    BOMB = "hdf5.oversized-dataset", Unsafe,
         "A dataset that claims far more data than the file can hold exhausts the memory of whoever loads it.",
         "Write the dataset with its real shape.";
     NAMED_KERAS = "hdf5.named-keras", Unsafe,
@@ -1284,4 +1284,149 @@ fn filters(body: &mut Piece) -> Result<(), Stop> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Verdict;
+    use crate::test_support::run;
+
+    /// A file with one object that has these messages, and `data` behind it.
+    fn file(messages: &[(u8, Vec<u8>)], data: &[u8]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (kind, message) in messages {
+            body.push(*kind);
+            body.extend(u16::try_from(message.len()).unwrap().to_le_bytes());
+            body.push(0);
+            body.extend(message);
+        }
+        let mut root = b"OHDR\x02\x01".to_vec();
+        root.extend(u16::try_from(body.len()).unwrap().to_le_bytes());
+        root.extend(body);
+        root.extend([0; 4]);
+        root.extend(data);
+        let mut bytes = SIGNATURE.to_vec();
+        bytes.extend([2, 8, 8, 0]);
+        for number in [0, UNDEFINED, 48 + root.len() as u64, 48] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend([0; 4]);
+        bytes.extend(root);
+        bytes
+    }
+
+    fn dataspace_of(dimensions: &[u64]) -> (u8, Vec<u8>) {
+        let mut message = vec![2, u8::try_from(dimensions.len()).unwrap(), 0, 1];
+        message.extend(
+            dimensions
+                .iter()
+                .flat_map(|dimension| dimension.to_le_bytes()),
+        );
+        (1, message)
+    }
+
+    fn float32() -> (u8, Vec<u8>) {
+        (3, [&[0x11, 0, 0, 0, 4, 0, 0, 0][..], &[0; 12]].concat())
+    }
+
+    fn contiguous(address: u64, size: u64) -> (u8, Vec<u8>) {
+        (
+            8,
+            [&[3, 1][..], &address.to_le_bytes(), &size.to_le_bytes()].concat(),
+        )
+    }
+
+    fn config(json: &str) -> (u8, Vec<u8>) {
+        let kind = [
+            &[0x13, 0, 0, 0][..],
+            &u32::try_from(json.len()).unwrap().to_le_bytes(),
+        ]
+        .concat();
+        let mut message = vec![3, 0, 13, 0, 8, 0, 4, 0, 0];
+        message.extend(b"model_config\0");
+        message.extend(kind);
+        message.extend([2, 0, 0, 0]);
+        message.extend(json.as_bytes());
+        (12, message)
+    }
+
+    fn rules(bytes: Vec<u8>) -> Vec<String> {
+        run(check, "weights.h5", bytes).1
+    }
+
+    #[test]
+    fn an_honest_dataset_is_clean_and_counted() {
+        let object = [dataspace_of(&[2, 3]), float32(), contiguous(48, 24)];
+        let (verdict, rules, facts) = run(check, "weights.h5", file(&object, &[0; 24]));
+        assert_eq!((verdict, rules), (Verdict::Clean, vec![]));
+        assert_eq!(
+            (&facts["parameter_count"], &facts["tensor_count"]),
+            (&json!(6), &json!(1))
+        );
+    }
+
+    #[test]
+    fn each_departure_is_refused() {
+        let external = [&[1, 8, 64, 1][..], b"f", &[0; 4]].concat();
+        let filter = [&[2, 1][..], &32015u16.to_le_bytes(), &[0; 6]].concat();
+        let one = |message: (u8, Vec<u8>)| file(&[message], &[]);
+        let mut long = file(&[], &[]);
+        long.push(0);
+        for (bytes, rule) in [
+            (one((7, vec![0; 16])), "hdf5.external-storage"),
+            (one((6, external)), "hdf5.external-link"),
+            (one((8, vec![4, 3])), "hdf5.virtual-dataset"),
+            (one((11, filter)), "hdf5.unknown-filter"),
+            (one((15, vec![0; 16])), "hdf5.unknown-structure"),
+            (
+                one((
+                    16,
+                    [48u64, 48]
+                        .iter()
+                        .flat_map(|number| number.to_le_bytes())
+                        .collect(),
+                )),
+                "hdf5.structure",
+            ),
+            (
+                file(&[dataspace_of(&[2]), float32(), contiguous(48, 4)], &[]),
+                "hdf5.structure",
+            ),
+            (
+                file(
+                    &[dataspace_of(&[2]), float32(), contiguous(u64::MAX - 1, 8)],
+                    &[],
+                ),
+                "hdf5.structure",
+            ),
+            (
+                file(
+                    &[dataspace_of(&[u64::MAX, 2]), float32(), contiguous(48, 8)],
+                    &[],
+                ),
+                "hdf5.structure",
+            ),
+            (
+                file(
+                    &[
+                        dataspace_of(&[1 << 40]),
+                        float32(),
+                        contiguous(UNDEFINED, 0),
+                    ],
+                    &[],
+                ),
+                "hdf5.oversized-dataset",
+            ),
+            (one(config(r#"{"class_name":"Lambda"}"#)), "keras.lambda"),
+            ([vec![0; 512], file(&[], &[])].concat(), "hdf5.user-block"),
+            (long, "hdf5.end-of-file"),
+        ] {
+            assert_eq!(rules(bytes), [rule]);
+        }
+        assert_eq!(
+            run(check, "model.keras", file(&[], &[])).1,
+            ["hdf5.named-keras"]
+        );
+    }
 }

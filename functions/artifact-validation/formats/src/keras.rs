@@ -4,35 +4,19 @@
 
 use crate::check::Check;
 use crate::hdf5;
-use crate::keras_config::{self, MAX_CONFIG_BYTES, check_config};
+use crate::keras_config::{
+    self, COMPRESSED, MAX_CONFIG_BYTES, MEMBER, METADATA, MISSING, PICKLE, check_config,
+};
 use crate::safetensors::{has_extension, shorten};
 use crate::source::{ReadError, Source};
-use crate::window::declare_rules;
 use crate::zip::{Archive, Entry, ZipError};
 use serde_json::Value;
-
-declare_rules! {
-    MEMBER = "keras.unknown-member", Malformed,
-        "A member that Keras does not write is content that no check has looked into.",
-        "Save the model again with Keras, and keep other files beside the archive.";
-    MISSING = "keras.missing-member", Malformed,
-        "Without `config.json` Keras cannot build the model.",
-        "Save the model again with Keras.";
-    METADATA = "keras.metadata", Malformed,
-        "Metadata that are not one JSON object are read differently by different parsers.",
-        "Save the model again with Keras.";
-    PICKLE = "keras.pickled-weights", Unsafe,
-        "Weights that are stored as Python objects are unpickled when they are loaded.",
-        "Save the model again with Keras, which stores weights in HDF5.";
-    COMPRESSED = "keras.compressed-weights", Malformed,
-        "Keras stores its weights uncompressed; larger compressed ones cannot be checked by ranges.",
-        "Save the model again with Keras.";
-}
 
 /// Largest compressed weights that are expanded for the check.
 const MAX_EXPANDED_BYTES: usize = 16 * 1024 * 1024;
 
-pub use keras_config::RULES as CONFIG_RULES;
+/// The rules of archives, and of configurations wherever they stand.
+pub use keras_config::RULES;
 
 /// Whether the content is a zip archive with the members of a Keras model, or is named one.
 pub fn detect(head: &[u8], tail: &[u8], path: &str, _size: u64) -> bool {

@@ -12,9 +12,27 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 declare_rules! {
+    MEMBER = "keras.unknown-member", Unsafe,
+        "A member that Keras does not write is content that no check has looked into.",
+        "Save the model again with Keras, and keep other files beside the archive.";
+    MISSING = "keras.missing-member", Malformed,
+        "Without `config.json` Keras cannot build the model.",
+        "Save the model again with Keras.";
+    METADATA = "keras.metadata", Malformed,
+        "Metadata that are not one JSON object are read differently by different parsers.",
+        "Save the model again with Keras.";
+    PICKLE = "keras.pickled-weights", Unsafe,
+        "Weights that are stored as Python objects are unpickled when they are loaded.",
+        "Save the model again with Keras, which stores weights in HDF5.";
+    COMPRESSED = "keras.compressed-weights", Malformed,
+        "Keras stores its weights uncompressed; larger compressed ones cannot be checked by ranges.",
+        "Save the model again with Keras.";
     JSON = "keras.config", Malformed,
         "A configuration that is not one JSON document with unique keys is read differently by different parsers.",
         "Save the model again with Keras.";
+    AMBIGUOUS = "keras.ambiguous-config", Unsafe,
+        "Python reads such a configuration as another document than a strict parser does, so that what is loaded is not what was checked.",
+        "Save the model again with Keras, as UTF-8 without duplicate keys.";
     LAMBDA = "keras.lambda", ContainsCode,
         "A Lambda layer or function carries byte code of the author that runs when the model is loaded or called.",
         "Write the computation as a registered layer, or have the version approved.";
@@ -66,6 +84,8 @@ const VALUES: &[&str] = &[
     "__none__",
     "__tuple__",
     "__complex__",
+    "TensorShape",
+    "TypeSpec",
 ];
 const GADGETS: &[&str] = &[
     "TorchModuleWrapper",
@@ -104,7 +124,18 @@ pub(crate) fn check_config(check: &mut Check<'_>, bytes: &[u8], name: &str, offs
     let value = match crate::strict_json::parse(bytes) {
         Ok(value) => value,
         Err(error) => {
-            check.find(&JSON, offset, format!("`{name}`: {error}"));
+            let error = error.to_string();
+            // Python guesses UTF-16 and UTF-32 from zero bytes and byte order marks.
+            let is_other_encoding = bytes.starts_with(&[0xef, 0xbb, 0xbf])
+                || bytes.starts_with(&[0xff, 0xfe])
+                || bytes.starts_with(&[0xfe, 0xff])
+                || bytes.iter().take(4).any(|byte| *byte == 0);
+            let rule = if is_other_encoding || error.contains("duplicate key") {
+                &AMBIGUOUS
+            } else {
+                &JSON
+            };
+            check.find(rule, offset, format!("`{name}`: {error}"));
             return;
         }
     };
@@ -233,6 +264,11 @@ impl Judge<'_, '_> {
         registered: Option<&str>,
         config: Option<&Value>,
     ) {
+        // Some versions of TensorFlow prefix their own optimizers so.
+        let class = match class.strip_prefix("Custom>") {
+            Some(name) if module.is_none() && CLASSES.lines().any(|known| known == name) => name,
+            _ => class,
+        };
         let told = module.map_or_else(|| class.to_owned(), |module| format!("{module}.{class}"));
         if class == "__lambda__" {
             self.find(&LAMBDA, "a lambda expression");
@@ -402,6 +438,15 @@ fn home(module: &str) -> Home {
         }
         return match part {
             None => Home::Keras,
+            // A module that Keras imports for itself, such as `os`, hangs below its own modules.
+            Some(_)
+                if parts.any(|part| {
+                    !matches!(part, "math" | "numpy" | "random")
+                        && MODULES.lines().any(|known| known == part)
+                }) =>
+            {
+                Home::Foreign
+            }
             Some(part)
                 if KERAS_MODULES.contains(&part)
                     && !module.contains("saving")
@@ -457,12 +502,14 @@ mod tests {
             (r#"{"module":"keras.utils","class_name":"get_file"}"#.into(), Unsafe),
             (r#"{"module":"keras.models","class_name":"load_model"}"#.into(), Unsafe),
             (r#"{"module":"keras.models","class_name":"clone_model"}"#.into(), Unsafe),
+            (r#"{"module":"keras.layers.os","class_name":"Popen"}"#.into(), Unsafe),
             (r#"{"module":"keras.src.saving.x","class_name":"Dense"}"#.into(), Unsafe),
             (r#"{"module":"keras.layers","class_name":"TorchModuleWrapper"}"#.into(), Unsafe),
             (r#"{"module":"torch.hub","class_name":"Load"}"#.into(), Unsafe),
             (r#"{"class_name":"StringLookup","config":{"vocabulary":"/etc/passwd"}}"#.into(), Unsafe),
             (r#"{"class_name":"Lambda","config":{"function":"system","function_type":"function","module":"os"}}"#.into(), Unsafe),
-            (r#"{"class_name":"Dense","class_name":"Lambda"}"#.into(), Malformed),
+            (r#"{"class_name":"Dense","class_name":"Lambda"}"#.into(), Unsafe),
+            ("\u{feff}{}".into(), Unsafe),
             (r#"{"class_name":["Lambda"]}"#.into(), Malformed),
             ("[]".into(), Malformed),
         ] {

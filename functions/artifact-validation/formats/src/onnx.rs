@@ -9,7 +9,7 @@ use crate::check::Check;
 use crate::protobuf::{Field, FieldValue, Fields, Wire, outline};
 use crate::safetensors::{has_extension, shorten};
 use crate::source::ReadError;
-use crate::window::{Stop, Window, declare_rules, settle, zip_trailer};
+use crate::window::{Stop, Window, declare_rules, place_in_bundle, settle, zip_trailer};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -46,7 +46,7 @@ declare_rules! {
     CUSTOM_OPERATOR = "onnx.custom-operator", ContainsCode,
         "The operator is not of the standard, so a runtime needs native code of the author to run it.",
         "Use operators of the standard, or have the version approved together with its operator library.";
-    NESTING = "onnx.nesting", Malformed,
+    NESTING = "onnx.nesting", Unsafe,
         "Subgraphs nested deeper than any real model exhaust the stack of loaders.",
         "Flatten the model.";
     POLYGLOT = "onnx.zip-inside", Unsafe,
@@ -109,6 +109,26 @@ pub fn detect(head: &[u8], _tail: &[u8], path: &str, size: u64) -> bool {
     has_extension(path, "onnx")
         && (looks_like || head.first() == Some(&8) || fields.is_empty())
         && !is_other_magic(head)
+}
+
+/// The files of the version that hold data of the model at `path`, by the facts that [`check`] told.
+pub fn external_files(path: &str, facts: &Map<String, Value>) -> Vec<String> {
+    let directory = path
+        .rsplit_once('/')
+        .map_or(String::new(), |(directory, _)| format!("{directory}/"));
+    let locations = facts.get("external_references").and_then(Value::as_array);
+    locations
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .filter(|location| is_plain_relative(location))
+        .map(|location| {
+            format!(
+                "{directory}{}",
+                location.strip_prefix("./").unwrap_or(location)
+            )
+        })
+        .collect()
 }
 
 /// Whether the content announces a format of its own, whatever the name says.
@@ -865,8 +885,12 @@ impl Walk<'_, '_> {
             }
         }
         let location = seen.get("location").copied().unwrap_or("");
-        if self.external.len() < 100 {
-            self.external.insert(shorten(location));
+        if self.external.len() < 1000 {
+            self.external.insert(if is_plain_relative(location) {
+                location.strip_prefix("./").unwrap_or(location).to_owned()
+            } else {
+                shorten(location)
+            });
         }
         if !is_plain_relative(location) {
             self.check.find(
@@ -896,17 +920,12 @@ impl Walk<'_, '_> {
         let offset = number("offset")?.unwrap_or(0);
         let length = number("length")?;
         let location = location.strip_prefix("./").unwrap_or(location);
-        let directory = self
-            .check
-            .path
-            .rsplit_once('/')
-            .map_or("", |(directory, _)| directory);
-        let target = if directory.is_empty() {
-            location.to_owned()
-        } else {
-            format!("{directory}/{location}")
+        let (local, is_own_bundle) = place_in_bundle(self.check);
+        let target = match local.rsplit_once('/') {
+            Some((directory, _)) => format!("{directory}/{location}"),
+            None => location.to_owned(),
         };
-        if target == self.check.path {
+        if target == local {
             return Err(Stop::at(
                 &EXTERNAL_DATA,
                 place,
@@ -914,6 +933,10 @@ impl Walk<'_, '_> {
             ));
         }
         let Some(file) = self.check.bundle.find(&target) else {
+            if !is_own_bundle {
+                // A part of a file has no neighbours that could be looked at.
+                return Ok(());
+            }
             return Err(Stop::at(
                 &EXTERNAL_DATA,
                 place,

@@ -77,6 +77,11 @@ impl<'a> Wire<'a> {
         }
     }
 
+    /// Whether the file has more fields than are looked at.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.fields > Wire::MAX_FIELDS
+    }
+
     /// Stops because the wire format is broken at `offset`.
     pub(crate) fn broken(&self, offset: u64, detail: impl Into<String>) -> Stop {
         Stop::at(self.rule, offset, detail)
@@ -250,6 +255,54 @@ pub(crate) fn outline(head: &[u8], size: u64) -> Vec<(u64, u8)> {
         at = usize::try_from(next).unwrap_or(usize::MAX);
     }
     fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Verdict;
+    use ::bytes::Bytes;
+
+    const RULE: Rule = Rule {
+        id: "test.wire",
+        verdict: Verdict::Malformed,
+        why: "",
+        fix: "",
+    };
+
+    fn walk(bytes: &[u8]) -> Option<Vec<u64>> {
+        let source = Bytes::copy_from_slice(bytes);
+        let mut wire = Wire::new(Window::new(&source, 16, 2), &RULE);
+        let mut fields = Fields::new(0..bytes.len() as u64, &[1]);
+        let mut numbers = Vec::new();
+        while let Some(field) = fields.next(&mut wire).ok()? {
+            numbers.push(field.number);
+        }
+        Some(numbers)
+    }
+
+    #[test]
+    fn only_whole_messages_of_current_wire_types_are_walked() {
+        for (bytes, expected) in [
+            (&[0x08, 0x01, 0x12, 0x02, 0xaa, 0xbb][..], Some(vec![1, 2])),
+            (&[0x15, 1, 2, 3, 4], Some(vec![2])),
+            (&[], Some(vec![])),
+            // A length beyond the message, a number without end, a number of 65 bits, field zero, a group, a repetition.
+            (&[0x12, 0x03, 0xaa], None),
+            (&[0x10, 0x80], None),
+            (
+                &[
+                    0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02,
+                ],
+                None,
+            ),
+            (&[0x00, 0x01], None),
+            (&[0x13], None),
+            (&[0x08, 0x01, 0x08, 0x02], None),
+        ] {
+            assert_eq!(walk(bytes), expected, "{bytes:?}");
+        }
+    }
 }
 
 #[cfg(test)]

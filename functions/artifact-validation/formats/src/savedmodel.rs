@@ -12,7 +12,7 @@ use crate::onnx::{is_other_magic, is_plain_relative};
 use crate::protobuf::{FieldValue, Fields, Wire, outline};
 use crate::safetensors::shorten;
 use crate::source::ReadError;
-use crate::window::{Stop, Window, declare_rules, little, settle, zip_trailer};
+use crate::window::{Stop, Window, declare_rules, little, place_in_bundle, settle, zip_trailer};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
@@ -291,12 +291,11 @@ impl Walk<'_, '_> {
             }
         }
         if is_plain_relative(&name) {
-            let folder = self
-                .check
-                .path
+            let (local, is_own_bundle) = place_in_bundle(self.check);
+            let folder = local
                 .rsplit_once('/')
                 .map_or(String::new(), |(folder, _)| format!("{folder}/"));
-            if self.check.depth == 0
+            if is_own_bundle
                 && self
                     .check
                     .bundle
@@ -612,11 +611,8 @@ fn index(check: &mut Check<'_>) -> Result<(), Stop> {
     let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
     let mut shapes = Map::new();
     let (mut tensors, mut parameters, mut shards) = (0u64, 0u64, 1u64);
-    let stem = check
-        .path
-        .strip_suffix("variables.index")
-        .unwrap_or_default()
-        .to_owned();
+    let (local, is_own_bundle) = place_in_bundle(check);
+    let stem = local.strip_suffix("variables.index").unwrap_or_default();
     let mut extents = Vec::new();
     for (_, handle) in blocks {
         let mut at = handle.start;
@@ -711,7 +707,7 @@ fn index(check: &mut Check<'_>) -> Result<(), Stop> {
             check.bundle.find(&name).map(|file| file.source.size())
         });
         match available {
-            None if check.depth > 0 => {}
+            None if !is_own_bundle => {}
             None => {
                 return Err(Stop::at(
                     &MISSING,

@@ -758,10 +758,7 @@ fn origin(tokens: &[Placed], names: &HashMap<&str, Origin>, macros: &HashSet<&st
                     Some(Token::Mark("|")) => {
                         builds |= !PLAIN_FILTERS.contains(&name.as_str());
                         // These spell names of functions or of keywords.
-                        if matches!(
-                            name.as_str(),
-                            "string" | "list" | "tojson" | "urlencode" | "xmlattr"
-                        ) {
+                        if matches!(name.as_str(), "string" | "tojson" | "urlencode" | "xmlattr") {
                             worst = worst.max(Origin::Underscore);
                         }
                     }

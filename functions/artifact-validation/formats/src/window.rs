@@ -12,7 +12,7 @@ use bytes::Bytes;
 /// Declares rules as constants and gathers them in `RULES`, in reading order.
 macro_rules! declare_rules {
     ($($name:ident = $id:literal, $verdict:ident, $why:literal, $fix:literal;)+) => {
-        $(const $name: $crate::rules::Rule = $crate::rules::Rule {
+        $(pub(crate) const $name: $crate::rules::Rule = $crate::rules::Rule {
             id: $id,
             verdict: $crate::report::Verdict::$verdict,
             why: $why,
@@ -80,6 +80,14 @@ pub(crate) fn settle(check: &mut Check<'_>, outcome: Result<(), Stop>) -> Result
             Ok(())
         }
     }
+}
+
+/// The path of the file under inspection within its own bundle: members of an archive are a bundle of their own.
+///
+/// Answers also whether the bundle is that one, so that a neighbour that is not found is missing.
+pub(crate) fn place_in_bundle<'p>(check: &Check<'p>) -> (&'p str, bool) {
+    let local = check.path.rsplit("!/").next().unwrap_or(check.path);
+    (local, check.bundle.find(local).is_some())
 }
 
 /// A view of a source through a bounded number of cached blocks.

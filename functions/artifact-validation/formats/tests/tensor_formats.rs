@@ -119,9 +119,7 @@ fn the_corpus_gets_the_verdicts_of_its_manifest() {
         let right = match label {
             "benign" => verdict == Some(Verdict::Clean),
             "benign-code" => verdict == Some(Verdict::ContainsCode),
-            "malicious" => {
-                verdict >= Some(Verdict::Malformed) || verdict == Some(Verdict::ContainsCode)
-            }
+            "malicious" => matches!(verdict, Some(Verdict::Unsafe | Verdict::ContainsCode)),
             _ => verdict >= Some(Verdict::Malformed),
         };
         if !right {

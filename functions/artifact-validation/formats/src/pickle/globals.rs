@@ -142,7 +142,17 @@ impl AllowList {
             || text
                 .strip_prefix("numpy.core.")
                 .is_some_and(|rest| self.words.contains(&format!("numpy._core.{rest}")))
-            || matches!(text, "__builtin__" | "copy_reg" | "storage" | "subclass")
+            || matches!(
+                text,
+                "__builtin__"
+                    | "copy_reg"
+                    | "storage"
+                    | "subclass"
+                    | "__doc__"
+                    | "__name__"
+                    | "__qualname__"
+                    | "__module__"
+            )
     }
 
     /// Every entry in a fixed order, one a line.

@@ -527,11 +527,15 @@ impl<'m, 's> Machine<'m, 's> {
         }
     }
 
+    /// Whether the value is the name of a special attribute that changes how an object behaves.
     fn is_dunder(&self, value: Value) -> bool {
         match value {
             Value::Text(TEXT_DUNDER) => true,
             Value::Text(index) => self.text_of(index).is_some_and(|text| {
-                text.len() > 4 && text.starts_with("__") && text.ends_with("__")
+                text.len() > 4
+                    && text.starts_with("__")
+                    && text.ends_with("__")
+                    && !matches!(text, "__doc__" | "__name__" | "__qualname__" | "__module__")
             }),
             _ => false,
         }
@@ -928,14 +932,25 @@ impl<'m, 's> Machine<'m, 's> {
                 Value::Number,
             ),
             ("builtins.getattr", [owner, attribute]) => {
-                // How protocols below 4 write a classmethod constructor of an extension class.
-                let owner = self.name_of(*owner);
-                let attribute = self.str_of(*attribute).unwrap_or("?").to_owned();
-                let good = self
-                    .list
-                    .find(&format!("getattr:{owner}"), &attribute)
-                    .is_some();
-                (good, callee)
+                // How SciPy's distributions refer to their own methods.
+                let is_distribution = match self.kind(*owner) {
+                    Some(Kind::Instance { class }) => {
+                        let class = self.name_of(Value::Object(class));
+                        class.starts_with("scipy.stats.") && class.ends_with("_gen")
+                    }
+                    _ => false,
+                };
+                let is_plain = self.str_of(*attribute).is_some_and(|attribute| {
+                    !attribute.contains("__")
+                        && attribute
+                            .chars()
+                            .all(|character| character.is_ascii_lowercase() || character == '_')
+                });
+                // What comes out is mentioned by the state of its owner, but never called while loading.
+                (
+                    is_distribution && is_plain,
+                    self.make(Kind::Range, 0, 1, 1.0)?,
+                )
             }
             ("builtins.type", [Value::None]) => (true, self.make(Kind::Opaque, 0, 1, 1.0)?),
             ("collections.defaultdict", _) => {
@@ -1080,6 +1095,65 @@ impl<'m, 's> Machine<'m, 's> {
             ("pandas.core.indexes.base._new_Index", [class, _]) => {
                 let good = self.name_of(*class).starts_with("pandas.") && self.is_class(*class);
                 (good, self.instance(callee, 0, &parts)?)
+            }
+            // How dill writes an array: the call that makes it, its arguments, its state, its attributes.
+            ("dill._dill._create_array", [function, inner, state, _attributes]) => {
+                let is_array = self
+                    .name_of(*function)
+                    .replace("numpy.core.", "numpy._core.")
+                    .ends_with("._reconstruct");
+                if is_array {
+                    let made = self.checked_call(*function, *inner)?;
+                    self.absorb(made, &[*state])?;
+                    (matches!(self.kind(made), Some(Kind::Array)), made)
+                } else {
+                    (false, self.make(Kind::Opaque, 0, 1, 1.0)?)
+                }
+            }
+            ("dill._dill._load_type", [kind]) => {
+                let kind = self.str_of(*kind).unwrap_or("?").to_owned();
+                let (module, kind) = if kind == "PartialType" {
+                    ("functools", "partial")
+                } else {
+                    ("builtins", kind.as_str())
+                };
+                if let Some(granted) = self.list.find(module, kind) {
+                    let (module, name) = (self.text(module), self.text(kind));
+                    let granted = Some(granted);
+                    (
+                        true,
+                        self.make(
+                            Kind::Global {
+                                module,
+                                name,
+                                granted,
+                            },
+                            0,
+                            1,
+                            1.0,
+                        )?,
+                    )
+                } else {
+                    self.find(&OWN_CODE, "makes a type for code that the pickle carries");
+                    (true, self.make(Kind::Code, 0, 1, 1.0)?)
+                }
+            }
+            ("dill._dill._create_namedtuple", [kind, _fields, module, ..]) => {
+                let kind = self.str_of(*kind).unwrap_or("?").to_owned();
+                let module = self.str_of(*module).unwrap_or("?").to_owned();
+                let granted = self.list.find(&module, &kind);
+                let (module, name) = (self.text(&module), self.text(&kind));
+                let made = self.make(
+                    Kind::Global {
+                        module,
+                        name,
+                        granted,
+                    },
+                    0,
+                    1,
+                    1.0,
+                )?;
+                (granted.is_some(), made)
             }
             (constructor, [class]) if constructor.ends_with(".newObj") => {
                 let good = self.is_class(*class) && !matches!(self.kind(*class), Some(Kind::Code));

@@ -19,6 +19,7 @@ use crate::compressed::{self, Coding};
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::{ReadError, Source};
+use crate::text::extension;
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -96,12 +97,19 @@ const GUESS_OPERATIONS: u64 = 20_000;
 const MAX_TRAILING: usize = 16;
 
 /// Whether the content is a pickle, also behind a compression.
-pub fn detect(head: &[u8], _tail: &[u8], _path: &str, size: u64) -> bool {
+pub fn detect(head: &[u8], _tail: &[u8], path: &str, size: u64) -> bool {
     if looks_like_pickle(head, size) {
         return true;
     }
     Coding::of(head).is_some_and(|coding| {
         let (inner, ended) = compressed::expand_prefix(coding, head);
+        if inner.is_empty() {
+            // The first block is longer than what was read; then the name decides which check comes first.
+            return matches!(
+                extension(path).as_deref(),
+                Some("pkl" | "pickle" | "joblib" | "dill")
+            );
+        }
         // Without its end, the size behind the compression is not known.
         let inner_size = if ended { inner.len() as u64 } else { u64::MAX };
         looks_like_pickle(&inner, inner_size)
