@@ -315,13 +315,17 @@ impl<'a> Directory<'a> {
             .strip_prefix("./")
             .unwrap_or(path)
             .trim_end_matches('/');
-        self.find(path).is_some()
-            || matches!(path, "." | "")
-            || self.paths().any(|found| {
-                found
-                    .strip_prefix(path)
-                    .is_some_and(|rest| rest.starts_with('/'))
-            })
+        self.find(path).is_some() || matches!(path, "." | "") || self.has_below(path)
+    }
+
+    /// Whether any file lies in the directory at `path`; files are sorted, so the first behind its name tells.
+    fn has_below(&self, path: &str) -> bool {
+        let below = format!("{}{path}/", self.prefix);
+        let files = self.bundle.files();
+        let first = files.partition_point(|file| file.path < below.as_str());
+        files
+            .get(first)
+            .is_some_and(|file| file.path.starts_with(&below))
     }
 
     /// Looks for a file that the model can be loaded without.

@@ -7,9 +7,9 @@ use crate::cursor::quote;
 use serde_json::{Map, Value};
 
 /// Largest document.
-pub(crate) const MAX_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const MAX_BYTES: u64 = 2 * 1024 * 1024;
 const MAX_DEPTH: usize = 32;
-const MAX_NODES: usize = 200_000;
+const MAX_NODES: usize = 50_000;
 
 /// What is wrong with a document.
 #[derive(Debug, PartialEq, Eq)]
