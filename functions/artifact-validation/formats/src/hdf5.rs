@@ -105,7 +105,7 @@ fn file(check: &mut Check<'_>) -> Result<(), Stop> {
         None => return Err(Stop::at(&STRUCTURE, 0, "there is no superblock")),
     }
     let mut walk = Walk {
-        window: Window::new(check.source, 64 * 1024, 32),
+        window: Window::new(check.source, 8 * 1024, 256),
         check,
         visited: HashSet::new(),
         open: Vec::new(),

@@ -8,6 +8,7 @@
 //! that the loader passes.
 
 use crate::check::Check;
+use crate::keras_config::{MAX_CONFIG_BYTES, check_config};
 use crate::onnx::{is_other_magic, is_plain_relative};
 use crate::protobuf::{FieldValue, Fields, Wire, outline};
 use crate::safetensors::shorten;
@@ -39,6 +40,9 @@ declare_rules! {
     INDEX = "savedmodel.variables-index", Malformed,
         "An index that does not match the files of variables makes the loader read foreign bytes.",
         "Export the model again, and upload the whole folder.";
+    FORM = "savedmodel.other-form", Unsafe,
+        "TensorFlow loads graphs in this form, too, but their operations cannot be followed here.",
+        "Export the model again, which writes `saved_model.pb`.";
     POLYGLOT = "savedmodel.zip-inside", Unsafe,
         "The file ends in a zip directory, so that zip readers load a different file from the same bytes.",
         "Remove the appended archive.";
@@ -61,7 +65,8 @@ const MAX_INDEX_BYTES: u64 = 64 * 1024 * 1024;
 pub fn detect(head: &[u8], tail: &[u8], path: &str, size: u64) -> bool {
     match part(path) {
         Some(Part::Index) => tail.ends_with(TABLE_MAGIC) || !is_other_magic(head),
-        Some(Part::Data | Part::Fingerprint | Part::Model) => !is_other_magic(head),
+        Some(Part::OtherForm) => true,
+        Some(Part::Data | Part::Fingerprint | Part::Model | Part::Keras) => !is_other_magic(head),
         None => {
             // A schema version, then graphs, and nothing else.
             let fields = outline(head, size);
@@ -84,6 +89,10 @@ enum Part {
     Index,
     Data,
     Fingerprint,
+    /// Configurations that Keras 2 keeps beside the graphs.
+    Keras,
+    /// Graphs as text, or split into chunks.
+    OtherForm,
 }
 
 fn part(path: &str) -> Option<Part> {
@@ -95,6 +104,8 @@ fn part(path: &str) -> Option<Part> {
     });
     match name {
         "saved_model.pb" => Some(Part::Model),
+        "keras_metadata.pb" => Some(Part::Keras),
+        "saved_model.pbtxt" | "saved_model.cpb" => Some(Part::OtherForm),
         "fingerprint.pb" => Some(Part::Fingerprint),
         "variables.index" => Some(Part::Index),
         _ if is_data => Some(Part::Data),
@@ -109,6 +120,11 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
         // Raw bytes of variables; the index tells what they are.
         Some(Part::Data) => trailer(check),
         Some(Part::Fingerprint) => fingerprint(check),
+        Some(Part::Keras) => keras(check),
+        Some(Part::OtherForm) => Err(Stop::whole(
+            &FORM,
+            "the graphs are text, or split into chunks",
+        )),
         Some(Part::Model) | None => model(check),
     };
     settle(check, outcome)
@@ -138,6 +154,30 @@ fn fingerprint(check: &mut Check<'_>) -> Result<(), Stop> {
                 field.offset,
                 "the fingerprint has an unknown field",
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the configuration of each node that Keras 2 describes.
+fn keras(check: &mut Check<'_>) -> Result<(), Stop> {
+    let size = check.size();
+    let mut wire = Wire::new(Window::new(check.source, 64 * 1024, 4), &WIRE);
+    let mut fields = Fields::new(0..size, &[]);
+    while let Some(field) = fields.next(&mut wire)? {
+        let (1, Some(node)) = (field.number, field.as_range()) else {
+            return Err(Stop::at(
+                &WIRE,
+                field.offset,
+                "the configurations have an unknown field",
+            ));
+        };
+        let mut inner = Fields::new(node, &[5]);
+        while let Some(field) = inner.next(&mut wire)? {
+            if let (5, Some(range)) = (field.number, field.as_range()) {
+                let text = wire.bytes(&range, MAX_CONFIG_BYTES)?;
+                check_config(check, &text, "keras_metadata.pb", Some(range.start));
+            }
         }
     }
     Ok(())
@@ -820,6 +860,27 @@ mod tests {
             ),
         ]
         .concat()
+    }
+
+    #[test]
+    fn other_forms_and_configurations_are_not_passed_over() {
+        assert!(detect(
+            b"saved_model_schema_version: 1",
+            &[],
+            "m/saved_model.pbtxt",
+            29
+        ));
+        assert_eq!(
+            run(check, "m/saved_model.pbtxt", b"x".to_vec()).1,
+            ["savedmodel.other-form"]
+        );
+        let node = |config: &str| message(1, &[number(2, 1), bytes(5, config)]);
+        let run = |config: &str| run(check, "m/keras_metadata.pb", node(config)).0;
+        assert_eq!(run(r#"{"class_name":"Dense","config":{}}"#), Verdict::Clean);
+        assert_eq!(
+            run(r#"{"class_name":"Lambda","config":{}}"#),
+            Verdict::ContainsCode
+        );
     }
 
     fn verdict(model: Vec<u8>) -> Verdict {

@@ -223,7 +223,7 @@ fn element_type(kind: u64) -> Option<(&'static str, u64)> {
 fn model(check: &mut Check<'_>) -> Result<(), Stop> {
     let size = check.size();
     let mut buffer = Buffer {
-        window: Window::new(check.source, 64 * 1024, 32),
+        window: Window::new(check.source, 8 * 1024, 256),
         tables: 0,
     };
     let tail = check.read(size.saturating_sub(65_536 + 22)..size)?;
