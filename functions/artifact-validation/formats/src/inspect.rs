@@ -14,9 +14,9 @@ use crate::rules::{self, EMPTY, MISMATCH, POLYGLOT, READ_FAILED, TOO_DEEP, UNKNO
 use crate::source::{ReadError, Source};
 use crate::text::extension;
 use crate::{
-    catboost, compressed, coreml, environment, gguf, hdf5, huggingface, keras, licence, lightgbm,
-    mlflow, npy, onnx, pickle, pmml, safetensors, savedmodel, skops, text, tflite, torch, triton,
-    xgboost, zip,
+    catboost, companion, compressed, coreml, environment, gguf, hdf5, huggingface, keras, licence,
+    lightgbm, mlflow, npy, onnx, pickle, pmml, safetensors, savedmodel, skops, text, tflite, torch,
+    triton, xgboost, zip,
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -108,6 +108,7 @@ const FORMATS: &[Format] = &[
     format("environment", environment::detect, environment::check),
     format("model-card", licence::detect, licence::check),
     format("text", text::detect, text::check),
+    format("companion", companion::detect, companion::check),
     format("onnx", onnx::detect, onnx::check),
 ];
 

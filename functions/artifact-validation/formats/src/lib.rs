@@ -12,6 +12,7 @@ pub mod report;
 pub mod rules;
 pub mod source;
 
+pub mod companion;
 pub mod compressed;
 pub mod pickle;
 pub mod text;

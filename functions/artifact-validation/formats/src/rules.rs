@@ -66,6 +66,7 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
         GENERAL,
         crate::compressed::RULES,
         crate::text::RULES,
+        crate::companion::RULES,
         crate::zip::RULES,
         crate::archive::RULES,
         crate::pickle::RULES,

@@ -357,7 +357,7 @@ fn small_text(
     archive: &Archive<'_>,
     entry: &Entry,
 ) -> Result<(), ReadError> {
-    if entry.size > 256 {
+    if entry.size > 64 {
         check.find(
             &MEMBER,
             Some(entry.header_offset),
@@ -370,7 +370,7 @@ fn small_text(
     };
     let is_plain = bytes
         .iter()
-        .all(|byte| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\n'));
+        .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'\n');
     if !is_plain {
         check.find(
             &MEMBER,
