@@ -2,6 +2,11 @@
 //!
 //! The corpus lies beside the checkout; without it, only the mutations of small built-in files run.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot read its files has failed"
+)]
+
 use bytes::Bytes;
 use model_formats::{
     Bundle, BundleFile, Check, Limits, ReadError, Verdict, archive, catboost, environment,
