@@ -29,13 +29,14 @@ const BOMB: Rule = Rule {
 /// The rules of compressed files.
 pub const RULES: &[Rule] = &[DAMAGED, BOMB];
 
-/// Largest dictionary that a decoder may hold, in KiB.
-const DICTIONARY_KIB: u32 = 17 * 1024;
+/// Largest dictionary that a decoder may hold, in KiB: that of the highest level, of which only as much as the content
+/// is long is ever touched.
+const DICTIONARY_KIB: u32 = 66 * 1024;
 /// Expanded files up to this size are looked into.
 const MAX_EXPANDED: usize = 16 * 1024 * 1024;
-/// Streams may expand so many times beyond a few MiB.
+/// Streams may expand so many times beyond the free bytes; arrays of zeros in a model compress well.
 const MAX_RATIO: u64 = 250;
-const FREE_BYTES: u64 = 16 * 1024 * 1024;
+const FREE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A compression, told by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,17 +165,18 @@ pub fn reader(
         Coding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(feed)),
         Coding::Zlib => Box::new(flate2::bufread::ZlibDecoder::new(feed)),
         Coding::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(feed)),
-        Coding::Xz => {
-            // Its dictionaries are bounded by the header of each block, which is checked before.
-            if !xz_dictionary_is_small(source) {
-                return Err("the dictionary is larger than any model needs".to_owned());
-            }
-            Box::new(lzma_rust2::XzReader::new(feed, true))
-        }
-        Coding::Lzma => Box::new(
-            lzma_rust2::LzmaReader::new_mem_limit(feed, DICTIONARY_KIB, None)
-                .map_err(|error| error.to_string())?,
-        ),
+        Coding::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            feed,
+            true,
+            DICTIONARY_KIB,
+        )),
+        Coding::Lzma => Box::new(Lzma {
+            decoder: Some(
+                lzma_rust2::LzmaReader::new_mem_limit(feed, DICTIONARY_KIB, None)
+                    .map_err(|error| error.to_string())?,
+            ),
+            progress: progress.clone(),
+        }),
         Coding::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(feed)),
         Coding::Zstd => Box::new(
             ruzstd::decoding::StreamingDecoder::new(feed).map_err(|error| error.to_string())?,
@@ -183,34 +185,26 @@ pub fn reader(
     Ok((reader, progress))
 }
 
-/// Whether the first block of an xz stream asks for a dictionary of at most 16 MiB.
-fn xz_dictionary_is_small(source: &dyn Source) -> bool {
-    // Stream header of 12 bytes, then the block header: size, flags, filter 0x21 with one byte of properties.
-    let Ok(head) = source.read(0..source.size().min(32)) else {
-        return false;
-    };
-    let Some(flags) = head.get(13) else {
-        // No block; nothing to hold.
-        return true;
-    };
-    if flags & 0x3f != 0 {
-        return false;
-    }
-    let mut at = 14;
-    // The optional sizes are numbers of seven bits a byte.
-    for bit in [0x40, 0x80] {
-        if flags & bit != 0 {
-            while head.get(at).is_some_and(|byte| byte & 0x80 != 0) {
-                at += 1;
-            }
-            at += 1;
+/// A decoder that reads ahead, and gives back at its end what it did not use.
+struct Lzma<'s> {
+    decoder: Option<lzma_rust2::LzmaReader<Feed<'s>>>,
+    progress: Progress,
+}
+
+impl Read for Lzma<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let Some(decoder) = &mut self.decoder else {
+            return Ok(0);
+        };
+        let count = decoder.read(into)?;
+        if count == 0
+            && !into.is_empty()
+            && let Some(decoder) = self.decoder.take()
+        {
+            let unused = decoder.into_parts().1.len() as u64;
+            self.progress.0.fetch_sub(unused, Ordering::Relaxed);
         }
-    }
-    match head.get(at..at + 3) {
-        // Properties 0..=24 stand for 4 KiB to 16 MiB.
-        Some([0x21, 1, properties]) => *properties <= 24,
-        // An index instead of a block.
-        _ => head.get(12) == Some(&0),
+        Ok(count)
     }
 }
 

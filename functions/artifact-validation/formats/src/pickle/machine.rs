@@ -76,6 +76,8 @@ pub struct Outcome {
     pub parameters: u64,
     /// How many arrays lie beside the program, in joblib's files.
     pub arrays: u64,
+    /// How many bytes they have together.
+    pub array_bytes: u64,
     /// The protocol that the program declares.
     pub protocol: u8,
     /// Whether the last opcode was reached.
@@ -1603,6 +1605,7 @@ impl<'m, 's> Machine<'m, 's> {
                 return self.halt(&ARGUMENTS, "the shape of an array overflows");
             };
             self.skip(bytes)?;
+            self.outcome.array_bytes = self.outcome.array_bytes.saturating_add(bytes);
         }
         self.pop()?;
         let made = self.make(Kind::Array, BUILT, 1, 1.0)?;

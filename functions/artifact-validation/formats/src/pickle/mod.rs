@@ -93,6 +93,9 @@ pub const RULES: &[Rule] = &[
 
 /// Opcodes that are followed of a file whose format is still a guess.
 const GUESS_OPERATIONS: u64 = 20_000;
+/// A compressed program of more bytes than this may not expand more than [`MAX_DENSE_RATIO`] times.
+const MAX_DENSE_BYTES: u64 = 8 * 1024 * 1024;
+const MAX_DENSE_RATIO: u64 = 250;
 /// Most pickles one behind the other that are looked at, although only one may be there.
 const MAX_TRAILING: usize = 16;
 
@@ -188,7 +191,19 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
             }
         };
         let mut input = Input::decoder(reader, compressed::allowance(source.size()));
-        check_input(check, &mut input)?;
+        let array_bytes = check_input(check, &mut input)?;
+        // Arrays of zeros are honest; programs and texts never shrink that far.
+        let program_bytes = input.offset().saturating_sub(array_bytes);
+        if program_bytes > MAX_DENSE_BYTES && program_bytes / MAX_DENSE_RATIO > source.size() {
+            check.find(
+                &BOMB,
+                None,
+                format!(
+                    "{} bytes expand to {program_bytes} besides arrays",
+                    source.size()
+                ),
+            );
+        }
         if check.verdict() == Verdict::Clean && progress.used() < source.size() {
             check.find(
                 &NOT_CANONICAL,
@@ -199,13 +214,15 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
         return Ok(());
     }
     let mut input = Input::file(source, 0);
-    check_input(check, &mut input)
+    check_input(check, &mut input)?;
+    Ok(())
 }
 
-fn check_input(check: &mut Check<'_>, input: &mut Input<'_>) -> Result<(), ReadError> {
+/// Inspects a pickle that must be all there is; answers how many bytes its arrays have.
+fn check_input(check: &mut Check<'_>, input: &mut Input<'_>) -> Result<u64, ReadError> {
     let outcome = check_stream(check, input, Style::Joblib)?;
     if !outcome.finished {
-        return Ok(());
+        return Ok(outcome.array_bytes);
     }
     for _ in 0..MAX_TRAILING {
         match input.is_at_end() {
@@ -227,7 +244,7 @@ fn check_input(check: &mut Check<'_>, input: &mut Input<'_>) -> Result<(), ReadE
             break;
         }
     }
-    Ok(())
+    Ok(outcome.array_bytes)
 }
 
 /// Inspects the pickle at the input's place, and leaves the input behind its last opcode.
@@ -269,7 +286,8 @@ pub fn check_stream(
 /// Inspects the pickle that begins at `offset` of `source` and must end with it.
 pub fn check_at(check: &mut Check<'_>, source: &dyn Source, offset: u64) -> Result<(), ReadError> {
     let mut input = Input::file(source, offset);
-    check_input(check, &mut input)
+    check_input(check, &mut input)?;
+    Ok(())
 }
 
 /// What is dangerous in `bytes` at `start`, if a pickle begins there; for files that are refused already.
