@@ -33,7 +33,7 @@ pub const RULES: &[Rule] = &[DAMAGED, BOMB];
 /// is long is ever touched.
 const DICTIONARY_KIB: u32 = 66 * 1024;
 /// Expanded files up to this size are looked into.
-const MAX_EXPANDED: usize = 16 * 1024 * 1024;
+const MAX_EXPANDED: usize = 8 * 1024 * 1024;
 /// Streams may expand so many times beyond the free bytes; arrays of zeros in a model compress well.
 const MAX_RATIO: u64 = 250;
 const FREE_BYTES: u64 = 64 * 1024 * 1024;

@@ -25,7 +25,7 @@ pub const RULES: &[Rule] = &[NOT_TEXT, SOURCE_CODE];
 const CODE_EXTENSIONS: &[&str] = &[
     "py", "pyc", "pyi", "pyx", "ipynb", "sh", "bash", "zsh", "ps1", "bat", "cmd", "js", "mjs",
     "ts", "rb", "pl", "php", "lua", "r", "jl", "so", "dll", "dylib", "exe", "jar", "class", "wasm",
-    "java", "c", "cc", "cpp", "cu", "h", "pth_hook", "service", "desktop",
+    "java", "c", "cc", "cpp", "cu", "h", "service", "desktop",
 ];
 
 /// Whether the path names source code or a program.

@@ -80,7 +80,7 @@ const LEGACY_MAGIC: &[u8] = &[
     0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, 0x2e,
 ];
 /// Most bytes of one compressed program.
-const MAX_PROGRAM: usize = 8 * 1024 * 1024;
+const MAX_PROGRAM: usize = 16 * 1024 * 1024;
 
 /// Whether the content is one of PyTorch's files in a zip.
 pub fn detect(head: &[u8], tail: &[u8], _path: &str, _size: u64) -> bool {
