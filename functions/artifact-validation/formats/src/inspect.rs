@@ -125,12 +125,7 @@ const EXTENSIONS: &[(&[&str], &[&str])] = &[
     ),
     (
         &["pt", "pth", "ckpt"],
-        &[
-            "torch",
-            "torch-legacy",
-            "torch-tar",
-            "tf-savedmodel",
-        ],
+        &["torch", "torch-legacy", "torch-tar", "tf-savedmodel"],
     ),
     (&["pt2"], &["torch"]),
     (&["mar"], &["torch"]),

@@ -167,6 +167,8 @@ const FILL_LIST: u8 = 8;
 const FILL_SET: u8 = 16;
 /// Has a key such as `__class__`.
 const DUNDER_KEY: u8 = 32;
+/// Is a type of code: making one of it runs nothing yet.
+const CODE_TYPE: u8 = 64;
 
 #[derive(Debug, Clone, Copy)]
 struct Object {
@@ -226,6 +228,8 @@ struct Machine<'m, 's> {
     imported: HashMap<(u32, u32), u32>,
     after_pop: bool,
     pop_is_free: bool,
+    /// Whether functions or classes are carried by value, whose picklers throw intermediate values away.
+    carries_code: bool,
     outcome: Outcome,
 }
 
@@ -260,6 +264,7 @@ impl<'m, 's> Machine<'m, 's> {
             imported: HashMap::new(),
             after_pop: false,
             pop_is_free: false,
+            carries_code: false,
             outcome: Outcome::default(),
         }
     }
@@ -686,12 +691,14 @@ impl<'m, 's> Machine<'m, 's> {
         let mut granted = self.list.find(&module_text, &name_text);
         let full = format!("{module_text}.{name_text}");
         if granted.is_none() {
-            // A class of the script that wrote the pickle: honest, but it must come from somewhere.
-            let is_class_name = name_text.starts_with(|first: char| first.is_ascii_uppercase())
+            // A name of the script that wrote the pickle: honest, but it must come from somewhere.
+            let is_plain = name_text.starts_with(|first: char| first.is_ascii_alphabetic())
                 && name_text
                     .chars()
                     .all(|character| character.is_ascii_alphanumeric() || character == '_');
-            if module_text == "__main__" && is_class_name {
+            if (module_text == "__main__" && is_plain)
+                || is_main_namespace(&module_text, &name_text)
+            {
                 granted = Some(Use::Code);
             }
             // Classes that a TorchScript archive defines itself; they are no Python.
@@ -707,6 +714,7 @@ impl<'m, 's> Machine<'m, 's> {
                 self.find(&GLOBAL, format!("imports `{}`", shown.escape_debug()));
             }
             Some(Use::Code) => {
+                self.carries_code = true;
                 self.find(&OWN_CODE, format!("imports `{full}`"));
             }
             Some(_) => {}
@@ -827,6 +835,9 @@ impl<'m, 's> Machine<'m, 's> {
                     self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
                 }
             },
+            Some(Kind::Code) if self.flags(callee) & CODE_TYPE != 0 => {
+                self.make(Kind::Code, 0, 1, 1.0)?
+            }
             Some(Kind::Code) => {
                 self.find(
                     &RUNS_OWN_CODE,
@@ -973,6 +984,13 @@ impl<'m, 's> Machine<'m, 's> {
                     is_distribution && is_plain,
                     self.make(Kind::Range, 0, 1, 1.0)?,
                 )
+            }
+            ("builtins.setattr", [owner, attribute, _]) => {
+                // How dill fills the cells and classes that it carries by value.
+                self.pop_is_free = true;
+                let good = matches!(self.kind(*owner), Some(Kind::Code))
+                    && matches!(attribute, Value::Text(_));
+                (good, Value::None)
             }
             ("builtins.type", [Value::None]) => (true, self.make(Kind::Opaque, 0, 1, 1.0)?),
             ("collections.defaultdict", _) => {
@@ -1155,13 +1173,28 @@ impl<'m, 's> Machine<'m, 's> {
                     (false, self.make(Kind::Opaque, 0, 1, 1.0)?)
                 }
             }
-            ("dill._dill._load_type", [kind]) => {
+            (
+                "dill._dill._load_type"
+                | "cloudpickle.cloudpickle._builtin_type"
+                | "cloudpickle.cloudpickle_fast._builtin_type",
+                [kind],
+            ) => {
                 let kind = self.str_of(*kind).unwrap_or("?").to_owned();
                 let (module, kind) = if kind == "PartialType" {
                     ("functools", "partial")
                 } else {
                     ("builtins", kind.as_str())
                 };
+                let is_code = matches!(
+                    kind,
+                    "CodeType"
+                        | "FunctionType"
+                        | "MethodType"
+                        | "CellType"
+                        | "ClassMethodType"
+                        | "LambdaType"
+                        | "MappingProxyType"
+                );
                 if let Some(granted) = self.list.find(module, kind) {
                     let (module, name) = (self.text(module), self.text(kind));
                     let granted = Some(granted);
@@ -1179,8 +1212,9 @@ impl<'m, 's> Machine<'m, 's> {
                         )?,
                     )
                 } else {
+                    self.carries_code = true;
                     self.find(&OWN_CODE, "makes a type for code that the pickle carries");
-                    (true, self.make(Kind::Code, 0, 1, 1.0)?)
+                    (is_code, self.make(Kind::Code, CODE_TYPE, 1, 1.0)?)
                 }
             }
             ("dill._dill._create_namedtuple", [kind, _fields, module, ..]) => {
@@ -1357,6 +1391,7 @@ impl<'m, 's> Machine<'m, 's> {
     // ── Building ────────────────────────────────────────────────────────
 
     fn set_items(&mut self, pairs: &[Value]) -> Result<(), Halt> {
+        self.pop_is_free = self.carries_code;
         let target = self.top()?;
         if !pairs.len().is_multiple_of(2) {
             self.odd("a dictionary is filled with a key without a value");
@@ -1836,8 +1871,12 @@ impl<'m, 's> Machine<'m, 's> {
             b'c' => {
                 let module = self.line()?;
                 let name = self.line()?;
-                let module = self.text(&String::from_utf8_lossy(&module));
-                let name = self.text(&String::from_utf8_lossy(&name));
+                let module = String::from_utf8_lossy(&module).into_owned();
+                let name = String::from_utf8_lossy(&name).into_owned();
+                if self.protocol >= 4 && !is_main_namespace(&module, &name) {
+                    self.odd("an import is older than any pickler of the protocol writes");
+                }
+                let (module, name) = (self.text(&module), self.text(&name));
                 self.import(module, name)?;
             }
             0x93 => {
@@ -2103,9 +2142,17 @@ fn is_text_only(opcode: u8, protocol: u8) -> bool {
         b'L' | b'F' | b'V' | b'g' | b'p' | b'P' | b'S' | b'd' | b'l' => true,
         // Python 2 writes wide integers, and texts, like this up to protocol 2.
         b'I' | b'T' | b'U' => protocol >= 3,
-        b'c' | b'q' | b'r' => protocol >= 4,
+        b'q' | b'r' => protocol >= 4,
         _ => false,
     }
+}
+
+/// Whether the name stands for all names of the script, as dill writes it for functions that refer to them.
+fn is_main_namespace(module: &str, name: &str) -> bool {
+    matches!(
+        (module, name),
+        ("__builtin__", "__main__") | ("__main__", "__dict__")
+    )
 }
 
 /// Width of an item and whether it is an object, for the codes that NumPy writes.
