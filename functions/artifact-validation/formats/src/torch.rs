@@ -215,6 +215,9 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
     };
     let mut outcome = Outcome::default();
     let mut records: BTreeMap<String, &Entry> = BTreeMap::new();
+    // A script keeps the tensors of its constants apart, under keys of their own.
+    let mut constants = Outcome::default();
+    let mut constant_records: BTreeMap<String, &Entry> = BTreeMap::new();
     for entry in archive.entries() {
         let Some(name) = entry
             .name
@@ -233,6 +236,10 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
                 let found = program(check, &archive, entry, style)?;
                 merge(&mut outcome, found);
             }
+            "constants.pkl" | "bytecode.pkl" if is_script => {
+                let found = program(check, &archive, entry, style)?;
+                merge(&mut constants, found);
+            }
             _ if is_script && is_direct(name, ".pkl") => {
                 let found = program(check, &archive, entry, style)?;
                 merge(&mut outcome, found);
@@ -250,7 +257,7 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
                 records.insert(name[5..].to_owned(), entry);
             }
             _ if is_script && is_key_of(name, "constants/") => {
-                records.insert(name[10..].to_owned(), entry);
+                constant_records.insert(name[10..].to_owned(), entry);
             }
             _ if is_script && name.starts_with("code/") => script(check, &archive, entry)?,
             _ if entry.is_directory() => {}
@@ -284,7 +291,9 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
     }
     if !is_export {
         storages(check, &outcome, &records)?;
+        storages(check, &constants, &constant_records)?;
     }
+    merge(&mut outcome, constants);
     tensor_facts(check, &outcome);
     Ok(())
 }
