@@ -2,7 +2,7 @@
 //!
 //! Everything that decides where a member lands when it is unpacked is checked here; what the members are is for the
 //! driver, which [`with_members`] hands them to as sources of their own.
-//! A compressed archive is decompressed as it is read, so that memory stays small; see [`crate::inflated`].
+//! A compressed archive is decompressed as it is read, so that memory stays small; see the module `inflated`.
 
 use crate::check::Check;
 use crate::cursor::{Trouble, quote, settle};

@@ -1,6 +1,6 @@
 //! Inspects files of machine-learning models by range reads, without executing anything in them.
 //!
-//! [`inspect`] takes a [`Bundle`] (the files of one model version) and answers a [`Report`]: a verdict, the findings
+//! [`inspect()`] takes a [`Bundle`] (the files of one model version) and answers a [`Report`]: a verdict, the findings
 //! that led to it, and the facts that were read out of the files.
 //! Nothing here knows S3, HTTP or a clock: bytes come from a [`Source`], and a source that fails makes the report
 //! `incomplete`, which never counts as clean.
