@@ -109,7 +109,7 @@ struct Document<'a> {
     verdict: &'a str,
     summary: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rules_digest: Option<String>,
+    rules_digest: Option<&'a str>,
     artifacts: Vec<Artifact<'a>>,
     findings: Vec<Found>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -243,6 +243,7 @@ pub(crate) fn crashed(artifacts: &[Pinned]) -> Inspection {
             })
             .into_iter()
             .collect(),
+        rules_digest: model_formats::rules::digest(None),
     }
 }
 
@@ -258,6 +259,7 @@ pub(crate) fn rejected(
         version,
         Status::FailedRegistration,
         REJECTED,
+        None,
         rows,
         findings.0,
     )
@@ -277,7 +279,14 @@ pub(crate) fn inspected(
     };
     let findings = inspection.findings.iter().map(Found::of_content).collect();
     let rows = rows_of(artifacts, proofs, Some(inspection));
-    write(version, status, word(inspection.verdict), rows, findings)
+    write(
+        version,
+        status,
+        word(inspection.verdict),
+        Some(&inspection.rules_digest),
+        rows,
+        findings,
+    )
 }
 
 /// Reports a version whose uploads never came.
@@ -331,6 +340,7 @@ pub(crate) fn never_arrived(
         version,
         Status::FailedRegistration,
         REJECTED,
+        None,
         rows,
         findings,
     )
@@ -387,6 +397,7 @@ fn write(
     version: &Version,
     status: Status,
     verdict: &str,
+    rules_digest: Option<&str>,
     mut artifacts: Vec<Artifact<'_>>,
     mut findings: Vec<Found>,
 ) -> Result<Judged> {
@@ -403,7 +414,7 @@ fn write(
         status,
         verdict,
         summary: &summary,
-        rules_digest: None,
+        rules_digest,
         artifacts,
         findings,
         findings_omitted,

@@ -98,6 +98,20 @@ impl<'a> Check<'a> {
         self.findings.extend(part.findings.into_iter().take(room));
     }
 
+    /// Takes over what was found in a part, and answers its facts.
+    pub(crate) fn absorb_part(&mut self, part: Check<'_>) -> Map<String, Value> {
+        let (verdict, findings, facts) = part.finish();
+        self.absorb_findings(verdict, findings);
+        facts
+    }
+
+    /// Takes over a verdict and the findings that led to it.
+    pub(crate) fn absorb_findings(&mut self, verdict: Verdict, findings: Vec<Finding>) {
+        self.verdict = self.verdict.max(verdict);
+        let room = Self::MAX_FINDINGS.saturating_sub(self.findings.len());
+        self.findings.extend(findings.into_iter().take(room));
+    }
+
     /// The verdict so far.
     pub fn verdict(&self) -> Verdict {
         self.verdict

@@ -60,4 +60,7 @@ pub struct Report {
     pub files: Vec<FileReport>,
     /// Everything that was found, sorted by path and offset.
     pub findings: Vec<Finding>,
+    /// Digest of the rules and of the allow-list that the verdict rests on.
+    #[serde(default)]
+    pub rules_digest: String,
 }

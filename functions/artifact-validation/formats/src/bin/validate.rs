@@ -1,0 +1,200 @@
+//! Validates model files on the local disk: `validate PATH… [--json]`.
+//!
+//! Exit codes: 0 when every path is clean, 1 when one is refused, 2 when a path cannot be read or the command is wrong.
+
+use bytes::Bytes;
+use clap::Parser;
+use model_formats::pickle::AllowList;
+use model_formats::{
+    Bundle, BundleFile, Limits, ReadError, Report, Source, Verdict, inspect, rules,
+};
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Validates model files without executing anything in them.
+#[derive(Debug, Parser)]
+#[command(name = "validate", version)]
+struct Arguments {
+    /// Files, or directories that hold one model each.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Answer with JSON, one report per line.
+    #[arg(long)]
+    json: bool,
+    /// Only the verdict of each path.
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+    /// Names that pickles may import besides those of the built-in list, one `<use> <module> <name>…` a line.
+    #[arg(long, value_name = "FILE")]
+    allow_list: Option<PathBuf>,
+    /// Accept models that carry their author's code.
+    #[arg(long)]
+    approve_code: bool,
+}
+
+/// A file on the disk, read by ranges.
+struct LocalFile {
+    file: File,
+    size: u64,
+}
+
+impl LocalFile {
+    fn open(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { file, size })
+    }
+}
+
+impl Source for LocalFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
+        let length = range
+            .end
+            .checked_sub(range.start)
+            .filter(|_| range.end <= self.size)
+            .and_then(|length| usize::try_from(length).ok())
+            .ok_or(ReadError::OutOfRange {
+                start: range.start,
+                end: range.end,
+                size: self.size,
+            })?;
+        let mut bytes = vec![0; length];
+        self.file
+            .read_exact_at(&mut bytes, range.start)
+            .map_err(|error| ReadError::Failed(error.to_string()))?;
+        Ok(bytes.into())
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            // Nowhere to tell it if this fails too.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> std::io::Result<bool> {
+    let mut limits = Limits::default();
+    if let Some(path) = &arguments.allow_list {
+        let mut list = AllowList::built_in().clone();
+        list.extend(&std::fs::read_to_string(path)?)
+            .map_err(std::io::Error::other)?;
+        limits.allow_list = Some(Arc::new(list));
+    }
+    let mut all_clean = true;
+    let shows_progress = std::io::stderr().is_terminal() && arguments.paths.len() > 1;
+    let count = arguments.paths.len();
+    for (index, path) in arguments.paths.iter().enumerate() {
+        if shows_progress {
+            write!(std::io::stderr(), "\r[{}/{count}]", index + 1)?;
+        }
+        let report = inspect_path(path, &limits)
+            .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?;
+        all_clean &= report.verdict == Verdict::Clean
+            || (arguments.approve_code && report.verdict == Verdict::ContainsCode);
+        let mut out = std::io::stdout().lock();
+        if arguments.json {
+            let line = serde_json::json!({"path": path.display().to_string(), "report": report});
+            writeln!(out, "{line}")?;
+        } else {
+            print(&mut out, path, &report, arguments.quiet)?;
+        }
+    }
+    if shows_progress {
+        writeln!(std::io::stderr())?;
+    }
+    Ok(all_clean)
+}
+
+fn inspect_path(path: &Path, limits: &Limits) -> std::io::Result<Report> {
+    let mut found = Vec::new();
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        collect(path, "", &mut found)?;
+    } else {
+        let name = path.file_name().map_or_else(
+            || "model".into(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        found.push((name, LocalFile::open(path)?));
+    }
+    let files = found
+        .iter()
+        .map(|(path, source)| BundleFile { path, source })
+        .collect();
+    Ok(inspect(&Bundle::new(files), limits))
+}
+
+fn collect(
+    folder: &Path,
+    prefix: &str,
+    found: &mut Vec<(String, LocalFile)>,
+) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        // Links are followed to files, but not to directories, which could lead in a circle.
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), &format!("{name}/"), found)?;
+        } else {
+            found.push((name, LocalFile::open(&entry.path())?));
+        }
+    }
+    Ok(())
+}
+
+fn print(
+    out: &mut impl std::io::Write,
+    path: &Path,
+    report: &Report,
+    quiet: bool,
+) -> std::io::Result<()> {
+    writeln!(out, "{}: {}", path.display(), word(report.verdict))?;
+    if quiet {
+        return Ok(());
+    }
+    for file in &report.files {
+        writeln!(
+            out,
+            "  {} · {} · {}",
+            file.path,
+            file.format,
+            word(file.verdict)
+        )?;
+    }
+    for finding in &report.findings {
+        let place = finding
+            .offset_bytes
+            .map_or_else(String::new, |offset| format!(" at byte {offset}"));
+        writeln!(out, "  ✗ {}{place}: {}", finding.path, finding.detail)?;
+        if let Some(rule) = rules::find(&finding.rule) {
+            writeln!(out, "    {} · {} {}", rule.id, rule.why, rule.fix)?;
+        }
+    }
+    Ok(())
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Clean => "clean",
+        Verdict::ContainsCode => "contains code",
+        Verdict::Unsupported => "unsupported",
+        Verdict::Incomplete => "incomplete",
+        Verdict::Malformed => "malformed",
+        Verdict::Unsafe => "unsafe",
+    }
+}

@@ -1,0 +1,182 @@
+//! The allow-list: which names a pickle may import, and what it may do with each.
+//!
+//! The list is exact and closed under composition: whatever is called with whatever the other entries can make, no
+//! file is touched, no process started, nothing imported by a name from the pickle.
+//! The entries are data, in `allow-list.txt`; a deployment can add its own.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
+/// The list that comes with the crate.
+pub const ALLOW_LIST: &str = include_str!("allow-list.txt");
+
+/// What a pickle may do with an imported name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Make an instance without running its initializer, and set its state.
+    Class,
+    /// The same, and fill it like a dictionary.
+    DictClass,
+    /// The same, and fill it like a list.
+    ListClass,
+    /// Call it with any arguments.
+    Call,
+    /// Call it, and fill the result like a dictionary.
+    DictCall,
+    /// Call it, and fill the result like a list.
+    ListCall,
+    /// Mention it, but not call it.
+    Data,
+    /// Call it if its arguments pass a check of their own.
+    Check,
+    /// A storage of a tensor: mention it in a persistent id.
+    Storage,
+    /// Carries the author's code.
+    Code,
+}
+
+impl Use {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "class" => Self::Class,
+            "class-dict" => Self::DictClass,
+            "class-list" => Self::ListClass,
+            "call" => Self::Call,
+            "call-dict" => Self::DictCall,
+            "call-list" => Self::ListCall,
+            "data" => Self::Data,
+            "check" => Self::Check,
+            "storage" => Self::Storage,
+            "code" => Self::Code,
+            _ => return None,
+        })
+    }
+}
+
+/// A line of an allow-list that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the allow-list is not `<use> <module> <name>…`: `{text}`")]
+pub struct AllowListError {
+    /// Number of the line, from 1.
+    pub line: usize,
+    /// The line.
+    pub text: String,
+}
+
+/// Names that a pickle may import.
+#[derive(Debug, Clone, Default)]
+pub struct AllowList {
+    modules: HashMap<String, HashMap<String, Use>>,
+    /// Every module and name, so that the machine knows which texts to keep.
+    words: HashSet<String>,
+}
+
+static BUILT_IN: LazyLock<AllowList> = LazyLock::new(|| {
+    let mut list = AllowList::default();
+    // A test reads the whole list; a line that is none would be one name less.
+    let _ = list.extend(ALLOW_LIST);
+    list
+});
+
+impl AllowList {
+    /// The list that comes with the crate.
+    pub fn built_in() -> &'static Self {
+        &BUILT_IN
+    }
+
+    /// Adds the lines of `text`, each `<use> <module> <name>…`; `#` begins a comment.
+    ///
+    /// ```
+    /// let mut list = model_formats::pickle::AllowList::built_in().clone();
+    /// list.extend("class our_models.scoring Scorer Calibrator").unwrap();
+    /// assert!(list.find("our_models.scoring", "Scorer").is_some());
+    /// ```
+    pub fn extend(&mut self, text: &str) -> Result<(), AllowListError> {
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            let error = || AllowListError {
+                line: index + 1,
+                text: line.to_owned(),
+            };
+            let mut words = line.split_whitespace();
+            let granted = words.next().and_then(Use::parse).ok_or_else(error)?;
+            let module = words.next().ok_or_else(error)?;
+            self.words.insert(module.to_owned());
+            let names = self.modules.entry(module.to_owned()).or_default();
+            let before = names.len();
+            for name in words {
+                if name.contains('.') {
+                    return Err(error());
+                }
+                self.words.insert(name.to_owned());
+                names.insert(name.to_owned(), granted);
+            }
+            if before == 0 && names.is_empty() {
+                return Err(error());
+            }
+        }
+        Ok(())
+    }
+
+    /// What may be done with `module.name`, if it may be imported at all.
+    pub fn find(&self, module: &str, name: &str) -> Option<Use> {
+        let names = match module {
+            // Python 2 names, which every unpickler translates.
+            "__builtin__" => self.modules.get("builtins"),
+            "copy_reg" => self.modules.get("copyreg"),
+            // NumPy 2 renamed its core; the old names are the same objects.
+            _ => match module.strip_prefix("numpy.core.") {
+                Some(rest) => self.modules.get(&format!("numpy._core.{rest}")),
+                None => self.modules.get(module),
+            },
+        };
+        names?.get(name).copied()
+    }
+
+    /// Whether `text` occurs in the list as a module or a name.
+    pub(crate) fn is_word(&self, text: &str) -> bool {
+        self.words.contains(text)
+            || text
+                .strip_prefix("numpy.core.")
+                .is_some_and(|rest| self.words.contains(&format!("numpy._core.{rest}")))
+            || matches!(
+                text,
+                "__builtin__"
+                    | "copy_reg"
+                    | "storage"
+                    | "subclass"
+                    | "__doc__"
+                    | "__name__"
+                    | "__qualname__"
+                    | "__module__"
+            )
+    }
+
+    /// Every entry in a fixed order, one a line.
+    pub(crate) fn listing(&self) -> String {
+        let mut lines: Vec<String> = self
+            .modules
+            .iter()
+            .flat_map(|(module, names)| {
+                names
+                    .iter()
+                    .map(move |(name, granted)| format!("{granted:?} {module} {name}\n"))
+            })
+            .collect();
+        lines.sort_unstable();
+        lines.concat()
+    }
+
+    /// How many names the list has.
+    pub fn len(&self) -> usize {
+        self.modules.values().map(HashMap::len).sum()
+    }
+
+    /// Whether the list is empty.
+    pub fn is_empty(&self) -> bool {
+        self.modules.is_empty()
+    }
+}
