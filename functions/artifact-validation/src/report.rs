@@ -539,6 +539,7 @@ pub(crate) mod tests {
         };
         Inspection {
             verdict,
+            rules_digest: "sha256:0".into(),
             files: vec![file("a.bin"), file("b.bin")],
             findings: vec![Finding {
                 rule: "general.unknown-format".into(),
