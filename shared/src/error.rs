@@ -209,7 +209,7 @@ impl Error {
     pub fn public_message(&self) -> &str {
         match self.code {
             ErrorCode::Internal => {
-                "something failed on our side; try again, and quote the request id if it goes on"
+                "something failed on our side; quote the request id when you report it"
             }
             ErrorCode::Unavailable => {
                 "a service that this depends on does not answer; try again after a moment"

@@ -29,13 +29,25 @@ fn nothing_says(folder: &str, words: &[&str]) {
         for (index, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             for word in words {
-                assert!(!code.contains(word), "{}:{}: `{word}` must not be used here", path.display(), index + 1);
+                assert!(
+                    !code.contains(word),
+                    "{}:{}: `{word}` must not be used here",
+                    path.display(),
+                    index + 1
+                );
             }
         }
     }
 }
 
-const FUNCTIONS: [&str; 6] = ["artifact-validation", "notifications", "packaging", "promote", "query", "register"];
+const FUNCTIONS: [&str; 6] = [
+    "artifact-validation",
+    "notifications",
+    "packaging",
+    "promote",
+    "query",
+    "register",
+];
 
 #[test]
 fn functions_know_no_sdk_no_environment_and_no_other_function() {
@@ -48,21 +60,38 @@ fn functions_know_no_sdk_no_environment_and_no_other_function() {
             .collect();
         words.extend(others.iter().map(String::as_str));
         nothing_says(&format!("functions/{function}/src"), &words);
-        let manifest = std::fs::read_to_string(repository().join(format!("functions/{function}/Cargo.toml"))).unwrap();
+        let manifest =
+            std::fs::read_to_string(repository().join(format!("functions/{function}/Cargo.toml")))
+                .unwrap();
         assert!(!manifest.contains("aws-"), "{function} lists an SDK");
     }
 }
 
 #[test]
 fn the_domain_is_pure() {
-    nothing_says("shared/src/domain", &["async ", "tokio", "aws_", "std::env", "SystemTime", "getrandom", "crate::dynamodb", "crate::http"]);
+    nothing_says(
+        "shared/src/domain",
+        &[
+            "async ",
+            "tokio",
+            "aws_",
+            "std::env",
+            "SystemTime",
+            "getrandom",
+            "crate::dynamodb",
+            "crate::http",
+        ],
+    );
 }
 
 #[test]
 fn adapters_do_not_know_each_other_nor_the_edge() {
     nothing_says("shared/src/s3", &["crate::dynamodb", "crate::http"]);
     nothing_says("shared/src/dynamodb", &["crate::s3", "crate::http"]);
-    nothing_says("shared/src/events", &["crate::dynamodb", "crate::s3::Bucket", "crate::http"]);
+    nothing_says(
+        "shared/src/events",
+        &["crate::dynamodb", "crate::s3::Bucket", "crate::http"],
+    );
 }
 
 #[test]
@@ -75,14 +104,27 @@ fn nothing_scans_the_table() {
 #[test]
 fn every_function_opens_with_its_card() {
     for function in FUNCTIONS {
-        let text = std::fs::read_to_string(repository().join(format!("functions/{function}/src/lib.rs"))).unwrap();
+        let text =
+            std::fs::read_to_string(repository().join(format!("functions/{function}/src/lib.rs")))
+                .unwrap();
         let labels: Vec<&str> = text
             .lines()
             .take_while(|line| line.starts_with("//!"))
             .filter_map(|line| line.strip_prefix("//! - **"))
             .filter_map(|line| line.split_once(":**").map(|(label, _)| label))
             .collect();
-        assert_eq!(labels, ["Trigger", "Reads", "Writes", "Emits", "On failure", "Permissions"], "{function}");
+        assert_eq!(
+            labels,
+            [
+                "Trigger",
+                "Reads",
+                "Writes",
+                "Emits",
+                "On failure",
+                "Permissions"
+            ],
+            "{function}"
+        );
     }
 }
 
@@ -108,7 +150,10 @@ fn the_table_of_errors_is_that_of_the_code() {
 fn every_event_type_is_documented() {
     let text = std::fs::read_to_string(repository().join("docs/events.md")).unwrap();
     for kind in shared::domain::EventType::ALL {
-        assert!(text.contains(&format!("`{kind}`")), "docs/events.md does not tell of `{kind}`");
+        assert!(
+            text.contains(&format!("`{kind}`")),
+            "docs/events.md does not tell of `{kind}`"
+        );
     }
 }
 
@@ -122,7 +167,9 @@ fn routes() -> BTreeSet<String> {
     ]
     .into_iter()
     .flat_map(|(function, routes)| {
-        routes.into_iter().map(move |route| format!("{function} {} {}", route.method, route.path))
+        routes
+            .into_iter()
+            .map(move |route| format!("{function} {} {}", route.method, route.path))
     })
     .collect()
 }
@@ -132,11 +179,17 @@ fn template_routes(template: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut plain, mut tenant) = (BTreeSet::new(), BTreeSet::new());
     let mut route = None::<(String, String)>;
     for line in template.lines().map(str::trim) {
-        if let Some((method, path)) = line.strip_prefix("RouteKey: ").and_then(|key| key.split_once(' ')) {
+        if let Some((method, path)) = line
+            .strip_prefix("RouteKey: ")
+            .and_then(|key| key.split_once(' '))
+        {
             route = Some((method.to_owned(), path.to_owned()));
         }
-        let target = line.strip_prefix("Target: !Sub integrations/${").and_then(|rest| rest.strip_suffix("Integration}"));
-        if let (Some(target), Some((method, path))) = (target, route.take_if(|_| target.is_some())) {
+        let target = line
+            .strip_prefix("Target: !Sub integrations/${")
+            .and_then(|rest| rest.strip_suffix("Integration}"));
+        if let (Some(target), Some((method, path))) = (target, route.take_if(|_| target.is_some()))
+        {
             let function = target.to_lowercase();
             match path.strip_prefix("/t/{tenant}") {
                 Some(rest) => tenant.insert(format!("{function} {method} {rest}")),
@@ -152,7 +205,11 @@ fn routes_of_the_template_are_those_of_the_functions() {
     let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
     let (plain, tenant) = template_routes(&template);
     assert_eq!(plain, routes());
-    assert_eq!(tenant, routes(), "every route stands under the tenant prefix too");
+    assert_eq!(
+        tenant,
+        routes(),
+        "every route stands under the tenant prefix too"
+    );
 }
 
 #[test]
@@ -161,18 +218,39 @@ fn the_embedded_table_is_that_of_the_template() {
     let table = definition::table().to_string();
     for word in ["\"pk\"", "\"sk\"", "NEW_IMAGE", "\"ttl\""] {
         assert!(table.contains(word), "{table}");
-        assert!(template.contains(word.trim_matches('"')), "the template's table has {word}");
+        assert!(
+            template.contains(word.trim_matches('"')),
+            "the template's table has {word}"
+        );
     }
 }
 
 #[test]
 fn top_level_folders_are_the_agreed_ones() {
     let allowed = [
-        "Cargo.toml", "Cargo.lock", "functions", "shared", "infra", "tests", "samconfig.toml", "template.yaml",
-        "README.md", "ARCHITECTURE.md", "docs", "LICENSE", "CHANGELOG.md", "clippy.toml", "rustfmt.toml", "deny.toml", "target",
+        "Cargo.toml",
+        "Cargo.lock",
+        "functions",
+        "shared",
+        "infra",
+        "tests",
+        "samconfig.toml",
+        "template.yaml",
+        "README.md",
+        "ARCHITECTURE.md",
+        "docs",
+        "LICENSE",
+        "CHANGELOG.md",
+        "clippy.toml",
+        "rustfmt.toml",
+        "deny.toml",
+        "target",
     ];
     for entry in std::fs::read_dir(Path::new(repository())).unwrap() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();
-        assert!(name.starts_with('.') || name.starts_with("target") || allowed.contains(&name.as_str()), "`{name}` lies at the top");
+        assert!(
+            name.starts_with('.') || name.starts_with("target") || allowed.contains(&name.as_str()),
+            "`{name}` lies at the top"
+        );
     }
 }

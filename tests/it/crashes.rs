@@ -13,9 +13,16 @@ use shared::test_util::Cut;
 const MOST_CALLS: usize = 60;
 
 /// Every cut point of a fresh registry, until an uncut run.
-async fn cut_everywhere(prepare: impl AsyncFn(&World), act: impl AsyncFn(&World, &str) -> bool, check: impl AsyncFn(&World)) {
+async fn cut_everywhere(
+    prepare: impl AsyncFn(&World),
+    act: impl AsyncFn(&World, &str) -> bool,
+    check: impl AsyncFn(&World),
+) {
     let mut points = 0;
-    for make in [Cut::Before as fn(usize) -> Cut, Cut::After as fn(usize) -> Cut] {
+    for make in [
+        Cut::Before as fn(usize) -> Cut,
+        Cut::After as fn(usize) -> Cut,
+    ] {
         for k in 1..=MOST_CALLS {
             let world = World::start().await;
             prepare(&world).await;
@@ -25,14 +32,21 @@ async fn cut_everywhere(prepare: impl AsyncFn(&World), act: impl AsyncFn(&World,
             world.probe.reset(Cut::Never);
             if was_cut {
                 points += 1;
-                assert!(act(&world, "repeated").await, "the repeated request succeeds after {:?}", make(k));
+                assert!(
+                    act(&world, "repeated").await,
+                    "the repeated request succeeds after {:?}",
+                    make(k)
+                );
             }
             converge(&world).await;
             check(&world).await;
             if !was_cut {
                 break;
             }
-            assert!(k < MOST_CALLS, "the operation makes more than {MOST_CALLS} calls");
+            assert!(
+                k < MOST_CALLS,
+                "the operation makes more than {MOST_CALLS} calls"
+            );
         }
     }
     assert!(points > 0, "nothing was cut");
@@ -54,7 +68,10 @@ async fn drain_until_cut(world: &World) {
 }
 
 fn content() -> Files {
-    files(&[("a.safetensors", &safetensors(8, 1)), ("b.safetensors", &safetensors(8, 2))])
+    files(&[
+        ("a.safetensors", &safetensors(8, 1)),
+        ("b.safetensors", &safetensors(8, 2)),
+    ])
 }
 
 async fn send(world: &World, method: Method, path: &str, body: Value) -> bool {
@@ -66,7 +83,15 @@ async fn send(world: &World, method: Method, path: &str, body: Value) -> bool {
 async fn creating_a_model_survives_every_cut() {
     cut_everywhere(
         async |_| {},
-        async |world, _| send(world, Method::POST, "/v1/models", json!({"name": "iris", "tags": {"team": "vision"}})).await,
+        async |world, _| {
+            send(
+                world,
+                Method::POST,
+                "/v1/models",
+                json!({"name": "iris", "tags": {"team": "vision"}}),
+            )
+            .await
+        },
         async |world| {
             let tagged = world.get("/v1/models?tag=team=vision").await.expect(200);
             assert_eq!(tagged["models"].as_array().unwrap().len(), 1);
@@ -94,8 +119,16 @@ async fn registering_a_version_survives_every_cut() {
 }
 
 async fn events_of(world: &World, kind: &str) -> usize {
-    let events = world.get("/v1/models/iris/events?limit=100").await.expect(200);
-    events["events"].as_array().unwrap().iter().filter(|event| event["type"] == kind).count()
+    let events = world
+        .get("/v1/models/iris/events?limit=100")
+        .await
+        .expect(200);
+    events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["type"] == kind)
+        .count()
 }
 
 async fn uploaded(world: &World) {
@@ -117,7 +150,15 @@ async fn is_whole(world: &World) {
 async fn finalizing_survives_every_cut() {
     cut_everywhere(
         uploaded,
-        async |world, _| send(world, Method::POST, "/v1/models/iris/versions/1/finalize", json!({})).await,
+        async |world, _| {
+            send(
+                world,
+                Method::POST,
+                "/v1/models/iris/versions/1/finalize",
+                json!({}),
+            )
+            .await
+        },
         is_whole,
     )
     .await;
@@ -128,7 +169,10 @@ async fn validating_packaging_and_notifying_survive_every_cut() {
     cut_everywhere(
         async |world| {
             uploaded(world).await;
-            world.post("/v1/subscriptions", json!({"url": "http://127.0.0.1:9/"})).await.expect(201);
+            world
+                .post("/v1/subscriptions", json!({"url": "http://127.0.0.1:9/"}))
+                .await
+                .expect(201);
         },
         async |world, _| {
             drain_until_cut(world).await;
@@ -142,15 +186,26 @@ async fn validating_packaging_and_notifying_survive_every_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn promoting_survives_every_cut() {
     cut_everywhere(
-        async |world| drop(world.ready_model("iris").await),
+        async |world| {
+            world.ready_model("iris").await;
+        },
         async |world, _| {
             let body = json!({"version": 1, "expected_version": null});
             send(world, Method::PUT, "/v1/models/iris/aliases/champion", body).await
         },
         async |world| {
-            assert_eq!(world.get("/v1/models/iris/aliases/champion").await.expect(200)["sequence"], 1);
+            assert_eq!(
+                world
+                    .get("/v1/models/iris/aliases/champion")
+                    .await
+                    .expect(200)["sequence"],
+                1
+            );
             assert_eq!(world.version("iris", 1).await["alias_count"], 1);
-            let history = world.get("/v1/models/iris/aliases/champion/history").await.expect(200);
+            let history = world
+                .get("/v1/models/iris/aliases/champion/history")
+                .await
+                .expect(200);
             assert_eq!(history["events"].as_array().unwrap().len(), 1);
         },
     )
@@ -162,14 +217,36 @@ async fn rolling_back_survives_every_cut() {
     cut_everywhere(
         async |world| {
             world.ready_model("iris").await;
-            world.publish("iris", &files(&[("m.safetensors", &safetensors(8, 9))])).await;
-            world.set_alias("iris", "champion", 1, json!(null)).await.expect(200);
-            world.set_alias("iris", "champion", 2, json!(1)).await.expect(200);
+            world
+                .publish("iris", &files(&[("m.safetensors", &safetensors(8, 9))]))
+                .await;
+            world
+                .set_alias("iris", "champion", 1, json!(null))
+                .await
+                .expect(200);
+            world
+                .set_alias("iris", "champion", 2, json!(1))
+                .await
+                .expect(200);
         },
-        async |world, _| send(world, Method::POST, "/v1/models/iris/aliases/champion/rollback", json!({})).await,
+        async |world, _| {
+            send(
+                world,
+                Method::POST,
+                "/v1/models/iris/aliases/champion/rollback",
+                json!({}),
+            )
+            .await
+        },
         async |world| {
-            let alias = world.get("/v1/models/iris/aliases/champion").await.expect(200);
-            assert_eq!((alias["version"].as_u64(), alias["sequence"].as_u64()), (Some(1), Some(3)));
+            let alias = world
+                .get("/v1/models/iris/aliases/champion")
+                .await
+                .expect(200);
+            assert_eq!(
+                (alias["version"].as_u64(), alias["sequence"].as_u64()),
+                (Some(1), Some(3))
+            );
             assert_eq!(world.version("iris", 1).await["alias_count"], 1);
             assert_eq!(world.version("iris", 2).await["alias_count"], 0);
         },
@@ -180,8 +257,18 @@ async fn rolling_back_survives_every_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changing_stage_deleting_and_restoring_survive_every_cut() {
     cut_everywhere(
-        async |world| drop(world.ready_model("iris").await),
-        async |world, _| send(world, Method::POST, "/v1/models/iris/versions/1/stage", json!({"stage": "Staging"})).await,
+        async |world| {
+            world.ready_model("iris").await;
+        },
+        async |world, _| {
+            send(
+                world,
+                Method::POST,
+                "/v1/models/iris/versions/1/stage",
+                json!({"stage": "Staging"}),
+            )
+            .await
+        },
         async |world| {
             assert_eq!(world.version("iris", 1).await["stage"], "Staging");
             assert_eq!(events_of(world, "version.stage_changed").await, 1);
@@ -189,8 +276,18 @@ async fn changing_stage_deleting_and_restoring_survive_every_cut() {
     )
     .await;
     cut_everywhere(
-        async |world| drop(world.ready_model("iris").await),
-        async |world, _| send(world, Method::DELETE, "/v1/models/iris/versions/1", json!({})).await,
+        async |world| {
+            world.ready_model("iris").await;
+        },
+        async |world, _| {
+            send(
+                world,
+                Method::DELETE,
+                "/v1/models/iris/versions/1",
+                json!({}),
+            )
+            .await
+        },
         async |world| {
             assert!(world.version("iris", 1).await["deleted_at"].is_string());
             assert_eq!(events_of(world, "version.deleted").await, 1);
@@ -205,8 +302,19 @@ async fn taking_a_drop_survives_every_cut() {
         async |world| {
             let bucket = world.stack.app().bucket.clone();
             for path in ["m.safetensors", "_COMPLETE"] {
-                let bytes = if path == "_COMPLETE" { Vec::new() } else { safetensors(8, 1) };
-                bucket.put_immutable(&format!("dropzone/default/iris/{path}"), bytes.into(), "x/y").await.unwrap();
+                let bytes = if path == "_COMPLETE" {
+                    Vec::new()
+                } else {
+                    safetensors(8, 1)
+                };
+                bucket
+                    .put_immutable(
+                        &format!("dropzone/default/iris/{path}"),
+                        bytes.into(),
+                        "x/y",
+                    )
+                    .await
+                    .unwrap();
             }
         },
         async |world, _| {
@@ -215,7 +323,11 @@ async fn taking_a_drop_survives_every_cut() {
         },
         async |world| {
             is_whole(world).await;
-            assert_eq!(world.get("/v1/models/iris").await.expect(200)["version_count"], 1, "registered once");
+            assert_eq!(
+                world.get("/v1/models/iris").await.expect(200)["version_count"],
+                1,
+                "registered once"
+            );
         },
     )
     .await;

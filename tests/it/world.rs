@@ -37,10 +37,22 @@ impl Answer {
     #[track_caller]
     pub(crate) fn expect_error(self, status: u16, code: &str) -> Value {
         let error = self.body["error"].clone();
-        assert_eq!((self.status, error["code"].as_str()), (status, Some(code)), "{:#}", self.body);
+        assert_eq!(
+            (self.status, error["code"].as_str()),
+            (status, Some(code)),
+            "{:#}",
+            self.body
+        );
         let message = error["message"].as_str().unwrap_or_default();
-        assert!(!message.is_empty() && !message.ends_with('.'), "message: {message:?}");
-        assert!(error["request_id"].as_str().is_some_and(|id| !id.is_empty()));
+        assert!(
+            !message.is_empty() && !message.ends_with('.'),
+            "message: {message:?}"
+        );
+        assert!(
+            error["request_id"]
+                .as_str()
+                .is_some_and(|id| !id.is_empty())
+        );
         error
     }
 }
@@ -50,12 +62,17 @@ pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 /// Files of a test.
 pub(crate) fn files(pairs: &[(&str, &[u8])]) -> Files {
-    pairs.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())).collect()
+    pairs
+        .iter()
+        .map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec()))
+        .collect()
 }
 
 /// A small valid safetensors file whose only tensor holds `count` bytes of `fill`.
 pub(crate) fn safetensors(count: usize, fill: u8) -> Vec<u8> {
-    let mut header = json!({"weight": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}}).to_string();
+    let mut header =
+        json!({"weight": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}})
+            .to_string();
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
@@ -80,7 +97,11 @@ pub(crate) fn read_folder(folder: &Path) -> Files {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let name = path.strip_prefix(folder).unwrap().to_string_lossy().replace('\\', "/");
+                let name = path
+                    .strip_prefix(folder)
+                    .unwrap()
+                    .to_string_lossy()
+                    .replace('\\', "/");
                 found.insert(name, std::fs::read(&path).unwrap());
             }
         }
@@ -116,7 +137,12 @@ impl World {
             ..StackOptions::default()
         };
         let stack = Stack::start(options).await.expect("the stack starts");
-        Self { stack, probe, clock, http: http_client() }
+        Self {
+            stack,
+            probe,
+            clock,
+            http: http_client(),
+        }
     }
 
     /// The address of a route.
@@ -124,7 +150,14 @@ impl World {
         format!("{}{path}", self.stack.url())
     }
 
-    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let asked = method.to_string();
         let mut request = self.http.request(method, self.url(path));
         if let Some(body) = body {
             request = request.json(&body);
@@ -137,12 +170,21 @@ impl World {
         let headers = response
             .headers()
             .iter()
-            .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    value.to_str().unwrap_or_default().to_owned(),
+                )
+            })
             .collect();
         let bytes = response.bytes().await.expect("the answer arrives");
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        let answer = Answer { status, headers, body };
-        crate::openapi::check(path, &answer);
+        let answer = Answer {
+            status,
+            headers,
+            body,
+        };
+        crate::openapi::check(&asked, path, &answer);
         answer
     }
 
@@ -151,11 +193,18 @@ impl World {
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
-        self.send(Method::POST, path, Some(body), &[("x-slipway-actor", "ada")]).await
+        self.send(
+            Method::POST,
+            path,
+            Some(body),
+            &[("x-slipway-actor", "ada")],
+        )
+        .await
     }
 
     pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
-        self.send(Method::PUT, path, Some(body), &[("x-slipway-actor", "ada")]).await
+        self.send(Method::PUT, path, Some(body), &[("x-slipway-actor", "ada")])
+            .await
     }
 
     pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
@@ -167,7 +216,9 @@ impl World {
     }
 
     pub(crate) async fn create_model(&self, name: &str) -> Value {
-        self.post("/v1/models", json!({"name": name})).await.expect(201)
+        self.post("/v1/models", json!({"name": name}))
+            .await
+            .expect(201)
     }
 
     /// Declares files as the API wants them.
@@ -180,13 +231,22 @@ impl World {
 
     pub(crate) async fn register(&self, model: &str, files: &Files) -> u64 {
         let body = json!({"artifacts": Self::declaration(files)});
-        self.post(&format!("/v1/models/{model}/versions"), body).await.expect(201)["version"].as_u64().unwrap()
+        self.post(&format!("/v1/models/{model}/versions"), body)
+            .await
+            .expect(201)["version"]
+            .as_u64()
+            .unwrap()
     }
 
     /// Uploads every file through its presigned requests; answers what `finalize` wants to know.
     pub(crate) async fn upload(&self, model: &str, version: u64, files: &Files) -> Value {
-        let answer =
-            self.post(&format!("/v1/models/{model}/versions/{version}/uploads"), json!({})).await.expect(200);
+        let answer = self
+            .post(
+                &format!("/v1/models/{model}/versions/{version}/uploads"),
+                json!({}),
+            )
+            .await
+            .expect(200);
         let mut multipart = Vec::new();
         for upload in answer["uploads"].as_array().unwrap() {
             let path = upload["path"].as_str().unwrap();
@@ -214,7 +274,12 @@ impl World {
         for (name, value) in request["headers"].as_object().unwrap() {
             put = put.header(name, value.as_str().unwrap());
         }
-        put.body(bytes).send().await.expect("S3 answers").status().as_u16()
+        put.body(bytes)
+            .send()
+            .await
+            .expect("S3 answers")
+            .status()
+            .as_u16()
     }
 
     pub(crate) async fn download(&self, request: &Value) -> Vec<u8> {
@@ -231,7 +296,12 @@ impl World {
     pub(crate) async fn publish(&self, model: &str, files: &Files) -> u64 {
         let version = self.register(model, files).await;
         let multipart = self.upload(model, version, files).await;
-        self.post(&format!("/v1/models/{model}/versions/{version}/finalize"), multipart).await.expect(200);
+        self.post(
+            &format!("/v1/models/{model}/versions/{version}/finalize"),
+            multipart,
+        )
+        .await
+        .expect(200);
         self.drain().await;
         version
     }
@@ -246,23 +316,36 @@ impl World {
     /// Delivers events until none is left; fails if one could not be delivered.
     pub(crate) async fn drain(&self) {
         self.stack.drain().await.expect("every event is delivered");
-        let dead = self.stack.dead_letters().expect("dead letters can be listed");
+        let dead = self
+            .stack
+            .dead_letters()
+            .expect("dead letters can be listed");
         assert!(dead.is_empty(), "{dead:#?}");
     }
 
     pub(crate) async fn version(&self, model: &str, version: u64) -> Value {
-        self.get(&format!("/v1/models/{model}/versions/{version}")).await.expect(200)
+        self.get(&format!("/v1/models/{model}/versions/{version}"))
+            .await
+            .expect(200)
     }
 
     /// A model with one READY version.
     pub(crate) async fn ready_model(&self, model: &str) -> u64 {
         self.create_model(model).await;
-        let version = self.publish(model, &files(&[("model.safetensors", &safetensors(64, 1))])).await;
+        let version = self
+            .publish(model, &files(&[("model.safetensors", &safetensors(64, 1))]))
+            .await;
         assert_eq!(self.version(model, version).await["status"], "READY");
         version
     }
 
-    pub(crate) async fn set_alias(&self, model: &str, alias: &str, version: u64, expected: Value) -> Answer {
+    pub(crate) async fn set_alias(
+        &self,
+        model: &str,
+        alias: &str,
+        version: u64,
+        expected: Value,
+    ) -> Answer {
         self.put(
             &format!("/v1/models/{model}/aliases/{alias}"),
             json!({"version": version, "expected_version": expected, "reason": "it is better"}),

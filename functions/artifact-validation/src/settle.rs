@@ -306,7 +306,7 @@ fn accept(artifacts: &[Pinned], proofs: &[Proof]) -> Vec<Artifact> {
             size_bytes: artifact.head.size_bytes,
             digest: proof.digest.clone(),
             media_type: report::media_type(&artifact.declared).to_owned(),
-            key: artifact.key.clone(),
+            key: artifact.declared.key.clone(),
             object_version: artifact.head.object_version.clone(),
             etag: artifact.head.etag.clone(),
         })

@@ -170,19 +170,25 @@ pub(crate) fn first_delivery(
 
 /// What must happen after an event, should the regular way to it be lost.
 fn work_of(event: &Event) -> Vec<WorkItem> {
-    let kind = match event.kind {
-        EventType::VersionRegistered => WorkKind::Validate,
-        EventType::VersionReady => WorkKind::Package,
+    let kinds: &[WorkKind] = match event.kind {
+        EventType::VersionRegistered => &[WorkKind::Validate],
+        EventType::VersionReady => &[WorkKind::Package],
+        // It may have been deleted at any point of its way.
+        EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
         _ => return Vec::new(),
     };
     let (Some(model), Some(version)) = (&event.model, event.version) else {
         return Vec::new();
     };
-    vec![WorkItem {
-        kind,
-        due: event.time.plus_millis(WORK_DUE_MILLIS),
-        subject: json!({"tenant": event.tenant, "model": model, "version": version}).to_string(),
-    }]
+    let subject = json!({"tenant": event.tenant, "model": model, "version": version}).to_string();
+    kinds
+        .iter()
+        .map(|kind| WorkItem {
+            kind: *kind,
+            due: event.time.plus_millis(WORK_DUE_MILLIS),
+            subject: subject.clone(),
+        })
+        .collect()
 }
 
 /// Brings the index of every tag that an event names in line with what the model carries by now.

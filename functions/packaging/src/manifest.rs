@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 use shared::domain::{Artifact, Digest, Timestamp, Version};
+use shared::s3::keys;
 use shared::{Error, Result};
 
 /// Version of the manifest's schema.
@@ -40,7 +41,7 @@ struct Entry<'a> {
     size_bytes: u64,
     digest: &'a Digest,
     media_type: &'a str,
-    key: &'a str,
+    key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     object_version: Option<&'a str>,
 }
@@ -54,7 +55,7 @@ pub(crate) fn write(version: &Version, artifacts: &[Artifact]) -> Result<Vec<u8>
             size_bytes: artifact.size_bytes,
             digest: &artifact.digest,
             media_type: &artifact.media_type,
-            key: &artifact.key,
+            key: keys::artifact(&version.id, artifact),
             object_version: artifact.object_version.as_deref(),
         })
         .collect();
@@ -125,7 +126,7 @@ mod tests {
             size_bytes,
             digest: Digest::of(path.as_bytes()),
             media_type: "application/octet-stream".into(),
-            key: format!("incoming/default/iris/1/{path}"),
+            key: None,
             object_version: Some("v1".into()),
             etag: "\"e\"".into(),
         }

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Deserializer};
 use shared::domain::alias::{alias_not_found, lost};
-use shared::domain::model::{MAX_REASON, check_text};
+use shared::domain::model::{MAX_REASON, check_text, deleted_model};
 use shared::domain::version::version_not_found;
 use shared::domain::{
     Alias, AliasName, EventType, Expectation, ModelName, VersionId, VersionNumber,
 };
-use shared::dynamodb::{AliasChange, Loaded, Outcome};
+use shared::dynamodb::{AliasChange, Loaded, Moved, Outcome};
 use shared::http::Caller;
 use shared::http::views::AliasView;
 use shared::{App, Error, ErrorCode, Result};
@@ -185,8 +185,12 @@ async fn move_alias(
         .await?;
     match outcome {
         Outcome::Replayed(stored) => Ok(Outcome::Replayed(stored)),
-        Outcome::Done(None) => Err(alias_not_found(name, model)),
-        Outcome::Done(Some(alias)) => {
+        Outcome::Done(Moved::Unchanged(None)) => Err(alias_not_found(name, model)),
+        Outcome::Done(Moved::Unchanged(Some(alias))) => {
+            app.keep_unchanged(caller, 200, AliasView::of(app, &alias))
+                .await
+        }
+        Outcome::Done(Moved::Changed(alias)) => {
             let kind = wanted.kind;
             tracing::info!(
                 model.name = model.as_str(),
@@ -208,6 +212,9 @@ fn decide(
     wanted: &Move,
     loaded: &Loaded,
 ) -> Result<Option<AliasChange>> {
+    if let Some(at) = loaded.model_deleted_at {
+        return Err(deleted_model(model, at));
+    }
     let current = loaded.alias.as_ref();
     let sequence = current.map_or(0, |alias| alias.sequence);
     let held = current.and_then(|alias| alias.version);

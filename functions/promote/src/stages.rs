@@ -45,7 +45,9 @@ pub(crate) async fn change(
             return Err(moved(&version));
         }
         if version.stage == to {
-            return unchanged(app, caller, &version).await;
+            return app
+                .keep_unchanged(caller, 200, VersionView::of(app, &version))
+                .await;
         }
         let event = app
             .event(
@@ -96,18 +98,6 @@ pub(crate) async fn change(
         ErrorCode::Throttled,
         format!("{id} changes stage too often at once; try again after a moment"),
     ))
-}
-
-async fn unchanged(app: &App, caller: &Caller, version: &Version) -> Result<Outcome<VersionView>> {
-    let view = VersionView::of(app, version);
-    match caller.answer(200, &view, app.clock.now())? {
-        Some(answer) => Ok(app
-            .registry
-            .keep_answer(&caller.tenant, answer)
-            .await?
-            .map(|()| view)),
-        None => Ok(Outcome::Done(view)),
-    }
 }
 
 fn moved(current: &Version) -> Error {

@@ -82,7 +82,7 @@ pub(crate) async fn downloads(
                 .with("path", path.as_str())
             })?;
         return Ok(json!({
-            "downloads": [presigned(app, artifact).await?],
+            "downloads": [presigned(app, id, artifact).await?],
             "expires_in_seconds": app.bucket.presign_seconds(),
         }));
     }
@@ -104,7 +104,7 @@ pub(crate) async fn downloads(
     let (page, next) = cut(all, after.as_deref(), limit);
     let mut views = Vec::with_capacity(page.len());
     for artifact in &page {
-        views.push(presigned(app, artifact).await?);
+        views.push(presigned(app, id, artifact).await?);
     }
     let mut answer = pages.render("downloads", views, next.as_deref());
     answer["expires_in_seconds"] = app.bucket.presign_seconds().into();
@@ -158,7 +158,7 @@ fn shown(artifact: &Artifact) -> Value {
     })
 }
 
-async fn presigned(app: &App, artifact: &Artifact) -> Result<Value> {
+async fn presigned(app: &App, id: &VersionId, artifact: &Artifact) -> Result<Value> {
     let name = artifact
         .path
         .as_str()
@@ -167,7 +167,11 @@ async fn presigned(app: &App, artifact: &Artifact) -> Result<Value> {
         .unwrap_or_default();
     let request = app
         .bucket
-        .presign_get(&artifact.key, artifact.object_version.as_deref(), name)
+        .presign_get(
+            &keys::artifact(id, artifact),
+            artifact.object_version.as_deref(),
+            name,
+        )
         .await?;
     let mut view = shown(artifact);
     view["method"] = request.method.into();

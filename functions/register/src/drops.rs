@@ -6,6 +6,7 @@
 
 use crate::models::{self, CreateModel};
 use crate::versions::{Draft, register_draft};
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -14,12 +15,19 @@ use shared::domain::{
     ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, TenantName,
     Timestamp, VersionId, VersionNumber,
 };
-use shared::dynamodb::{Idempotency, Outcome, WorkItem, WorkKind};
+use shared::dynamodb::idempotency::Answer;
+use shared::dynamodb::{Idempotency, Outcome, StoredResponse, WorkItem, WorkKind};
 use shared::events::{Message, ObjectCreated, each_message};
 use shared::http::Caller;
 use shared::s3::{ObjectInfo, keys};
 use shared::{App, Error, ErrorCode, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How often the whole drop zone is looked at, in minutes.
+const LOOK_AROUND_MINUTES: u64 = 15;
+
+/// How many objects are looked at at once.
+const PARALLEL_HEADS: usize = 16;
 
 /// Which model a drop is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,26 +74,32 @@ pub(crate) async fn receive(app: &App, messages: Vec<Message>) -> Value {
     .await
 }
 
-/// Looks at drops whose quiet time is over.
+/// Looks at drops whose quiet time is over, and now and then at the whole drop zone.
 pub(crate) async fn sweep(app: &App) -> Result<Value> {
-    let due = app
+    if app.clock.now().millis() / 60_000 % LOOK_AROUND_MINUTES == 0 {
+        look_around(app).await?;
+    }
+    let now = app.clock.now();
+    // Each object that arrived left a hint; as long as a subject has one in the future, it is not quiet.
+    let horizon = now.plus_millis((app.config.drop_zone_quiet_seconds + 2) * 1000);
+    let (due, later): (Vec<WorkItem>, Vec<WorkItem>) = app
         .registry
-        .due_work(WorkKind::Drop, app.clock.now(), 100)
-        .await?;
-    let mut seen = std::collections::BTreeSet::new();
+        .due_work(WorkKind::Drop, horizon, 1_000)
+        .await?
+        .into_iter()
+        .partition(|item| item.due <= now);
+    let mut seen: BTreeSet<String> = later.into_iter().map(|item| item.subject).collect();
     for item in due {
         let Ok(subject) = serde_json::from_str::<DropSubject>(&item.subject) else {
             tracing::error!("A work item of kind `drop` is malformed and is dropped");
             app.registry.finish_work(&item).await?;
             continue;
         };
-        if !seen.insert(subject.clone()) {
-            // An upload of many files leaves many hints; one look answers them all.
+        if !seen.insert(item.subject.clone()) {
             app.registry.finish_work(&item).await?;
             continue;
         }
-        let looked = take(app, &subject, true, &app.ids.next()).await;
-        match looked {
+        match take(app, &subject, true, &app.ids.next()).await {
             Ok(Look::Done) => app.registry.finish_work(&item).await?,
             Ok(Look::Again(due)) => app.registry.postpone_work(&item, due).await?,
             Err(error) => {
@@ -94,10 +108,29 @@ pub(crate) async fn sweep(app: &App) -> Result<Value> {
                     error = error.chain(),
                     "Taking a drop failed; it is tried again"
                 );
+                app.registry
+                    .postpone_work(&item, quiet_end(app, now))
+                    .await?;
             }
         }
     }
     Ok(Value::Null)
+}
+
+/// Finds drops whose every notification was lost: what was taken is hidden, so whatever is listed waits.
+async fn look_around(app: &App) -> Result<()> {
+    let waiting = app.bucket.list("dropzone/", 1_000).await?;
+    let subjects: BTreeSet<DropSubject> = waiting
+        .iter()
+        .filter_map(|object| keys::drop_of(&object.key))
+        .map(|(tenant, model, _)| DropSubject { tenant, model })
+        .collect();
+    for subject in subjects {
+        app.registry
+            .add_work(&work(&subject, quiet_end(app, app.clock.now()))?)
+            .await?;
+    }
+    Ok(())
 }
 
 /// The end of a quiet time that begins now, on a whole second so that a burst of objects makes one work item.
@@ -141,9 +174,13 @@ async fn take(
     let Some(newest) = objects.iter().map(|object| object.modified_at).max() else {
         return Ok(Look::Done);
     };
+    // S3 dates an object that was uploaded in parts by the beginning of its upload, and does not list it before its end.
     let quiet_at = quiet_end(app, newest);
     if needs_quiet && app.clock.now() < quiet_at {
         return Ok(Look::Again(quiet_at));
+    }
+    if needs_quiet && app.bucket.has_uploads_under_way(&prefix).await? {
+        return Ok(Look::Again(quiet_end(app, app.clock.now())));
     }
     let taken: Vec<(String, String)> = objects
         .iter()
@@ -151,17 +188,53 @@ async fn take(
         .chain(marker)
         .map(|object| (object.key.clone(), object.etag.clone()))
         .collect();
-    match register_drop(app, subject, &prefix, &objects, request_id).await {
+    let fingerprint = fingerprint(&objects);
+    match register_drop(app, subject, &prefix, &objects, &fingerprint, request_id).await {
         Ok(()) => {
             app.bucket.hide(&taken).await?;
             Ok(Look::Done)
         }
         Err(error) if error.retryable() => Err(error),
         Err(error) => {
-            refuse(app, subject, &error, request_id).await?;
+            refuse(app, subject, &error, &fingerprint, request_id).await?;
             Ok(Look::Done)
         }
     }
+}
+
+/// Tells one state of a drop from another: the same objects are the same drop, however often they are looked at.
+fn fingerprint(objects: &[&ObjectInfo]) -> String {
+    let mut hasher = Sha256::new();
+    for object in objects {
+        let modified = object.modified_at.to_string();
+        for part in [object.key.as_str(), &object.etag, &modified] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+    }
+    hex::encode(hasher.finalize())
+}
+
+/// Pins an object of a drop as an artifact.
+async fn pin(app: &App, prefix: &str, object: &ObjectInfo) -> Result<DeclaredArtifact> {
+    let path = ArtifactPath::parse(object.key.strip_prefix(prefix).unwrap_or_default())?;
+    let head = app.bucket.head(&object.key, None).await?;
+    let head = head
+        .filter(|head| head.etag == object.etag)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorCode::Unavailable,
+                "the drop changed while it was being taken; it is looked at again",
+            )
+        })?;
+    Ok(DeclaredArtifact {
+        path,
+        size_bytes: head.size_bytes,
+        digest: head.digest,
+        media_type: None,
+        key: Some(object.key.clone()),
+        object_version: head.object_version,
+    })
 }
 
 async fn register_drop(
@@ -169,49 +242,20 @@ async fn register_drop(
     subject: &DropSubject,
     prefix: &str,
     objects: &[&ObjectInfo],
+    fingerprint: &str,
     request_id: &str,
 ) -> Result<()> {
     let mut artifacts = Vec::with_capacity(objects.len());
-    let mut hasher = Sha256::new();
-    for object in objects {
-        let path = ArtifactPath::parse(object.key.strip_prefix(prefix).unwrap_or_default())?;
-        let head = app
-            .bucket
-            .head(&object.key, None)
-            .await?
-            .filter(|head| head.etag == object.etag)
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorCode::Unavailable,
-                    "the drop changed while it was being taken; it is looked at again",
-                )
-            })?;
-        for part in [
-            object.key.as_str(),
-            head.etag.as_str(),
-            head.object_version.as_deref().unwrap_or_default(),
-        ] {
-            hasher.update((part.len() as u64).to_be_bytes());
-            hasher.update(part);
-        }
-        artifacts.push(DeclaredArtifact {
-            path,
-            size_bytes: head.size_bytes,
-            digest: head.digest,
-            media_type: None,
-            key: Some(object.key.clone()),
-            object_version: head.object_version,
-        });
+    for chunk in objects.chunks(PARALLEL_HEADS) {
+        artifacts.extend(try_join_all(chunk.iter().map(|object| pin(app, prefix, object))).await?);
     }
-    // The same objects are the same drop, however often they are looked at.
-    let fingerprint = hex::encode(hasher.finalize());
     let caller = Caller {
         tenant: subject.tenant.clone(),
         principal: Principal::parse("drop-zone")?,
         request_id: request_id.to_owned(),
         idempotency: Some(Idempotency {
             key: format!("drop:{}:{fingerprint}", subject.model),
-            fingerprint,
+            fingerprint: fingerprint.to_owned(),
         }),
     };
     let draft = || Draft {
@@ -262,14 +306,14 @@ async fn register_drop(
     Ok(())
 }
 
-/// Records why a drop could not become a version; its objects stay, and a new object is a new try.
-async fn refuse(app: &App, subject: &DropSubject, error: &Error, request_id: &str) -> Result<()> {
-    tracing::warn!(
-        model.name = subject.model.as_str(),
-        error = error.chain(),
-        "Refused a drop for `{}`",
-        subject.model
-    );
+/// Records why a drop could not become a version, once for each state of it; a new object is a new try.
+async fn refuse(
+    app: &App,
+    subject: &DropSubject,
+    error: &Error,
+    fingerprint: &str,
+    request_id: &str,
+) -> Result<()> {
     let event = app
         .event(
             EventType::DropRefused,
@@ -281,5 +325,24 @@ async fn refuse(app: &App, subject: &DropSubject, error: &Error, request_id: &st
         .with("code", error.code.as_str())
         .with("message", error.public_message())
         .with("details", json!(error.details));
-    app.registry.record_event(&event).await
+    let answer = Answer {
+        idempotency: Idempotency {
+            key: format!("drop-refused:{}:{fingerprint}", subject.model),
+            fingerprint: fingerprint.to_owned(),
+        },
+        response: StoredResponse {
+            status: error.code.status(),
+            body: json!({ "event": event.id }),
+        },
+        at: event.time,
+    };
+    if app.registry.record_event(&event, Some(answer)).await? == Outcome::Done(()) {
+        tracing::warn!(
+            model.name = subject.model.as_str(),
+            error = error.chain(),
+            "Refused a drop for `{}`",
+            subject.model
+        );
+    }
+    Ok(())
 }

@@ -116,6 +116,43 @@ pub(crate) async fn delete(
     name: &ModelName,
     reason: Option<String>,
 ) -> Result<Outcome<ModelView>> {
+    require_no_alias(app, caller, name).await?;
+    let now = app.clock.now();
+    let outcome = change(
+        app,
+        caller,
+        name,
+        EventType::ModelDeleted,
+        reason,
+        |before| {
+            before.require_live()?;
+            Ok(Model {
+                deleted_at: Some(now),
+                ..before.clone()
+            })
+        },
+    )
+    .await?;
+    // An alias may have been set between the look and the deletion; then the deletion is taken back.
+    if let Err(error) = require_no_alias(app, caller, name).await {
+        let undoing = Caller {
+            idempotency: None,
+            ..caller.clone()
+        };
+        restore(
+            app,
+            &undoing,
+            name,
+            Some(error.message.chars().take(MAX_REASON).collect()),
+        )
+        .await?;
+        return Err(error);
+    }
+    Ok(outcome)
+}
+
+/// Refuses a model that has an alias.
+async fn require_no_alias(app: &App, caller: &Caller, name: &ModelName) -> Result<()> {
     let aliases = app.registry.aliases(&caller.tenant, name).await?;
     if let Some(alias) = aliases.first() {
         let names: Vec<&str> = aliases
@@ -132,22 +169,7 @@ pub(crate) async fn delete(
         )
         .with("aliases", names));
     }
-    let now = app.clock.now();
-    change(
-        app,
-        caller,
-        name,
-        EventType::ModelDeleted,
-        reason,
-        |before| {
-            before.require_live()?;
-            Ok(Model {
-                deleted_at: Some(now),
-                ..before.clone()
-            })
-        },
-    )
-    .await
+    Ok(())
 }
 
 pub(crate) async fn restore(

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::domain::artifact::{PartPlan, media_type_of};
+use shared::domain::model::{MAX_REASON, check_text};
 use shared::domain::version::version_not_found;
 use shared::domain::{
     ArtifactPath, DeclaredArtifact, Digest, EventType, Status, Version, VersionId,
@@ -376,11 +377,14 @@ pub(crate) async fn finalize(
     id: &VersionId,
     command: FinalizeVersion,
 ) -> Result<Outcome<VersionView>> {
+    check_text("reason", command.reason.as_deref(), MAX_REASON)?;
     let version = app.registry.version(id).await?;
     version.require_live()?;
     if version.status != Status::PendingRegistration || version.finalized_at.is_some() {
         // The upload itself may have set validation going before this call, or the call is repeated.
-        return finalized_before(app, caller, &version).await;
+        return app
+            .keep_unchanged(caller, 200, VersionView::of(app, &version))
+            .await;
     }
     let declared = declared_artifacts(app, &version).await?;
     let mut joined = BTreeSet::new();
@@ -423,24 +427,9 @@ pub(crate) async fn finalize(
         Err(None) => Err(version_not_found(id)),
         Err(Some(current)) => {
             current.require_live()?;
-            finalized_before(app, caller, &current).await
+            app.keep_unchanged(caller, 200, VersionView::of(app, &current))
+                .await
         }
-    }
-}
-
-async fn finalized_before(
-    app: &App,
-    caller: &Caller,
-    version: &Version,
-) -> Result<Outcome<VersionView>> {
-    let view = VersionView::of(app, version);
-    match caller.answer(200, &view, app.clock.now())? {
-        Some(answer) => Ok(app
-            .registry
-            .keep_answer(&caller.tenant, answer)
-            .await?
-            .map(|()| view)),
-        None => Ok(Outcome::Done(view)),
     }
 }
 

@@ -361,7 +361,7 @@ pub(crate) async fn restore(
     .await
 }
 
-/// Deletes or restores: one write without a read; a refusal brings the version, which says why.
+/// Deletes or restores; a version that is so already is answered as it is.
 async fn change_existence(
     app: &App,
     caller: &Caller,
@@ -371,33 +371,37 @@ async fn change_existence(
     reason: Option<String>,
 ) -> Result<Outcome<VersionView>> {
     check_text("reason", reason.as_deref(), MAX_REASON)?;
+    let before = app.registry.version(id).await?;
     let event = app
         .event(kind, &id.tenant, &caller.principal, &caller.request_id)
         .about(&id.model)
         .of_version(id.number)
         .because(reason);
-    // The answer under an idempotency key is short: nothing was read that it could show more of.
-    let short = serde_json::json!({"model": id.model.as_str(), "version": id.number.get()});
-    let answer = caller.answer(200, &short, event.time)?;
+    let is_deletion = kind == EventType::VersionDeleted;
+    let after = Version {
+        deleted_at: is_deletion.then_some(event.time),
+        updated_at: event.time,
+        ..before.clone()
+    };
+    let view = VersionView::of(app, &after);
+    let answer = caller.answer(200, &view, event.time)?;
     match app
         .registry
         .change_version(id, change, &event, answer)
         .await?
     {
-        Ok(Outcome::Done(())) => {
-            tracing::info!(
-                model.name = id.model.as_str(),
-                version.number = id.number.get(),
-                "{kind}: {id}"
-            );
-            Ok(Outcome::Done(VersionView::of(
-                app,
-                &app.registry.version(id).await?,
-            )))
+        Ok(outcome) => {
+            if outcome == Outcome::Done(()) {
+                tracing::info!(
+                    model.name = id.model.as_str(),
+                    version.number = id.number.get(),
+                    "{kind}: {id}"
+                );
+            }
+            Ok(outcome.map(|()| view))
         }
-        Ok(Outcome::Replayed(stored)) => Ok(Outcome::Replayed(stored)),
         Err(None) => Err(version_not_found(id)),
-        Err(Some(version)) if kind == EventType::VersionDeleted && version.alias_count > 0 => {
+        Err(Some(version)) if is_deletion && version.alias_count > 0 => {
             let aliases = app.registry.aliases(&id.tenant, &id.model).await?;
             let names: Vec<&str> = aliases
                 .iter()
@@ -413,7 +417,9 @@ async fn change_existence(
             )
             .with("aliases", names))
         }
-        // It is as the caller wants it already.
-        Err(Some(version)) => Ok(Outcome::Done(VersionView::of(app, &version))),
+        Err(Some(version)) => {
+            let view = VersionView::of(app, &version);
+            app.keep_unchanged(caller, 200, view).await
+        }
     }
 }

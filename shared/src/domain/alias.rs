@@ -71,7 +71,7 @@ pub fn lost(alias: &AliasName, model: &ModelName, current: Option<&Alias>) -> Er
             "alias `{alias}` of `{model}` holds version {version}; read it again and decide anew"
         ),
         None => {
-            format!("alias `{alias}` of `{model}` holds nothing; expect `absent`, or set it first")
+            format!("alias `{alias}` of `{model}` holds nothing; expect null, or set it first")
         }
     };
     Error::new(ErrorCode::Conflict, message).with(

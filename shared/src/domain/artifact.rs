@@ -49,8 +49,9 @@ pub struct Artifact {
     pub digest: Digest,
     /// Media type.
     pub media_type: String,
-    /// Key of the object in the bucket.
-    pub key: String,
+    /// Key of the object in the bucket, where it is not the version's own upload prefix (drop zone).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Version id of the object that was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_version: Option<String>,

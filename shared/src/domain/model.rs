@@ -5,6 +5,8 @@ use crate::error::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Largest description and tags together, in bytes of JSON: an event tells old and new ones in one item.
+pub const MAX_NOTES_BYTES: usize = 64 * 1024;
 /// Most tags that a model or a version may carry.
 pub const MAX_TAGS: usize = 100;
 /// Longest key of a tag, in characters.
@@ -44,7 +46,17 @@ impl Notes {
         }
         self.tags
             .iter()
-            .try_for_each(|(key, value)| check_tag(key, value))
+            .try_for_each(|(key, value)| check_tag(key, value))?;
+        let size = serde_json::to_vec(self).map_or(usize::MAX, |json| json.len());
+        if size > MAX_NOTES_BYTES {
+            return Err(Error::invalid(
+                "tags",
+                format!(
+                    "description and tags together have {size} bytes; {MAX_NOTES_BYTES} is the most, so shorten them"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Applies a change; `None` for a tag's value removes the tag.

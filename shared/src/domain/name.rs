@@ -121,7 +121,7 @@ impl TenantName {
 }
 
 text_type!(
-    /// The name of a registered model: 1 to 256 characters, not blank, without `/`, `:` and control characters.
+    /// The name of a registered model: 1 to 256 characters and 768 bytes, not blank, without `/`, `:` and control characters.
     ///
     /// Unicode is welcome; `.` and `..` are refused, as in MLflow, because names become parts of paths.
     ///
@@ -140,6 +140,10 @@ text_type!(
                 shown(text),
                 text.chars().count()
             ));
+        }
+        // Keys of objects hold the name, and S3 takes 1,024 bytes.
+        if text.len() > 768 {
+            return Err(format!("model name `{}` has {} bytes; use at most 768", shown(text), text.len()));
         }
         if let Some(bad) = text.chars().find(|character| matches!(character, '/' | ':')) {
             return Err(format!("model name `{}` contains `{bad}`; use another character", shown(text)));

@@ -12,5 +12,6 @@ mod work;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Loaded, Page, Registration, Registry, VersionChange, WorkItem, WorkKind,
+    AliasChange, Judgement, Loaded, Moved, Page, Registration, Registry, VersionChange, WorkItem,
+    WorkKind,
 };

@@ -57,6 +57,17 @@ pub struct Loaded {
     pub alias: Option<Alias>,
     /// The version that it shall hold, if one was named.
     pub version: Option<Version>,
+    /// When the model was deleted, as far as it was looked at.
+    pub model_deleted_at: Option<Timestamp>,
+}
+
+/// What became of a wanted change of an alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moved {
+    /// It was changed.
+    Changed(Alias),
+    /// It is as wanted already, or was never set.
+    Unchanged(Option<Alias>),
 }
 
 /// A decided change of an alias.
@@ -663,9 +674,14 @@ impl Registry {
                         values.push(("notes", text(json)));
                         remove.push("#notes_at");
                     }
-                    Document::Item | Document::Object(_) => {
+                    Document::Item => {
                         set.push("#notes_at = :notes");
                         values.push(("notes", text("item")));
+                        remove.push("#notes");
+                    }
+                    Document::Object(key) => {
+                        set.push("#notes_at = :notes");
+                        values.push(("notes", text(key)));
                         remove.push("#notes");
                     }
                 }
@@ -787,7 +803,7 @@ impl Registry {
         name: &AliasName,
         target: Option<VersionNumber>,
         decide: impl Fn(&Loaded) -> Result<Option<AliasChange>>,
-    ) -> Result<Outcome<Option<Alias>>> {
+    ) -> Result<Outcome<Moved>> {
         let alias_key = keys::alias(tenant, model, name);
         let mut use_hints = true;
         for attempt in 1..=RACE_ATTEMPTS {
@@ -801,7 +817,7 @@ impl Registry {
                     use_hints = false;
                     continue;
                 }
-                Ok(None) => return Ok(Outcome::Done(loaded.alias)),
+                Ok(None) => return Ok(Outcome::Done(Moved::Unchanged(loaded.alias))),
                 Err(error) => return Err(error),
             };
             let writes = self.alias_writes(&change, loaded.alias.as_ref())?;
@@ -811,7 +827,7 @@ impl Registry {
             {
                 Ok(Outcome::Done(())) => {
                     self.hints.put(alias_key, alias_to_item(&change.alias));
-                    return Ok(Outcome::Done(Some(change.alias)));
+                    return Ok(Outcome::Done(Moved::Changed(change.alias)));
                 }
                 Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
                 Err(_) => {
@@ -848,6 +864,7 @@ impl Registry {
                 version: version
                     .map(|item| version_from_item(tenant, model, &item))
                     .transpose()?,
+                model_deleted_at: None,
             })
         };
         if use_hints {
@@ -857,11 +874,14 @@ impl Registry {
                 return Ok((parse(Some(alias), hinted_version.flatten())?, false));
             }
         }
-        let mut wanted = vec![alias_key.clone()];
+        let model_key = keys::model(tenant, model);
+        let mut wanted = vec![model_key.clone(), alias_key.clone()];
         wanted.extend(version_key.clone());
-        let (mut alias, mut version) = (None, None);
+        let (mut head, mut alias, mut version) = (None, None, None);
         for item in self.table.batch_get(&wanted, true).await? {
-            if sort_key(&item) == alias_key.sk {
+            if Reader(&item).text("pk")? == model_key.pk {
+                head = Some(item);
+            } else if sort_key(&item) == alias_key.sk {
                 self.hints.put(alias_key.clone(), item.clone());
                 alias = Some(item);
             } else if let Some(key) = &version_key {
@@ -872,7 +892,11 @@ impl Registry {
                 version = Some(item);
             }
         }
-        Ok((parse(alias, version)?, true))
+        let head = head.ok_or_else(|| model_not_found(model))?;
+        let mut loaded = parse(alias, version)?;
+        loaded.model_deleted_at = model_from_item(tenant, &head)?.model.deleted_at;
+        self.hints.put(model_key, head);
+        Ok((loaded, true))
     }
 
     fn alias_writes(&self, change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
@@ -971,9 +995,12 @@ impl Registry {
         })
     }
 
-    /// Records an event that goes with no other change.
-    pub async fn record_event(&self, event: &Event) -> Result<()> {
-        self.table.write(put_event(event)?).await.map(drop)
+    /// Records an event that goes with no other change, once if an answer is stored with it.
+    pub async fn record_event(&self, event: &Event, answer: Option<Answer>) -> Result<Outcome<()>> {
+        self.commit(vec![put_event(event)?], &event.tenant, answer, |_| {
+            Error::internal("recording an event", "its id exists already")
+        })
+        .await
     }
 
     /// The newest event of a kind about a version, if it is among the model's latest hundred.

@@ -86,6 +86,26 @@ pub async fn respond<T: Serialize>(
     }
 }
 
+impl App {
+    /// Answers a request that finds everything as it asks, and stores the answer under its idempotency key.
+    ///
+    /// Without the stored answer a late repetition could change what others changed meanwhile.
+    pub async fn keep_unchanged<T: Serialize>(
+        &self,
+        caller: &Caller,
+        status: u16,
+        view: T,
+    ) -> Result<Outcome<T>> {
+        match caller.answer(status, &view, self.clock.now())? {
+            Some(answer) => {
+                let kept = self.registry.keep_answer(&caller.tenant, answer).await?;
+                Ok(kept.map(|()| view))
+            }
+            None => Ok(Outcome::Done(view)),
+        }
+    }
+}
+
 /// An error on its way to the edge, where it is logged and gets its request id.
 #[derive(Debug, Clone)]
 pub(super) struct Failed(pub(super) Arc<Error>);

@@ -332,6 +332,20 @@ impl Bucket {
         }
     }
 
+    /// Whether a multipart upload under a prefix has begun and not ended.
+    pub async fn has_uploads_under_way(&self, prefix: &str) -> Result<bool> {
+        let listed = self
+            .client
+            .list_multipart_uploads()
+            .bucket(&self.name)
+            .prefix(prefix)
+            .max_uploads(1)
+            .send()
+            .await
+            .map_err(|error| failed("listing uploads", error))?;
+        Ok(!listed.uploads().is_empty())
+    }
+
     /// What S3 knows of an object; `None` if there is none.
     pub async fn head(
         &self,
@@ -461,8 +475,12 @@ impl Bucket {
         match sent {
             Ok(_) => Ok(true),
             Err(error) if code_of(&error) == Some("PreconditionFailed") => Ok(false),
-            // Another writer is at it; it writes the same, or the caller reads what it wrote.
-            Err(error) if code_of(&error) == Some("ConditionalRequestConflict") => Ok(false),
+            // Another writer is at it, and may yet fail.
+            Err(error) if code_of(&error) == Some("ConditionalRequestConflict") => Err(Error::new(
+                ErrorCode::Unavailable,
+                "S3: another write of the same object is under way",
+            )
+            .caused_by(error)),
             Err(error) => Err(failed("writing an object", error)),
         }
     }
@@ -480,13 +498,25 @@ impl Bucket {
                 .quiet(true)
                 .build()
                 .map_err(|error| Error::internal("hiding objects", error))?;
-            self.client
+            let answer = self
+                .client
                 .delete_objects()
                 .bucket(&self.name)
                 .delete(delete)
                 .send()
                 .await
                 .map_err(|error| failed("hiding objects", error))?;
+            // An object that was exchanged meanwhile is a new one, and stays.
+            let failed = answer
+                .errors()
+                .iter()
+                .find(|error| error.code() != Some("PreconditionFailed"));
+            if let Some(error) = failed {
+                return Err(Error::new(
+                    ErrorCode::Unavailable,
+                    format!("S3: hiding `{}` failed", error.key().unwrap_or_default()),
+                ));
+            }
         }
         Ok(())
     }

@@ -12,7 +12,9 @@
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
 //! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
 
-use crate::domain::{ArtifactPath, Digest, ModelName, TenantName, VersionId, VersionNumber};
+use crate::domain::{
+    Artifact, ArtifactPath, Digest, ModelName, TenantName, VersionId, VersionNumber,
+};
 use crate::error::{Error, Result};
 
 /// Longest key that S3 takes, in bytes.
@@ -39,6 +41,14 @@ pub fn incoming(id: &VersionId, path: &ArtifactPath) -> Result<String> {
         ));
     }
     Ok(key)
+}
+
+/// Where the object of a judged artifact lies.
+pub fn artifact(id: &VersionId, artifact: &Artifact) -> String {
+    match &artifact.key {
+        Some(key) => key.clone(),
+        None => format!("{}{}", incoming_prefix(id), artifact.path),
+    }
 }
 
 /// The object whose arrival sets validation of a dropped version going: its artifacts lie elsewhere.
