@@ -2,6 +2,8 @@
 //!
 //! Every test starts the very host that `cargo run` starts, in memory, and drives events by hand.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod architecture;
 mod bad_input;
 mod budgets;

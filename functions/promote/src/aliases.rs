@@ -17,8 +17,8 @@ use shared::{App, Error, ErrorCode, Result};
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetAlias {
     version: VersionNumber,
-    #[serde(default, deserialize_with = "given")]
-    expected_version: Option<Option<VersionNumber>>,
+    #[serde(default)]
+    expected_version: Expected,
     #[serde(default)]
     unconditional: bool,
     #[serde(default)]
@@ -31,8 +31,8 @@ pub(crate) struct SetAlias {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RemoveAlias {
-    #[serde(default, deserialize_with = "given")]
-    expected_version: Option<Option<VersionNumber>>,
+    #[serde(default)]
+    expected_version: Expected,
     #[serde(default)]
     unconditional: bool,
     #[serde(default)]
@@ -55,35 +55,36 @@ pub(crate) struct RollBack {
     reason: Option<String>,
 }
 
-/// Tells an explicit `null` (expects nothing) from an absent field (expects unsaid).
-#[expect(
-    clippy::option_option,
-    reason = "`null` and absent mean different things"
-)]
-fn given<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<VersionNumber>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// What a body says in `expected_version`: an explicit `null` is not the same as nothing.
+#[derive(Debug, Clone, Copy, Default)]
+enum Expected {
+    /// The field is absent.
+    #[default]
+    Unsaid,
+    /// The alias holds nothing.
+    Nothing,
+    /// The alias holds this version.
+    Version(VersionNumber),
 }
 
-#[expect(
-    clippy::option_option,
-    reason = "`null` and absent mean different things"
-)]
-fn expectation(
-    expected: Option<Option<VersionNumber>>,
-    unconditional: bool,
-) -> Result<Expectation> {
+impl<'de> Deserialize<'de> for Expected {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let given = Option::deserialize(deserializer)?;
+        Ok(given.map_or(Self::Nothing, Self::Version))
+    }
+}
+
+fn expectation(expected: Expected, unconditional: bool) -> Result<Expectation> {
     match (expected, unconditional) {
-        (Some(Some(version)), false) => Ok(Expectation::Version(version)),
-        (Some(None), false) => Ok(Expectation::Absent),
-        (None, true) => Ok(Expectation::Unconditional),
-        (None, false) => Err(Error::invalid(
+        (Expected::Version(version), false) => Ok(Expectation::Version(version)),
+        (Expected::Nothing, false) => Ok(Expectation::Absent),
+        (Expected::Unsaid, true) => Ok(Expectation::Unconditional),
+        (Expected::Unsaid, false) => Err(Error::invalid(
             "expected_version",
             "say what you expect: `expected_version` is the version that the alias holds, or null if it holds none; \
              `unconditional: true` overwrites whatever is there",
         )),
-        (Some(_), true) => Err(Error::invalid(
+        (_, true) => Err(Error::invalid(
             "unconditional",
             "`expected_version` and `unconditional` contradict each other; give one of them",
         )),

@@ -76,7 +76,8 @@ pub(crate) async fn receive(app: &App, messages: Vec<Message>) -> Value {
 
 /// Looks at drops whose quiet time is over, and now and then at the whole drop zone.
 pub(crate) async fn sweep(app: &App) -> Result<Value> {
-    if app.clock.now().millis() / 60_000 % LOOK_AROUND_MINUTES == 0 {
+    let minute = app.clock.now().millis() / 60_000;
+    if minute.is_multiple_of(LOOK_AROUND_MINUTES) {
         look_around(app).await?;
     }
     let now = app.clock.now();

@@ -89,17 +89,23 @@ pub(crate) async fn update(
 ) -> Result<Outcome<ModelView>> {
     change(app, caller, name, EventType::ModelUpdated, None, |before| {
         before.require_live()?;
-        if let Some(expected) = command.expected_revision {
-            if expected != before.revision {
-                return Err(Error::new(
-                    ErrorCode::Conflict,
-                    format!("registered model `{name}` is at revision {}; read it again and decide anew", before.revision),
-                )
-                .with("current", json!({ "revision": before.revision })));
-            }
+        if let Some(expected) = command.expected_revision
+            && expected != before.revision
+        {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!(
+                    "registered model `{name}` is at revision {}; read it again and decide anew",
+                    before.revision
+                ),
+            )
+            .with("current", json!({ "revision": before.revision })));
         }
         let mut after = before.clone();
-        let change = NotesChange { description: command.description.clone(), tags: command.tags.clone() };
+        let change = NotesChange {
+            description: command.description.clone(),
+            tags: command.tags.clone(),
+        };
         after.notes = before.notes.changed(&change);
         after.notes.check()?;
         if let Some(owner) = &command.owner {

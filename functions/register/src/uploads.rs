@@ -105,14 +105,14 @@ pub(crate) async fn upload_artifacts(
                 let path = artifact.path.as_str().to_owned();
                 if let Some(upload_id) = want.and_then(|want| want.upload_id.clone()) {
                     begun.insert(path, upload_id);
-                } else if !begun.contains_key(&path) {
+                } else if let std::collections::btree_map::Entry::Vacant(e) = begun.entry(path) {
                     let bind = want.is_some_and(|want| want.part_digests.is_some());
                     let key = keys::incoming(id, &artifact.path)?;
                     let upload = app
                         .bucket
                         .begin_multipart(&key, media_type(artifact), bind)
                         .await?;
-                    begun.insert(path, upload.upload_id);
+                    e.insert(upload.upload_id);
                 }
                 urls += usize::try_from(plan.part_count)
                     .unwrap_or(usize::MAX)
@@ -232,18 +232,18 @@ fn check_want(artifact: &DeclaredArtifact, want: &WantedUpload) -> Result<()> {
             ),
         ));
     }
-    if let Some(digests) = &want.part_digests {
-        if digests.len() as u64 != plan.part_count {
-            return Err(Error::invalid(
-                "part_digests",
-                format!(
-                    "artifact `{path}` has {} parts of {} bytes, but {} digests were given; give one for each",
-                    plan.part_count,
-                    plan.part_size_bytes,
-                    digests.len()
-                ),
-            ));
-        }
+    if let Some(digests) = &want.part_digests
+        && digests.len() as u64 != plan.part_count
+    {
+        return Err(Error::invalid(
+            "part_digests",
+            format!(
+                "artifact `{path}` has {} parts of {} bytes, but {} digests were given; give one for each",
+                plan.part_count,
+                plan.part_size_bytes,
+                digests.len()
+            ),
+        ));
     }
     Ok(())
 }
@@ -357,7 +357,7 @@ pub(crate) struct FinalizeVersion {
 struct FinishedUpload {
     path: ArtifactPath,
     upload_id: String,
-    /// The parts with the ETags that S3 gave; S3 is asked if they are left out.
+    /// The parts with the `ETag`s that S3 gave; S3 is asked if they are left out.
     #[serde(default)]
     parts: Option<Vec<FinishedPart>>,
 }

@@ -55,7 +55,7 @@ pub struct Artifact {
     /// Version id of the object that was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_version: Option<String>,
-    /// ETag of the object that was judged.
+    /// `ETag` of the object that was judged.
     pub etag: String,
 }
 

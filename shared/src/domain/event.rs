@@ -158,7 +158,7 @@ impl Event {
         self
     }
 
-    /// The event as it is sent and shown, with CloudEvents 1.0 attribute names beside our own.
+    /// The event as it is sent and shown, with `CloudEvents` 1.0 attribute names beside our own.
     pub fn to_wire(&self) -> Value {
         let mut wire = serde_json::to_value(self).unwrap_or_else(|_| json!({}));
         if let Value::Object(fields) = &mut wire {

@@ -104,7 +104,7 @@ impl Registry {
             Err(error)
                 if error
                     .as_service_error()
-                    .is_some_and(|service| service.is_trimmed_data_access_exception()) =>
+                    .is_some_and(aws_sdk_dynamodbstreams::operation::get_shard_iterator::GetShardIteratorError::is_trimmed_data_access_exception) =>
             {
                 self.streams
                     .get_shard_iterator()

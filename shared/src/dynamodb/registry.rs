@@ -256,7 +256,7 @@ impl Registry {
             },
             put_event(event)?,
         ];
-        self.push_notes(&mut writes, model);
+        Self::push_notes(&mut writes, model);
         let outcome = self
             .commit(writes, &model.tenant, answer, |refusals| {
                 let existing = refusals.first().and_then(|refusal| refusal.item.as_ref());
@@ -279,7 +279,7 @@ impl Registry {
         Ok(outcome)
     }
 
-    fn push_notes(&self, writes: &mut Vec<Write>, model: &Model) {
+    fn push_notes(writes: &mut Vec<Write>, model: &Model) {
         if let Some(json) = notes_json(&model.notes).filter(|json| json.len() > INLINE_NOTES_BYTES)
         {
             let item = Builder::at(&keys::model_notes(&model.tenant, &model.name))
@@ -305,14 +305,13 @@ impl Registry {
             mut model,
             notes_apart,
         } = model_from_item(tenant, &item)?;
-        if notes_apart {
-            if let Some(notes) = self
+        if notes_apart
+            && let Some(notes) = self
                 .table
                 .get(&keys::model_notes(tenant, name), true)
                 .await?
-            {
-                model.notes = Reader(&notes).json("json")?;
-            }
+        {
+            model.notes = Reader(&notes).json("json")?;
         }
         Ok(model)
     }
@@ -441,7 +440,7 @@ impl Registry {
             },
             put_event(event)?,
         ];
-        self.push_notes(&mut writes, after);
+        Self::push_notes(&mut writes, after);
         self.hints.forget(&key);
         self.commit(writes, &before.tenant, answer, |_| {
             Error::new(
@@ -820,7 +819,7 @@ impl Registry {
                 Ok(None) => return Ok(Outcome::Done(Moved::Unchanged(loaded.alias))),
                 Err(error) => return Err(error),
             };
-            let writes = self.alias_writes(&change, loaded.alias.as_ref())?;
+            let writes = Self::alias_writes(&change, loaded.alias.as_ref())?;
             match self
                 .try_commit(writes, tenant, change.answer.clone())
                 .await?
@@ -899,7 +898,7 @@ impl Registry {
         Ok((loaded, true))
     }
 
-    fn alias_writes(&self, change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
+    fn alias_writes(change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
         let alias = &change.alias;
         let id = |number| VersionId {
             tenant: alias.tenant.clone(),
@@ -1358,10 +1357,10 @@ impl Registry {
         let Err(refusals) = refusals else {
             return Ok(Ok(Outcome::Done(())));
         };
-        if let (Some(idempotency), Some(last)) = (idempotency, refusals.last()) {
-            if let (true, Some(item)) = (last.refused, &last.item) {
-                return Ok(Ok(Outcome::Replayed(stored_response(item, &idempotency)?)));
-            }
+        if let (Some(idempotency), Some(last)) = (idempotency, refusals.last())
+            && let (true, Some(item)) = (last.refused, &last.item)
+        {
+            return Ok(Ok(Outcome::Replayed(stored_response(item, &idempotency)?)));
         }
         Ok(Err(refusals))
     }

@@ -396,9 +396,8 @@ impl Table {
                 .return_consumed_capacity(ReturnConsumedCapacity::Total)
                 .send()
                 .await;
-            let error = match sent {
-                Ok(_) => return Ok(Ok(())),
-                Err(error) => error,
+            let Err(error) = sent else {
+                return Ok(Ok(()));
             };
             let reasons: Vec<CancellationReason> = match error.as_service_error() {
                 Some(service) if service.is_transaction_canceled_exception() => match service {

@@ -70,16 +70,15 @@ pub async fn respond<T: Serialize>(
         Ok(Outcome::Done(body)) => Reply::with_status(status, body),
         Ok(Outcome::Replayed(stored)) => Ok(Reply::replayed(stored)),
         Err(error) => {
-            if let Some(idempotency) = &caller.idempotency {
-                if error.code != ErrorCode::IdempotencyKeyReused && error.code.status() < 500 {
-                    if let Some(stored) = app
-                        .registry
-                        .find_answer(&caller.tenant, idempotency)
-                        .await?
-                    {
-                        return Ok(Reply::replayed(stored));
-                    }
-                }
+            if let Some(idempotency) = &caller.idempotency
+                && error.code != ErrorCode::IdempotencyKeyReused
+                && error.code.status() < 500
+                && let Some(stored) = app
+                    .registry
+                    .find_answer(&caller.tenant, idempotency)
+                    .await?
+            {
+                return Ok(Reply::replayed(stored));
             }
             Err(error)
         }
@@ -128,10 +127,11 @@ pub fn envelope(error: &Error, request_id: &str) -> Value {
         "retryable": error.code.retryable(),
         "request_id": request_id,
     });
-    if let Value::Object(fields) = &mut body {
-        if !error.details.is_empty() && error.code.status() < 500 {
-            fields.insert("details".into(), Value::Object(error.details.clone()));
-        }
+    if let Value::Object(fields) = &mut body
+        && !error.details.is_empty()
+        && error.code.status() < 500
+    {
+        fields.insert("details".into(), Value::Object(error.details.clone()));
     }
     json!({ "error": body })
 }

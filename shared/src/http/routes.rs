@@ -146,7 +146,7 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
             tracing::info!(%method, route, status, duration_ms, code = error.code.as_str(), "{method} {route} answered {status}");
         }
         None => {
-            tracing::info!(%method, route, status, duration_ms, "{method} {route} answered {status}")
+            tracing::info!(%method, route, status, duration_ms, "{method} {route} answered {status}");
         }
     }
     metrics::request(&app.config.function, status, duration_ms);
@@ -231,10 +231,9 @@ fn split_tenant(uri: &Uri) -> Result<(TenantName, Uri)> {
 fn request_id_of(app: &App, request: &Request) -> String {
     if let Some(RequestContext::ApiGatewayV2(context)) =
         request.extensions().get::<RequestContext>()
+        && let Some(id) = &context.request_id
     {
-        if let Some(id) = &context.request_id {
-            return id.clone();
-        }
+        return id.clone();
     }
     request
         .headers()

@@ -43,7 +43,7 @@ pub struct ObjectInfo {
     pub key: String,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// Its ETag.
+    /// Its `ETag`.
     pub etag: String,
     /// When it was written.
     pub modified_at: Timestamp,
@@ -54,7 +54,7 @@ pub struct ObjectInfo {
 pub struct ObjectHead {
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// Its ETag.
+    /// Its `ETag`.
     pub etag: String,
     /// Its version id, in a versioned bucket.
     pub object_version: Option<String>,
@@ -67,7 +67,7 @@ pub struct ObjectHead {
 pub struct CompletedPart {
     /// Its number, from 1.
     pub number: u32,
-    /// Its ETag.
+    /// Its `ETag`.
     pub etag: String,
     /// Its SHA-256, where the upload binds parts to digests.
     pub digest: Option<Digest>,
@@ -394,7 +394,7 @@ impl Bucket {
         }
     }
 
-    /// Reads a range of an object, pinned to a version and an ETag of it.
+    /// Reads a range of an object, pinned to a version and an `ETag` of it.
     ///
     /// Answers `None` if the object is gone, or is another one than was pinned.
     pub async fn read_range(
@@ -485,7 +485,7 @@ impl Bucket {
         }
     }
 
-    /// Hides objects behind delete markers, each only if it still has this ETag; pinned versions stay readable.
+    /// Hides objects behind delete markers, each only if it still has this `ETag`; pinned versions stay readable.
     pub async fn hide(&self, objects: &[(String, String)]) -> Result<()> {
         for chunk in objects.chunks(1000) {
             let objects = chunk
