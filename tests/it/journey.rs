@@ -509,6 +509,22 @@ async fn a_directory_in_the_drop_zone_becomes_a_version_once_it_is_quiet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drop_of_which_no_notification_came_is_taken_in_the_next_quarter_of_an_hour() {
+    let world = World::start().await;
+    let bucket = world.stack.app().bucket.clone();
+    let key = "dropzone/default/iris/m.safetensors";
+    bucket
+        .put_immutable(key, safetensors(8, 1).into(), "x/y")
+        .await
+        .unwrap();
+    let quarter = 15 * 60_000;
+    let since = world.clock.now().millis() % quarter;
+    world.clock.advance_millis(2 * quarter - since);
+    world.sweep().await;
+    assert_eq!(world.version("iris", 1).await["artifact_count"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_marked_drop_is_taken_at_once() {
     let world = World::start().await;
     world.create_model("iris").await;

@@ -199,7 +199,9 @@ def test_a_folder_dropped_with_the_stock_client_registers_itself(registry: Regis
     assert_it_predicts(tmp_path)
 
 
-@pytest.mark.parametrize("options", [[], ["--recursive", "--exclude", "*", "--include", "iris.onnx"]], ids=["alone", "recursive"])
+@pytest.mark.parametrize(
+    "options", [[], ["--recursive", "--exclude", "*", "--include", "iris.onnx"]], ids=["alone", "recursive"]
+)
 def test_a_dropped_file_registers_itself(registry: Registry, options: list[str]) -> None:
     file = FIXTURES / "iris.onnx"
     model = "dropped-recursively" if options else "dropped-file"

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from conftest import Registry, send
-from test_journey import FIXTURES, files_of, put
+from test_journey import FIXTURES, put
 
 DIGEST = "sha256:" + hashlib.sha256(b"").hexdigest()
 
@@ -175,7 +175,3 @@ def first_refusal(registry: Registry) -> dict | None:
     answer = registry.call("GET", "/v1/models/odd/events")
     events = answer.json().get("events", []) if answer.status == 200 else []
     return next((event for event in events if event["type"] == "drop.refused"), None)
-
-
-def test_the_fixtures_are_whole() -> None:
-    assert {"MLmodel", "model.pkl"} <= set(files_of(FIXTURES / "iris-sklearn"))

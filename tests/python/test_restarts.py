@@ -1,10 +1,10 @@
 """A registry that is killed goes on where it was: nothing is lost, and nothing comes twice."""
 
+import subprocess
 from pathlib import Path
 
 from conftest import Host, binary
 from test_journey import FIXTURES, assert_bytes_are_equal, digest_of, download_all, files_of, put, register
-import subprocess
 
 
 def test_a_registry_that_is_killed_goes_on_where_it_was(host: Host, tmp_path: Path) -> None:
@@ -39,8 +39,9 @@ def test_a_registry_that_is_killed_goes_on_where_it_was(host: Host, tmp_path: Pa
     registered = registry.call("POST", "/v1/models/kept/versions", {"artifacts": artifacts}).expect(201)
     assert registered["version"] == 3
     events = registry.call("GET", "/v1/models/kept/events?limit=100").expect(200)["events"]
-    once = [(event["type"], event["version"]) for event in events if event["type"] in ("version.ready", "version.packaged")]
-    assert sorted(once) == [(kind, number) for kind in ("version.packaged", "version.ready") for number in (1, 2)]
+    kinds = ("version.packaged", "version.ready")
+    seen = sorted((event["type"], event["version"]) for event in events if event["type"] in kinds)
+    assert seen == [(kind, number) for kind in kinds for number in (1, 2)]
     letters = registry.call("GET", "/_local/dead-letters").expect(200)
     assert letters["dead_letters"] == []
 
@@ -53,14 +54,18 @@ def test_a_drop_survives_a_kill(host: Host) -> None:
     host.start()
     view = registry.settled("dropped")
     assert (view["status"], view["artifact_count"]) == ("READY", 1)
-    assert [one["version"] for one in registry.call("GET", "/v1/models/dropped/versions").expect(200)["versions"]] == [1]
+    versions = registry.call("GET", "/v1/models/dropped/versions").expect(200)["versions"]
+    assert [one["version"] for one in versions] == [1]
 
 
 def test_a_second_registry_in_the_same_place_says_what_is_wrong(host: Host, tmp_path: Path) -> None:
     host.start()
     port = host.registry.base_url.rpartition(":")[2]
-    for options in (["--in-memory", "--port", port, "--s3-port", "0"], ["--data-dir", str(tmp_path / "data"), "--port", "0", "--s3-port", "0"]):
-        done = subprocess.run([binary(), *options], cwd=tmp_path, text=True, capture_output=True, timeout=60)
+    same_port = ["--in-memory", "--port", port]
+    same_folder = ["--data-dir", str(tmp_path / "data"), "--port", "0"]
+    for options in (same_port, same_folder):
+        command = [binary(), *options, "--s3-port", "0"]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=60)
         assert done.returncode == 1
         (line,) = done.stderr.strip().splitlines()
         assert line.startswith("error: "), line

@@ -83,7 +83,7 @@ def test_a_subscriber_hears_of_every_change_and_can_verify_it(registry: Registry
     assert {event["type"] for event in receiver.events()} - {"version.finalized"} == wanted
     assert {event.get("model") for event in receiver.events()} == {"heard", None}
 
-    deliveries = registry.eventually(lambda: delivered(registry, subscription, len(wanted)), "the log of the deliveries")
+    deliveries = registry.eventually(lambda: delivered(registry, subscription, len(wanted)), "the deliveries' log")
     assert all(delivery["attempts"][-1]["status"] == 204 for delivery in deliveries)
 
     registry.call("DELETE", subscription).expect(200)
