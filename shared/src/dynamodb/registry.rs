@@ -15,7 +15,7 @@ use super::keys::{self, Key};
 use super::table::{
     Expression, Item, Query, Refusal, Table, Write, pause, sort_key, text, throttled,
 };
-use crate::aws;
+use crate::aws::{Clients, Lazy};
 use crate::config::Config;
 use crate::domain::model::model_not_found;
 use crate::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS};
@@ -25,7 +25,6 @@ use crate::domain::{
     TenantName, Timestamp, Version, VersionId, VersionNumber,
 };
 use crate::error::{Error, ErrorCode, Result};
-use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use lru::LruCache;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -38,7 +37,7 @@ const RACE_ATTEMPTS: u32 = 80;
 #[derive(Debug, Clone)]
 pub struct Registry {
     table: Table,
-    pub(super) streams: aws_sdk_dynamodbstreams::Client,
+    pub(super) streams: Lazy<aws_sdk_dynamodbstreams::Client>,
     hints: Hints,
 }
 
@@ -226,11 +225,10 @@ impl Hints {
 
 impl Registry {
     /// Builds the clients; makes no call.
-    pub(crate) fn new(config: &Config, interceptors: &[SharedInterceptor]) -> Self {
-        let client = aws::dynamodb_client(config, interceptors);
+    pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            table: Table::new(client, config),
-            streams: aws::streams_client(config, interceptors),
+            table: Table::new(clients.dynamodb(), config),
+            streams: clients.streams(),
             hints: Hints::new(),
         }
     }
