@@ -89,6 +89,7 @@ const FORMATS: &[Format] = &[
     format("npy", npy::detect, npy::check),
     format("tflite", tflite::detect, tflite::check),
     format("catboost-cbm", catboost::detect, catboost::check),
+    format("catboost-json", catboost::detect_json, catboost::check_json),
     format("skops", skops::detect, skops::check),
     format("keras-v3", keras::detect, keras::check),
     format("npz", npy::detect_npz, npy::check_npz),

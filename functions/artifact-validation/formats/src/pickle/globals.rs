@@ -27,6 +27,8 @@ pub enum Use {
     ListCall,
     /// Mention it, but not call it.
     Data,
+    /// Mention it in code that the pickle carries by value, but never call it; counts as the author's code.
+    Mention,
     /// Call it if its arguments pass a check of their own.
     Check,
     /// A storage of a tensor: mention it in a persistent id.
@@ -45,6 +47,7 @@ impl Use {
             "call-dict" => Self::DictCall,
             "call-list" => Self::ListCall,
             "data" => Self::Data,
+            "mention" => Self::Mention,
             "check" => Self::Check,
             "storage" => Self::Storage,
             "code" => Self::Code,

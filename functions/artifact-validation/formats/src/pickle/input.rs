@@ -89,6 +89,14 @@ impl<'s> Input<'s> {
         self.start + self.at as u64
     }
 
+    /// How many bytes are left, as far as that is known without reading them.
+    pub(super) fn left(&self) -> Option<u64> {
+        match &self.origin {
+            Origin::File { source, .. } => Some(source.size().saturating_sub(self.offset())),
+            Origin::Decoder { .. } => None,
+        }
+    }
+
     /// The next byte, or `None` at the end.
     #[inline]
     pub fn byte(&mut self) -> Result<Option<u8>, InputError> {

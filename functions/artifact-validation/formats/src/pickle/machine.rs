@@ -11,8 +11,10 @@ use super::{
     ARGUMENTS, BOMB, DAMAGED, GLOBAL, NOT_CANONICAL, OWN_CODE, PERSISTENT_ID, RUNS_OWN_CODE,
     TRUNCATED,
 };
+use crate::report::Verdict;
 use crate::rules::Rule;
-use crate::source::ReadError;
+use crate::source::{ReadError, Source};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Deepest nesting that a program may build; beyond it, readers that recurse run out of stack.
@@ -34,6 +36,53 @@ const MAX_INTEGER_BYTES: u64 = 256;
 /// Longest line of the text opcodes that is looked at.
 const MAX_LINE: usize = 1024 * 1024;
 const MAX_FINDINGS: usize = 50;
+
+/// How far an array without padding is followed as the program that a plain unpickler takes it for.
+const PLAIN_WINDOW: u64 = 4096;
+/// Methods and functions by a path of names, as only newer protocols can write it: mentioned, never called.
+const METHODS: &[(&str, &str)] = &[
+    ("scipy.interpolate._interpolate", "interp1d._call_linear"),
+    ("scipy.interpolate._interpolate", "interp1d._call_linear_np"),
+    (
+        "scipy.interpolate._interpolate",
+        "interp1d._call_nan_spline",
+    ),
+    ("scipy.interpolate._interpolate", "interp1d._call_nearest"),
+    (
+        "scipy.interpolate._interpolate",
+        "interp1d._call_previousnext",
+    ),
+    ("scipy.interpolate._interpolate", "interp1d._call_spline"),
+    ("scipy.stats._discrete_distns", "randint_gen._entropy"),
+    (
+        "scipy.stats._distn_infrastructure",
+        "rv_continuous._entropy",
+    ),
+    ("scipy.stats._distn_infrastructure", "rv_discrete._entropy"),
+    ("scipy.stats._distn_infrastructure", "rv_generic._entropy"),
+];
+
+/// The first bytes of an array, in a file of which the rest is out of reach.
+struct Window {
+    bytes: Bytes,
+    size: u64,
+}
+
+impl Source for Window {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: std::ops::Range<u64>) -> Result<Bytes, ReadError> {
+        // Fewer bytes than were asked for are told as the end, which the caller takes for a failure.
+        let at_hand = self.bytes.len() as u64;
+        if range.end <= at_hand {
+            self.bytes.read(range)
+        } else {
+            Err(ReadError::Exhausted("the window on an array"))
+        }
+    }
+}
 
 /// How the bytes of a program are wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -691,6 +740,11 @@ impl<'m, 's> Machine<'m, 's> {
         let mut granted = self.list.find(&module_text, &name_text);
         let full = format!("{module_text}.{name_text}");
         if granted.is_none() {
+            if METHODS.contains(&(module_text.as_str(), name_text.as_str())) {
+                granted = Some(Use::Data);
+            } else if (module_text.as_str(), name_text.as_str()) == ("enum", "Enum.__new__") {
+                granted = Some(Use::Mention);
+            }
             // A name of the script that wrote the pickle: honest, but it must come from somewhere.
             let is_plain = name_text.starts_with(|first: char| first.is_ascii_alphabetic())
                 && name_text
@@ -716,6 +770,12 @@ impl<'m, 's> Machine<'m, 's> {
             Some(Use::Code) => {
                 self.carries_code = true;
                 self.find(&OWN_CODE, format!("imports `{full}`"));
+            }
+            Some(Use::Mention) => {
+                self.find(
+                    &OWN_CODE,
+                    format!("mentions `{full}`, as code carried by value does"),
+                );
             }
             Some(_) => {}
         }
@@ -764,7 +824,7 @@ impl<'m, 's> Machine<'m, 's> {
                 Use::DictClass | Use::DictCall => self.instance(class, FILL_DICT, &[arguments])?,
                 Use::ListClass | Use::ListCall => self.instance(class, FILL_LIST, &[arguments])?,
                 Use::Code => self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?,
-                Use::Data | Use::Check | Use::Storage => {
+                Use::Data | Use::Mention | Use::Check | Use::Storage => {
                     let name = self.name_of(class);
                     self.find(
                         &ARGUMENTS,
@@ -819,14 +879,26 @@ impl<'m, 's> Machine<'m, 's> {
                 Use::ListCall => self.instance(callee, FILL_LIST, &[arguments])?,
                 Use::Code => {
                     self.pop_is_free = true;
-                    if self.name_of(callee).starts_with("__main__.") {
+                    let name = self.name_of(callee);
+                    if name.starts_with("__main__.") && !self.is_member(&name, arguments) {
                         let name = self.name_of(callee);
                         self.find(&RUNS_OWN_CODE, format!("calls `{name}` while loading"));
                     }
-                    self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
+                    // A member of an enumeration that is carried by value is looked up by a call.
+                    let kind = if name.ends_with("._make_skeleton_enum") {
+                        CODE_TYPE
+                    } else {
+                        0
+                    };
+                    self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET | kind, 1, 1.0)?
                 }
                 Use::Check => self.checked_call(callee, arguments)?,
-                Use::Class | Use::DictClass | Use::ListClass | Use::Data | Use::Storage => {
+                Use::Class
+                | Use::DictClass
+                | Use::ListClass
+                | Use::Data
+                | Use::Mention
+                | Use::Storage => {
                     let name = self.name_of(callee);
                     self.find(
                         &ARGUMENTS,
@@ -854,6 +926,18 @@ impl<'m, 's> Machine<'m, 's> {
             }
         };
         self.push(made)
+    }
+
+    /// Whether a call looks up a member of an enumeration by its value.
+    fn is_member(&self, name: &str, arguments: Value) -> bool {
+        let is_type = name
+            .trim_start_matches("__main__.")
+            .starts_with(|first: char| first.is_ascii_uppercase());
+        is_type
+            && matches!(
+                self.parts(arguments).as_deref(),
+                Some([Value::Int(_) | Value::Number | Value::Bool(_) | Value::Text(_)])
+            )
     }
 
     fn is_class(&self, value: Value) -> bool {
@@ -964,6 +1048,17 @@ impl<'m, 's> Machine<'m, 's> {
                     .all(|part| matches!(part, Value::Number | Value::Int(_))),
                 Value::Number,
             ),
+            // How code by value refers to what has no name of its own.
+            ("builtins.getattr", [owner, attribute])
+                if self.is_global(*owner, "builtins.object")
+                    && self.str_of(*attribute) == Some("__new__") =>
+            {
+                self.find(
+                    &OWN_CODE,
+                    "mentions `object.__new__`, as code carried by value does",
+                );
+                (true, self.make(Kind::Range, 0, 1, 1.0)?)
+            }
             ("builtins.getattr", [owner, attribute]) => {
                 // How SciPy's distributions refer to their own methods.
                 let is_distribution = match self.kind(*owner) {
@@ -985,6 +1080,35 @@ impl<'m, 's> Machine<'m, 's> {
                     self.make(Kind::Range, 0, 1, 1.0)?,
                 )
             }
+            ("builtins.getattr", [module, attribute, fallback])
+                if self.is_global(*module, "dill._dill")
+                    && self.str_of(*attribute) == Some("_setattr")
+                    && self.is_global(*fallback, "builtins.setattr") =>
+            {
+                (true, *fallback)
+            }
+            ("types.MethodType", [function, owner]) => {
+                let is_known = matches!(
+                    self.kind(*function),
+                    Some(Kind::Global {
+                        granted: Some(Use::Data),
+                        ..
+                    })
+                ) && matches!(self.kind(*owner), Some(Kind::Instance { .. }));
+                let is_code = matches!(self.kind(*function), Some(Kind::Code));
+                if is_known {
+                    (true, self.make(Kind::Range, 0, 1, 1.0)?)
+                } else {
+                    self.carries_code = true;
+                    self.find(&OWN_CODE, "binds a function that the pickle carries");
+                    (is_code, self.make(Kind::Code, 0, 1, 1.0)?)
+                }
+            }
+            ("dill._dill._eval_repr", [text]) => (
+                // Anything else would be evaluated.
+                matches!(self.str_of(*text), Some("Ellipsis" | "NotImplemented")),
+                Value::Number,
+            ),
             ("builtins.setattr", [owner, attribute, _]) => {
                 // How dill fills the cells and classes that it carries by value.
                 self.pop_is_free = true;
@@ -996,6 +1120,8 @@ impl<'m, 's> Machine<'m, 's> {
             ("collections.defaultdict", _) => {
                 let good = match part(0) {
                     None | Some(Value::None) => true,
+                    // Whose calls come with the first missing key, when the model is used.
+                    Some(factory) if matches!(self.kind(factory), Some(Kind::Code)) => true,
                     Some(factory) => [
                         "builtins.list",
                         "builtins.dict",
@@ -1182,6 +1308,8 @@ impl<'m, 's> Machine<'m, 's> {
                 let kind = self.str_of(*kind).unwrap_or("?").to_owned();
                 let (module, kind) = if kind == "PartialType" {
                     ("functools", "partial")
+                } else if kind == "MethodType" {
+                    ("types", "MethodType")
                 } else {
                     ("builtins", kind.as_str())
                 };
@@ -1220,7 +1348,12 @@ impl<'m, 's> Machine<'m, 's> {
             ("dill._dill._create_namedtuple", [kind, _fields, module, ..]) => {
                 let kind = self.str_of(*kind).unwrap_or("?").to_owned();
                 let module = self.str_of(*module).unwrap_or("?").to_owned();
-                let granted = self.list.find(&module, &kind);
+                let mut granted = self.list.find(&module, &kind);
+                if module == "__main__" {
+                    self.carries_code = true;
+                    self.find(&OWN_CODE, "makes a class of named fields");
+                    granted = Some(Use::Code);
+                }
                 let (module, name) = (self.text(&module), self.text(&kind));
                 let made = self.make(
                     Kind::Global {
@@ -1628,8 +1761,6 @@ impl<'m, 's> Machine<'m, 's> {
                 {
                     self.odd("the padding before an array holds something");
                 }
-            } else {
-                self.odd("the bytes of an array follow without padding, so that another reader takes them for opcodes");
             }
             let bytes = shape
                 .iter()
@@ -1639,12 +1770,67 @@ impl<'m, 's> Machine<'m, 's> {
             let Some(bytes) = bytes else {
                 return self.halt(&ARGUMENTS, "the shape of an array overflows");
             };
-            self.skip(bytes)?;
+            let mut left = bytes;
+            // Before version 1.2, joblib wrote no padding, so that a plain unpickler takes the array for opcodes.
+            if self.entry(state, "numpy_array_alignment_bytes").is_none() && bytes > 0 {
+                let size = self.input.left().unwrap_or(u64::MAX);
+                let count = usize::try_from(bytes.min(PLAIN_WINDOW)).unwrap_or_default();
+                let window = match self.input.take(count) {
+                    Ok(Some(window)) => Bytes::copy_from_slice(window),
+                    Ok(None) => return self.truncated(),
+                    Err(error) => return Err(self.told(error)),
+                };
+                left = bytes.saturating_sub(window.len() as u64);
+                if self.runs_as_program(&Window {
+                    bytes: window,
+                    size,
+                }) {
+                    self.odd("the bytes of an array follow without padding, and another reader takes them for opcodes");
+                }
+            }
+            self.skip(left)?;
             self.outcome.array_bytes = self.outcome.array_bytes.saturating_add(bytes);
         }
         self.pop()?;
         let made = self.make(Kind::Array, BUILT, 1, 1.0)?;
         self.push(made)
+    }
+
+    /// Whether a reader that knows nothing of joblib's arrays would do more with `window` than fail.
+    fn runs_as_program(&mut self, window: &Window) -> bool {
+        let first = window.bytes.first().copied().unwrap_or_default();
+        if protocol_of(first).is_none() {
+            return false;
+        }
+        let mut input = Input::file(window, 0);
+        let mut operations = PLAIN_WINDOW;
+        let mut other = Machine::new(
+            &mut input,
+            self.list,
+            Style::Plain,
+            &mut operations,
+            self.nesting,
+        );
+        other.protocol = self.protocol;
+        other.stack.clone_from(&self.stack);
+        other.marks.clone_from(&self.marks);
+        other.memo.clone_from(&self.memo);
+        other.memo_base = self.memo_base;
+        other.objects.clone_from(&self.objects);
+        other.items.clone_from(&self.items);
+        other.texts.clone_from(&self.texts);
+        other.text_bytes.clone_from(&self.text_bytes);
+        other.known.clone_from(&self.known);
+        other.imported.clone_from(&self.imported);
+        match other.follow() {
+            Ok(()) | Err(Halt::Told) => other
+                .outcome
+                .findings
+                .iter()
+                .any(|(rule, ..)| rule.verdict != Verdict::Malformed),
+            // It goes on behind the window.
+            Err(Halt::Read(_)) => true,
+        }
     }
 
     // ── Opcodes ─────────────────────────────────────────────────────────
@@ -1873,7 +2059,9 @@ impl<'m, 's> Machine<'m, 's> {
                 let name = self.line()?;
                 let module = String::from_utf8_lossy(&module).into_owned();
                 let name = String::from_utf8_lossy(&name).into_owned();
-                if self.protocol >= 4 && !is_main_namespace(&module, &name) {
+                // Among code by value, dill writes it so.
+                let is_dill = self.carries_code && !name.contains('.');
+                if self.protocol >= 4 && !is_dill && !is_main_namespace(&module, &name) {
                     self.odd("an import is older than any pickler of the protocol writes");
                 }
                 let (module, name) = (self.text(&module), self.text(&name));
