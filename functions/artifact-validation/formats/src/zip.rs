@@ -548,7 +548,7 @@ fn read_table(bytes: &[u8], table: &Table) -> Result<Vec<TableEntry>, ZipError> 
             );
         }
         // Arrays of zeros are honest, and whoever unpacks one asks for its size; deflate ends at 1032 times.
-        let is_array = name.ends_with(".npy");
+        let is_array = name.as_bytes().ends_with(b".npy");
         if size > BOMB_BYTES
             && size / MAX_RATIO > compressed_size
             && !(is_array && size <= MAX_ARRAY_BYTES && size / MAX_ARRAY_RATIO <= compressed_size)

@@ -38,6 +38,23 @@ pub enum Use {
 }
 
 impl Use {
+    /// The word for it in a list.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Class => "class",
+            Self::DictClass => "class-dict",
+            Self::ListClass => "class-list",
+            Self::Call => "call",
+            Self::DictCall => "call-dict",
+            Self::ListCall => "call-list",
+            Self::Data => "data",
+            Self::Mention => "mention",
+            Self::Check => "check",
+            Self::Storage => "storage",
+            Self::Code => "code",
+        }
+    }
+
     fn parse(word: &str) -> Option<Self> {
         Some(match word {
             "class" => Self::Class,

@@ -117,6 +117,8 @@ pub struct Outcome {
     pub findings: Vec<(&'static Rule, u64, String)>,
     /// Names that would be imported, as `module.name`.
     pub globals: BTreeSet<String>,
+    /// What the allow-list granted each name, in the list's words, and how names that it refused were used.
+    pub uses: BTreeMap<String, String>,
     /// Storages by key.
     pub storages: BTreeMap<String, Storage>,
     /// How many tensors were rebuilt.
@@ -780,9 +782,13 @@ impl<'m, 's> Machine<'m, 's> {
             Some(_) => {}
         }
         if self.outcome.globals.len() < 1000 {
+            let name: String = full.chars().take(200).collect();
+            let word = granted.map_or("refused", Use::word);
             self.outcome
-                .globals
-                .insert(full.chars().take(200).collect());
+                .uses
+                .entry(name.clone())
+                .or_insert_with(|| word.to_owned());
+            self.outcome.globals.insert(name);
         }
         let value = self.make(
             Kind::Global {
@@ -801,6 +807,17 @@ impl<'m, 's> Machine<'m, 's> {
             self.imported.insert((module, name), index);
         }
         self.push(value)
+    }
+
+    /// Notes how a refused name is used.
+    fn used(&mut self, value: Value, how: &str) {
+        let name: String = self.name_of(value).chars().take(200).collect();
+        if let Some(uses) = self.outcome.uses.get_mut(&name)
+            && !uses.contains(how)
+        {
+            uses.push(' ');
+            uses.push_str(how);
+        }
     }
 
     fn instance(&mut self, class: Value, flags: u8, parts: &[Value]) -> Result<Value, Halt> {
@@ -834,7 +851,12 @@ impl<'m, 's> Machine<'m, 's> {
                 }
             },
             Some(Kind::Code) => self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?,
-            Some(Kind::Global { granted: None, .. } | Kind::Opaque) => {
+            // As if it were a plain class, so that the rest can be judged again once the list has it.
+            Some(Kind::Global { granted: None, .. }) => {
+                self.used(class, "instance");
+                self.instance(class, 0, &[arguments])?
+            }
+            Some(Kind::Opaque) => {
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
             _ => {
@@ -917,7 +939,11 @@ impl<'m, 's> Machine<'m, 's> {
                 );
                 self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
-            Some(Kind::Global { granted: None, .. } | Kind::Opaque) => {
+            Some(Kind::Global { granted: None, .. }) => {
+                self.used(callee, "call");
+                self.instance(callee, 0, &[arguments])?
+            }
+            Some(Kind::Opaque) => {
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
             _ => {
@@ -1737,6 +1763,17 @@ impl<'m, 's> Machine<'m, 's> {
             let finished = inner.finished;
             self.outcome.findings.extend(inner.findings);
             self.outcome.globals.extend(inner.globals);
+            for (name, uses) in inner.uses {
+                let known = self
+                    .outcome
+                    .uses
+                    .entry(name)
+                    .or_insert_with(|| uses.clone());
+                if *known != uses {
+                    known.push(' ');
+                    known.push_str(&uses);
+                }
+            }
             if !finished {
                 return Err(Halt::Told);
             }
@@ -2333,6 +2370,18 @@ fn is_text_only(opcode: u8, protocol: u8) -> bool {
         b'q' | b'r' => protocol >= 4,
         _ => false,
     }
+}
+
+/// Whether a name is allowed by what it looks like rather than by the list.
+pub(crate) fn is_by_pattern(full: &str) -> bool {
+    full.starts_with("__main__.")
+        || full.starts_with("__torch__.")
+        || matches!(full, "__builtin__.__main__" | "enum.Enum.__new__")
+        || METHODS.iter().any(|(module, name)| {
+            full.strip_prefix(module)
+                .and_then(|rest| rest.strip_prefix('.'))
+                == Some(name)
+        })
 }
 
 /// Whether the name stands for all names of the script, as dill writes it for functions that refer to them.

@@ -12,6 +12,7 @@ mod machine;
 pub use globals::{ALLOW_LIST, AllowList, AllowListError, Use};
 pub use input::{Input, InputError};
 
+pub(crate) use machine::is_by_pattern;
 pub use machine::{Outcome, Storage, Style};
 
 use crate::check::Check;
@@ -21,9 +22,9 @@ use crate::rules::Rule;
 use crate::source::{ReadError, Source};
 use crate::text::extension;
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-const GLOBAL: Rule = Rule {
+pub(crate) const GLOBAL: Rule = Rule {
     id: "pickle.global-not-allowed",
     verdict: Verdict::Unsafe,
     why: "A pickle that imports a name outside of the allow-list can run anything while it is loaded.",
@@ -272,7 +273,28 @@ pub fn check_stream(
                 globals.push(global);
             }
         }
+        if globals.len() >= 1000 {
+            check.fact("globals_cut", true);
+        }
         check.fact("globals", globals);
+        let mut uses = match check.facts().get("global_uses") {
+            Some(Value::Object(known)) => known.clone(),
+            _ => Map::new(),
+        };
+        for (name, how) in &outcome.uses {
+            match uses.get(name).and_then(Value::as_str) {
+                None if uses.len() >= 1000 => {}
+                Some(known) if known == how => {}
+                Some(known) => {
+                    let both = format!("{known} {how}");
+                    uses.insert(name.clone(), both.into());
+                }
+                None => {
+                    uses.insert(name.clone(), how.as_str().into());
+                }
+            }
+        }
+        check.fact("global_uses", uses);
     }
     if !check.facts().contains_key("pickle_protocol") {
         check.fact("pickle_protocol", outcome.protocol);
