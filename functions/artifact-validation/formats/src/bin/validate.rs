@@ -19,6 +19,10 @@ use std::sync::Arc;
 
 /// Validates model files without executing anything in them.
 #[derive(Debug, Parser)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 #[command(name = "validate", version)]
 struct Arguments {
     /// Files, or directories that hold one model each.
