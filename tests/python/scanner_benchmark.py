@@ -18,7 +18,7 @@ import venv
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "scanner-benchmark"
-PACKAGES = ["picklescan", "modelscan", "fickling", "scikit-learn", "joblib"]
+PACKAGES = ["picklescan", "modelscan", "fickling", "typing_extensions", "scikit-learn", "joblib"]
 FAMILY = (".pkl", ".joblib", ".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz")
 TIMEOUT_SECONDS = 120
 

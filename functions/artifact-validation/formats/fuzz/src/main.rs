@@ -43,7 +43,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let chosen: Vec<&Group> = GROUPS
         .iter()
-        .filter(|group| arguments.targets.is_empty() || arguments.targets.iter().any(|name| name == group.name))
+        .filter(|group| {
+            arguments.targets.is_empty() || arguments.targets.iter().any(|name| name == group.name)
+        })
         .collect();
     let next = AtomicUsize::new(0);
     let (total, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -52,7 +54,10 @@ fn main() -> ExitCode {
             scope.spawn(|| {
                 while let Some(group) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let outcome = run(group, &arguments);
-                    total.fetch_add(usize::try_from(outcome.inputs).unwrap_or_default(), Ordering::Relaxed);
+                    total.fetch_add(
+                        usize::try_from(outcome.inputs).unwrap_or_default(),
+                        Ordering::Relaxed,
+                    );
                     failed.fetch_add(outcome.failures.len(), Ordering::Relaxed);
                     let mut out = std::io::stdout().lock();
                     let _ = writeln!(
@@ -71,13 +76,25 @@ fn main() -> ExitCode {
         }
     });
     let failed = failed.into_inner();
-    let _ = writeln!(std::io::stdout(), "{} inputs, {failed} failures", total.into_inner());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let _ = writeln!(
+        std::io::stdout(),
+        "{} inputs, {failed} failures",
+        total.into_inner()
+    );
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run(group: &Group, arguments: &Arguments) -> Outcome {
     let seeds = seeds(group);
-    let mut outcome = Outcome { inputs: 0, slowest: Duration::ZERO, failures: Vec::new() };
+    let mut outcome = Outcome {
+        inputs: 0,
+        slowest: Duration::ZERO,
+        failures: Vec::new(),
+    };
     if seeds.is_empty() {
         outcome.failures.push("has no seeds".to_owned());
         return outcome;
@@ -85,7 +102,12 @@ fn run(group: &Group, arguments: &Arguments) -> Outcome {
     let mut dice = Dice::new(arguments.seed);
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     while Instant::now() < end && outcome.failures.len() < 5 {
-        let input = mutate(&seeds[dice.below(seeds.len())], &seeds, group.words, &mut dice);
+        let input = mutate(
+            &seeds[dice.below(seeds.len())],
+            &seeds,
+            group.words,
+            &mut dice,
+        );
         let path = group.paths[dice.below(group.paths.len())];
         outcome.inputs += 1;
         let mut fastest = Duration::MAX;
@@ -101,7 +123,12 @@ fn run(group: &Group, arguments: &Arguments) -> Outcome {
         }
         outcome.slowest = outcome.slowest.max(fastest);
         if panicked || fastest > SLOW {
-            let name = format!("{}-{}-{}", group.name, outcome.failures.len(), path.replace('/', "_"));
+            let name = format!(
+                "{}-{}-{}",
+                group.name,
+                outcome.failures.len(),
+                path.replace('/', "_")
+            );
             let kept = arguments.keep.join(name);
             let _ = std::fs::create_dir_all(&arguments.keep);
             let _ = std::fs::write(&kept, &input);

@@ -47,6 +47,8 @@ pub struct Input<'s> {
     /// Offset of the first byte of `buffer`.
     start: u64,
     ended: bool,
+    /// Most opcodes that are worth following of what a small stream expands to.
+    pub(super) opcode_limit: u64,
 }
 
 impl std::fmt::Debug for Input<'_> {
@@ -70,6 +72,7 @@ impl<'s> Input<'s> {
             at: 0,
             start: offset.min(source.size()),
             ended: false,
+            opcode_limit: u64::MAX,
         }
     }
 
@@ -81,6 +84,7 @@ impl<'s> Input<'s> {
             at: 0,
             start: 0,
             ended: false,
+            opcode_limit: u64::MAX,
         }
     }
 

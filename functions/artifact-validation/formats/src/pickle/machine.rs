@@ -1890,6 +1890,12 @@ impl<'m, 's> Machine<'m, 's> {
                 )));
             };
             *self.budget = left;
+            if self.outcome.operations >= self.input.opcode_limit {
+                return self.halt(
+                    &BOMB,
+                    "a small stream expands to a program longer than any model needs",
+                );
+            }
             self.outcome.operations += 1;
             let opcode = match self.input.byte() {
                 Ok(Some(opcode)) => opcode,

@@ -97,6 +97,8 @@ const GUESS_OPERATIONS: u64 = 20_000;
 /// A compressed program of more bytes than this may not expand more than [`MAX_DENSE_RATIO`] times.
 const MAX_DENSE_BYTES: u64 = 8 * 1024 * 1024;
 const MAX_DENSE_RATIO: u64 = 250;
+/// Opcodes that are followed behind a compression, however small the file.
+const MAX_DENSE_OPCODES: u64 = 1024 * 1024;
 /// Most pickles one behind the other that are looked at, although only one may be there.
 const MAX_TRAILING: usize = 16;
 
@@ -192,6 +194,8 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
             }
         };
         let mut input = Input::decoder(reader, compressed::allowance(source.size()));
+        let dense = source.size().saturating_mul(MAX_DENSE_RATIO / 5);
+        input.opcode_limit = dense.max(MAX_DENSE_OPCODES);
         let array_bytes = check_input(check, &mut input)?;
         // Arrays of zeros are honest; programs and texts never shrink that far.
         let program_bytes = input.offset().saturating_sub(array_bytes);
