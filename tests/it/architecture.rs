@@ -225,6 +225,148 @@ fn the_embedded_table_is_that_of_the_template() {
     }
 }
 
+/// The lines of one resource of the template.
+fn resource<'a>(template: &'a str, name: &str) -> Vec<&'a str> {
+    let opening = format!("  {name}:");
+    let lines: Vec<&str> = template
+        .lines()
+        .skip_while(|line| *line != opening)
+        .skip(1)
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .map(str::trim)
+        .collect();
+    assert!(!lines.is_empty(), "the template has a `{name}`");
+    lines
+}
+
+/// The only value that a resource has under a key; nothing if it has none.
+fn value<'a>(lines: &[&'a str], key: &str) -> Option<&'a str> {
+    let mut values = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+    let value = values.next();
+    assert!(values.next().is_none(), "`{key}` stands there once");
+    value
+}
+
+fn number(lines: &[&str], key: &str) -> u64 {
+    let value = value(lines, key).unwrap_or_else(|| panic!("`{key}` is there"));
+    value
+        .parse()
+        .unwrap_or_else(|_| panic!("`{key}` is a number: {value}"))
+}
+
+/// The lines of one event source of a function, up to the next one.
+fn event_source<'a>(function: &[&'a str], name: &str) -> Vec<&'a str> {
+    let names = ["Objects:", "Changes:", "Sweep:"];
+    let opening = format!("{name}:");
+    let lines: Vec<&str> = function
+        .iter()
+        .copied()
+        .skip_while(|line| *line != opening)
+        .skip(1)
+        .take_while(|line| !names.contains(line))
+        .collect();
+    assert!(
+        !lines.is_empty(),
+        "the function has an event source `{name}`"
+    );
+    lines
+}
+
+/// What the template calls a function: `artifact-validation` is `ArtifactValidation`.
+fn template_name(function: definition::Function) -> String {
+    function
+        .name()
+        .split('-')
+        .flat_map(|word| {
+            let (first, rest) = word.split_at(1);
+            [first.to_uppercase(), rest.to_owned()]
+        })
+        .collect()
+}
+
+#[test]
+fn the_embedded_queues_stream_and_schedules_are_those_of_the_template() {
+    let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
+    for function in definition::Function::ALL {
+        let lines = resource(&template, &template_name(function));
+        assert_eq!(
+            number(&lines, "Timeout"),
+            function.timeout().as_secs(),
+            "{function}"
+        );
+    }
+    let prefixes: BTreeSet<&str> = resource(&template, "Bucket")
+        .windows(2)
+        .filter(|pair| pair[0] == "- Name: prefix")
+        .filter_map(|pair| pair[1].strip_prefix("Value: "))
+        .collect();
+    let embedded: BTreeSet<&str> = definition::QUEUES
+        .iter()
+        .map(|queue| queue.prefix)
+        .collect();
+    assert_eq!(prefixes, embedded);
+    for queue in &definition::QUEUES {
+        let function = template_name(queue.function);
+        let source = event_source(&resource(&template, &function), "Objects");
+        assert_eq!(
+            number(&source, "BatchSize"),
+            queue.batch_size as u64,
+            "{function}"
+        );
+        let lines = resource(&template, &format!("{function}Queue"));
+        assert_eq!(
+            number(&lines, "VisibilityTimeout"),
+            queue.visibility_timeout().as_secs(),
+            "{function}"
+        );
+        assert_eq!(
+            number(&lines, "maxReceiveCount"),
+            u64::from(queue.max_receive_count),
+            "{function}"
+        );
+        let delay = value(&lines, "DelaySeconds").map_or(0, |text| text.parse().unwrap());
+        assert_eq!(delay, queue.delay.as_secs(), "{function}");
+    }
+    let stream = definition::STREAM;
+    let source = event_source(
+        &resource(&template, &template_name(stream.function)),
+        "Changes",
+    );
+    assert_eq!(number(&source, "BatchSize"), stream.batch_size as u64);
+    assert_eq!(
+        number(&source, "MaximumRetryAttempts") + 1,
+        u64::from(stream.max_attempts)
+    );
+    for schedule in &definition::SCHEDULES {
+        let function = template_name(schedule.function);
+        let source = event_source(&resource(&template, &function), "Sweep");
+        let rate = match schedule.every.as_secs() / 60 {
+            1 => "rate(1 minute)".to_owned(),
+            minutes => format!("rate({minutes} minutes)"),
+        };
+        assert_eq!(
+            value(&source, "Schedule"),
+            Some(rate.as_str()),
+            "{function}"
+        );
+        assert!(schedule.locally_every <= schedule.every, "{function}");
+    }
+}
+
+#[test]
+fn the_deployment_trusts_nothing_that_only_one_machine_may_trust() {
+    let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
+    for variable in [
+        "ALLOW_LOOPBACK_WEBHOOKS",
+        "TRUST_ACTOR_HEADER",
+        "AWS_ENDPOINT_URL",
+    ] {
+        assert!(!template.contains(variable), "the template sets {variable}");
+    }
+}
+
 #[test]
 fn the_filter_of_the_embedded_stream_is_that_of_the_template() {
     let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();

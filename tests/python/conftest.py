@@ -1,4 +1,4 @@
-"""Starts the registry that the tests talk to: the built binary, on free ports, forgetting everything at the end."""
+"""Starts the registries that the tests talk to: the built binary, on free ports."""
 
 import json
 import os
@@ -8,10 +8,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +22,9 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 # Generous, because a busy machine is no failure; nothing waits longer than it must.
 SETTLE_SECONDS = 120
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,16 @@ class Registry:
             time.sleep(0.25)
         pytest.fail(f"version {version} of `{model}` did not settle: {answer.status} {answer.body[:2000]!r}")
 
+    def eventually(self, look: Callable[[], T | None], what: str) -> T:
+        """What a look finds, as soon as it finds something."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            found = look()
+            if found is not None:
+                return found
+            time.sleep(0.25)
+        pytest.fail(f"{what} did not come")
+
     def aws(self, *words: str | Path) -> str:
         """Runs the stock AWS CLI against the registry's S3."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -118,27 +132,59 @@ def binary() -> Path:
     return path
 
 
+class Host:
+    """The built binary as a process, started and ended by the test; the log goes on over restarts."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        port, s3_port = free_ports(2)
+        self.command = [binary(), *options, "--port", str(port), "--s3-port", str(s3_port)]
+        self.registry = Registry(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{s3_port}")
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(self.command, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT)
+        wait_until_healthy(self.process, self.registry.base_url, self.log)
+
+    def kill(self) -> None:
+        """Ends the process as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ends the process as a supervisor would; pytest shows its last words if a test failed."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        print(f"--- the registry's last words, from {self.log}")
+        print("\n".join(self.log.read_text(errors="replace").splitlines()[-200:]))
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    folder = tmp_path_factory.mktemp("registry")
-    log = folder / "log"
-    port, s3_port = free_ports(2)
-    command = [binary(), "--in-memory", "--port", str(port), "--s3-port", str(s3_port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    """A registry that all tests share, and that forgets everything at the end."""
+    host = Host(tmp_path_factory.mktemp("registry"), "--in-memory")
     try:
-        wait_until_healthy(process, f"http://127.0.0.1:{port}", log)
-        yield Registry(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{s3_port}")
+        host.start()
+        yield host.registry
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        # Shown by pytest only if a test failed.
-        print(f"--- the registry's last words, from {log}")
-        print("\n".join(log.read_text(errors="replace").splitlines()[-200:]))
+        host.stop()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A registry of the test's own, not started yet, that keeps its data in a folder."""
+    host = Host(tmp_path, "--data-dir", str(tmp_path / "data"))
+    try:
+        yield host
+    finally:
+        host.stop()
 
 
 def wait_until_healthy(process: subprocess.Popen, base_url: str, log: Path) -> None:

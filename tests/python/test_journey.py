@@ -28,15 +28,16 @@ def digest_of(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def register(registry: Registry, model: str, files: dict[str, Path], **metadata) -> None:
-    """Creates a model, registers its first version, uploads every artifact and finalizes."""
-    registry.call("POST", "/v1/models", {"name": model, "description": "Made by the tests"}).expect(201)
+def register(registry: Registry, model: str, files: dict[str, Path], number: int = 1, **metadata) -> None:
+    """Registers a version, and the model with the first one; uploads every artifact and finalizes."""
+    if number == 1:
+        registry.call("POST", "/v1/models", {"name": model, "description": "Made by the tests"}).expect(201)
     artifacts = [
         {"path": path, "size_bytes": file.stat().st_size, "digest": digest_of(file)} for path, file in files.items()
     ]
     registered = registry.call("POST", f"/v1/models/{model}/versions", {"artifacts": artifacts, **metadata}).expect(201)
-    assert (registered["version"], registered["status"]) == (1, "PENDING_REGISTRATION")
-    version = f"/v1/models/{model}/versions/1"
+    assert (registered["version"], registered["status"]) == (number, "PENDING_REGISTRATION")
+    version = f"/v1/models/{model}/versions/{number}"
     uploads = registry.call("POST", f"{version}/uploads", {}).expect(200)["uploads"]
     assert {upload["path"] for upload in uploads} == set(files)
     multipart = []
@@ -127,13 +128,41 @@ def test_a_scikit_learn_model_is_promoted_downloaded_and_predicts(registry: Regi
     promotion = {"version": 1, "expected_version": None, "reason": "the first one"}
     registry.call("PUT", champion, promotion).expect(200)
     # Whoever expected that there is no champion comes too late, and is told who won.
-    late = registry.call("PUT", champion, promotion)
-    assert late.status == 409, late.body
+    late = registry.call("PUT", champion, promotion).expect(409)["error"]
+    assert (late["code"], late["details"]["current"]["version"]) == ("conflict", 1)
     assert registry.call("GET", champion).expect(200)["version"] == 1
 
     download_all(registry, "iris", tmp_path)
     assert_bytes_are_equal(files, tmp_path)
     assert_it_predicts(tmp_path)
+
+
+def test_an_alias_moves_is_rolled_back_and_holds_its_version(registry: Registry) -> None:
+    files = files_of(FIXTURES / "iris.safetensors")
+    for version in (1, 2):
+        register(registry, "moving", files, version)
+        assert registry.settled("moving", version)["status"] == "READY"
+    alias = "/v1/models/moving/aliases/champion"
+    registry.call("PUT", alias, {"version": 1, "expected_version": None}).expect(200)
+    registry.call("PUT", alias, {"version": 2, "expected_version": 1, "reason": "better"}).expect(200)
+    back = registry.call("POST", f"{alias}/rollback", {"expected_version": 2, "reason": "slower"}).expect(200)
+    assert (back["version"], back["previous_version"], back["sequence"]) == (1, 2, 3)
+    history = registry.call("GET", f"{alias}/history").expect(200)["events"]
+    assert [(entry["type"], entry["data"]["to"], entry.get("reason")) for entry in history] == [
+        ("alias.rolled_back", 1, "slower"),
+        ("alias.set", 2, "better"),
+        ("alias.set", 1, None),
+    ]
+    assert {entry["actor"] for entry in history} == {"python-tests"}
+
+    held = registry.call("DELETE", "/v1/models/moving/versions/1").expect(409)["error"]
+    assert (held["code"], held["details"]["aliases"]) == ("version_in_use", ["champion"])
+    registry.call("POST", "/v1/models/moving/versions/1/stage", {"stage": "Production"}).expect(200)
+    registry.call("DELETE", "/v1/models/moving/versions/2").expect(200)
+    refused = registry.call("PUT", alias, {"version": 2, "expected_version": 1}).expect(409)["error"]
+    assert refused["code"] == "deleted"
+    registry.call("POST", "/v1/models/moving/versions/2/restore", {}).expect(200)
+    registry.call("PUT", alias, {"version": 2, "expected_version": 1}).expect(200)
 
 
 def test_a_large_file_goes_up_in_parts(registry: Registry, tmp_path: Path) -> None:
@@ -158,21 +187,6 @@ def write_large_safetensors(path: Path) -> None:
             file.write(source.randbytes(BLOCK_BYTES))
 
 
-def test_a_wrong_upload_is_refused_and_leaves_the_version_pending(registry: Registry) -> None:
-    file = FIXTURES / "iris.onnx"
-    registry.call("POST", "/v1/models", {"name": "wrong"}).expect(201)
-    artifact = {"path": file.name, "size_bytes": file.stat().st_size, "digest": digest_of(file)}
-    registry.call("POST", "/v1/models/wrong/versions", {"artifacts": [artifact]}).expect(201)
-    (upload,) = registry.call("POST", "/v1/models/wrong/versions/1/uploads", {}).expect(200)["uploads"]
-    body = bytearray(file.read_bytes())
-    body[-1] ^= 1
-    answer = send(upload["method"], upload["url"], upload["headers"], bytes(body))
-    assert answer.status == 400, answer.body
-    assert registry.call("POST", "/v1/models/wrong/versions/1/finalize", {}).status == 409
-    view = registry.call("GET", "/v1/models/wrong/versions/1").expect(200)
-    assert view["status"] == "PENDING_REGISTRATION"
-
-
 def test_a_folder_dropped_with_the_stock_client_registers_itself(registry: Registry, tmp_path: Path) -> None:
     source = FIXTURES / "iris-sklearn"
     target = f"s3://{registry.bucket}/dropzone/default/dropped-folder/"
@@ -185,11 +199,15 @@ def test_a_folder_dropped_with_the_stock_client_registers_itself(registry: Regis
     assert_it_predicts(tmp_path)
 
 
-def test_a_dropped_file_registers_itself(registry: Registry) -> None:
+@pytest.mark.parametrize("options", [[], ["--recursive", "--exclude", "*", "--include", "iris.onnx"]], ids=["alone", "recursive"])
+def test_a_dropped_file_registers_itself(registry: Registry, options: list[str]) -> None:
     file = FIXTURES / "iris.onnx"
-    registry.aws("s3", "cp", file, f"s3://{registry.bucket}/dropzone/default/dropped-file/")
-    assert registry.settled("dropped-file")["status"] == "READY"
-    assert download(registry, "dropped-file", file.name) == file.read_bytes()
+    model = "dropped-recursively" if options else "dropped-file"
+    source = FIXTURES if options else file
+    registry.aws("s3", "cp", *options, source, f"s3://{registry.bucket}/dropzone/default/{model}/")
+    view = registry.settled(model)
+    assert (view["status"], view["artifact_count"]) == ("READY", 1)
+    assert download(registry, model, file.name) == file.read_bytes()
 
 
 def test_a_marker_says_that_a_drop_is_whole(registry: Registry, tmp_path: Path) -> None:

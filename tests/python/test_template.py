@@ -87,7 +87,7 @@ def test_checkov_finds_only_what_is_explained(expanded_file: Path, tmp_path: Pat
         {},
         {"Architecture": "x86_64"},
         {"JwtIssuer": "https://issuer.example", "JwtAudience": "slipway"},
-        {"AlarmEmail": "someone@example.com", "ProtectData": "false", "CursorSecret": "secret"},
+        {"AlarmEmail": "someone@example.com", "ProtectData": "false"},
     ],
     ids=["defaults", "x86_64", "jwt", "other options"],
 )
@@ -100,6 +100,15 @@ def of_type(template: dict, kind: str) -> dict[str, dict]:
     return {
         name: resource["Properties"] for name, resource in template["Resources"].items() if resource["Type"] == kind
     }
+
+
+def test_the_key_of_cursors_is_demanded_and_kept_out_of_sight(template: dict) -> None:
+    secret = template["Parameters"]["CursorSecret"]
+    assert (secret["NoEcho"], secret["MinLength"], "Default" in secret) == (True, 32, False)
+    text = json.dumps([template["Outputs"], template["Resources"]])
+    assert "CursorSecret" not in text, "only the functions' environment may name it"
+    variables = template["Globals"]["Function"]["Environment"]["Variables"]
+    assert variables["CURSOR_SECRET"] == {"Ref": "CursorSecret"}
 
 
 def listed(value) -> list:
@@ -122,6 +131,8 @@ def test_every_route_stands_with_and_without_a_tenant(template: dict) -> None:
     for name, route in of_type(template, "AWS::ApiGatewayV2::Route").items():
         assert route["RouteKey"] not in routes, f"two routes {route['RouteKey']}"
         routes[route["RouteKey"]] = route["Target"]
+    # Whatever no other route takes is answered with the envelope, by a function that may write nothing.
+    assert routes.pop("$default") == {"Fn::Sub": "integrations/${QueryIntegration}"}
     plain = {key: target for key, target in routes.items() if " /v1/" in key}
     tenants = {key.replace(" /t/{tenant}/", " /"): target for key, target in routes.items() if " /t/" in key}
     assert plain == tenants
@@ -150,6 +161,81 @@ def test_no_policy_allows_everything_of_anything(expanded: dict) -> None:
             # A resource is one of ours; a star may only follow a prefix within it.
             text = json.dumps(resource)
             assert "Fn::GetAtt" in text or re.search(r"\$\{(Bucket|Table)\.Arn\}/", text), f"{name}: {text}"
+
+
+# What the calls of each function need of IAM, by resource; its card says what it reads and writes.
+READ, WRITE, DELETE = ("BatchGetItem", "GetItem", "Query"), ("PutItem", "UpdateItem"), ("DeleteItem",)
+ONE_BY_ONE = ("GetItem", "Query")
+NEEDED = {
+    "Register": {
+        "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
+        "Bucket": ["ListBucket", "ListBucketMultipartUploads"],
+        "documents": ["GetObject", "PutObject"],
+        "dropzone": ["DeleteObject", "GetObject"],
+        "incoming": ["ListMultipartUploadParts", "PutObject"],
+    },
+    "Promote": {"Table": ["BatchGetItem", "GetItem", *WRITE]},
+    "Query": {
+        "Table": READ,
+        "Bucket": ["ListBucket"],
+        "documents": ["GetObject"],
+        "dropzone": ["GetObject", "GetObjectVersion"],
+        "incoming": ["GetObject", "GetObjectVersion"],
+        "packages": ["GetObject"],
+        "reports": ["GetObject"],
+    },
+    "ArtifactValidation": {
+        "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
+        "Bucket": ["ListBucket"],
+        "documents": ["GetObject", "PutObject"],
+        "dropzone": ["GetObject", "GetObjectVersion"],
+        "incoming": ["GetObject", "GetObjectVersion"],
+        "reports": ["GetObject", "PutObject"],
+    },
+    "Packaging": {
+        "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
+        "Bucket": ["ListBucket"],
+        "documents": ["GetObject"],
+        "packages": ["GetObject", "PutObject"],
+    },
+    "Notifications": {
+        "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
+        "Stream": ["DescribeStream", "GetRecords", "GetShardIterator"],
+        "stream": ["ListStreams"],
+    },
+}
+
+
+def place_of(resource: dict) -> str:
+    """`Table` or another resource, or what lies within it, such as `incoming`."""
+    if "Fn::Sub" in resource:
+        return re.fullmatch(r"\$\{(?:Bucket|Table)\.Arn\}/([a-z]+)/\*", resource["Fn::Sub"]).group(1)
+    name, attribute = resource["Fn::GetAtt"]
+    return {"Arn": name, "StreamArn": "Stream"}[attribute]
+
+
+@pytest.mark.parametrize("function", NEEDED)
+def test_a_function_may_do_what_it_does_and_no_more(template: dict, function: str) -> None:
+    allowed: dict[str, set[str]] = {}
+    role = template["Resources"][f"{function}Role"]["Properties"]
+    for statement in role["Policies"][0]["PolicyDocument"]["Statement"]:
+        for resource in listed(statement["Resource"]):
+            actions = {action.partition(":")[2] for action in listed(statement["Action"])}
+            allowed.setdefault(place_of(resource), set()).update(actions)
+    assert allowed.pop(f"{function}Log") == {"CreateLogStream", "PutLogEvents"}
+    if f"{function}Queue" in template["Resources"]:
+        assert allowed.pop(f"{function}Queue") == {"DeleteMessage", "GetQueueAttributes", "ReceiveMessage"}
+    if function == "Notifications":
+        assert allowed.pop("StreamFailures") == {"SendMessage"}
+    assert allowed == {place: set(actions) for place, actions in NEEDED[function].items()}
+
+
+def test_pinned_object_versions_never_expire(template: dict) -> None:
+    rules = template["Resources"]["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    for rule in rules:
+        assert set(rule) == {"Id", "Status", "AbortIncompleteMultipartUpload"}, rule["Id"]
+    # One day more than a version may wait for its uploads.
+    assert [rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] for rule in rules] == [8]
 
 
 def test_every_event_source_reports_what_failed_and_has_a_place_for_it(expanded: dict) -> None:

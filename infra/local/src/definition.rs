@@ -71,8 +71,9 @@ impl Function {
     /// How long one call may take.
     pub const fn timeout(self) -> Duration {
         match self {
-            Self::Register | Self::Packaging | Self::Notifications => Duration::from_secs(30),
+            Self::Register | Self::Packaging => Duration::from_mins(1),
             Self::ArtifactValidation => Duration::from_mins(15),
+            Self::Notifications => Duration::from_mins(2),
         }
     }
 }
@@ -90,6 +91,8 @@ pub struct Queue {
     pub function: Function,
     /// Objects created under this prefix are announced in it.
     pub prefix: &'static str,
+    /// How long a message waits in AWS until it can be received; on one machine it does not wait.
+    pub delay: Duration,
     /// How often a message is received before it is a dead letter.
     pub max_receive_count: u32,
     /// How many messages the function takes at once.
@@ -115,6 +118,7 @@ pub const QUEUES: [Queue; 4] = [
     Queue {
         function: Function::ArtifactValidation,
         prefix: "incoming/",
+        delay: Duration::ZERO,
         max_receive_count: 5,
         // One message tells of one file, and judging a large one may take the whole timeout.
         batch_size: 1,
@@ -123,6 +127,8 @@ pub const QUEUES: [Queue; 4] = [
     Queue {
         function: Function::Packaging,
         prefix: "reports/",
+        // The report is written just before the version is committed as ready.
+        delay: Duration::from_secs(2),
         max_receive_count: 5,
         batch_size: 10,
         local_concurrency: 2,
@@ -130,6 +136,7 @@ pub const QUEUES: [Queue; 4] = [
     Queue {
         function: Function::Notifications,
         prefix: "packages/",
+        delay: Duration::ZERO,
         max_receive_count: 5,
         batch_size: 10,
         local_concurrency: 2,
@@ -137,6 +144,7 @@ pub const QUEUES: [Queue; 4] = [
     Queue {
         function: Function::Register,
         prefix: "dropzone/",
+        delay: Duration::ZERO,
         max_receive_count: 5,
         batch_size: 10,
         local_concurrency: 2,
@@ -226,6 +234,8 @@ pub(crate) fn queue_definitions() -> Vec<QueueDefinition> {
         .map(|queue| QueueDefinition {
             name: queue.name().to_owned(),
             visibility_timeout: queue.visibility_timeout(),
+            // Not the queue's own: here a commit follows its report within milliseconds, what comes too early is tried
+            // again within a second and not after the visibility timeout, and a person waits.
             delay: Duration::ZERO,
             max_receive_count: queue.max_receive_count,
             dead_letter: true,

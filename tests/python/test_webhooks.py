@@ -1,0 +1,126 @@
+"""A subscriber hears of every change, by a request that the standard's own library verifies."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
+
+from conftest import Registry
+from test_journey import FIXTURES, files_of, register
+
+
+@dataclass
+class Receiver:
+    """A subscriber on this machine; answers each request with the next of its statuses, and 204 after them."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=list)
+    received: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    def events(self) -> list[dict]:
+        return [json.loads(body) for _, body in self.received]
+
+    def of_type(self, kind: str) -> dict | None:
+        return next((event for event in self.events() if event["type"] == kind), None)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            status = receiver.statuses.pop(0) if receiver.statuses else 204
+            receiver.received.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    receiver.url = f"http://127.0.0.1:{server.server_port}/hook"
+    yield receiver
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_subscriber_hears_of_every_change_and_can_verify_it(registry: Registry, receiver: Receiver) -> None:
+    body = {"url": receiver.url, "model": "heard", "description": "of the tests"}
+    created = registry.call("POST", "/v1/subscriptions", body).expect(201)
+    subscription = f"/v1/subscriptions/{created['id']}"
+    assert "secret" not in registry.call("GET", subscription).expect(200)
+
+    tested = registry.call("POST", f"{subscription}/test").expect(200)
+    assert (tested["is_delivered"], tested["status"]) == (True, 204)
+
+    register(registry, "heard", files_of(FIXTURES / "iris.onnx"))
+    registry.settled("heard")
+    registry.call("PUT", "/v1/models/heard/aliases/champion", {"version": 1, "expected_version": None}).expect(200)
+    registry.call("POST", "/v1/models", {"name": "not-heard"}).expect(201)
+    registry.eventually(lambda: receiver.of_type("alias.set"), "the webhook of the alias")
+
+    webhook = Webhook(created["secret"])
+    for headers, content in receiver.received:
+        event = webhook.verify(content, headers)
+        assert event["id"] == headers["webhook-id"]
+        with pytest.raises(WebhookVerificationError):
+            webhook.verify(content + b" ", headers)
+    wanted = {
+        "subscription.tested", "model.created", "version.registered", "version.ready", "version.packaged", "alias.set",
+    }
+    registry.eventually(lambda: {event["type"] for event in receiver.events()} >= wanted or None, "every event")
+    # A version that is judged before its client finalizes it is not finalized any more.
+    assert {event["type"] for event in receiver.events()} - {"version.finalized"} == wanted
+    assert {event.get("model") for event in receiver.events()} == {"heard", None}
+
+    deliveries = registry.eventually(lambda: delivered(registry, subscription, len(wanted)), "the log of the deliveries")
+    assert all(delivery["attempts"][-1]["status"] == 204 for delivery in deliveries)
+
+    registry.call("DELETE", subscription).expect(200)
+    assert registry.call("GET", subscription).status == 404
+    before = len(receiver.received)
+    registry.call("DELETE", "/v1/models/heard/aliases/champion?expected_version=1")
+    registry.call("PATCH", "/v1/models/heard", {"description": "nobody hears this"}).expect(200)
+    assert len(receiver.received) == before
+
+
+def delivered(registry: Registry, subscription: str, count: int) -> list[dict] | None:
+    deliveries = registry.call("GET", f"{subscription}/deliveries").expect(200)["deliveries"]
+    done = [delivery for delivery in deliveries if delivery["status"] == "delivered"]
+    return done if len(done) >= count - 1 else None
+
+
+def test_a_failed_delivery_stays_due_and_says_why(registry: Registry, receiver: Receiver) -> None:
+    receiver.statuses = [500]
+    body = {"url": receiver.url, "model": "failing", "event_types": ["model.created"]}
+    created = registry.call("POST", "/v1/subscriptions", body).expect(201)
+    registry.call("POST", "/v1/models", {"name": "failing"}).expect(201)
+
+    def attempted() -> dict | None:
+        answer = registry.call("GET", f"/v1/subscriptions/{created['id']}/deliveries").expect(200)
+        return next((one for one in answer["deliveries"] if one["attempts"]), None)
+
+    delivery = registry.eventually(attempted, "the first attempt")
+    assert (delivery["status"], delivery["event_type"]) == ("pending", "model.created")
+    (attempt,) = delivery["attempts"]
+    assert (attempt["status"], attempt["error"]) == (500, "not_2xx")
+    assert delivery["next_attempt_at"] > attempt["at"]
+    registry.call("DELETE", f"/v1/subscriptions/{created['id']}").expect(200)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://example.com/", "http://example.com/", "https://10.0.0.1/", "https://user:word@example.com/"]
+)
+def test_a_bad_address_is_refused(registry: Registry, url: str) -> None:
+    error = registry.call("POST", "/v1/subscriptions", {"url": url}).expect(400)["error"]
+    assert (error["code"], error["details"]["field"]) == ("invalid_argument", "url")
