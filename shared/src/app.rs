@@ -1,5 +1,6 @@
 //! The world as functions see it: store, bucket, clock, ids, configuration.
 
+use crate::aws::Clients;
 use crate::config::Config;
 use crate::domain::{Event, EventType, Principal, TenantName, Timestamp};
 use crate::dynamodb::Registry;
@@ -29,9 +30,10 @@ impl App {
     ///
     /// `interceptors` see every AWS request; tests count and cut calls with them.
     pub fn new(config: Config, clock: Clock, interceptors: &[SharedInterceptor]) -> Self {
+        let clients = Clients::new(&config, interceptors);
         Self {
-            registry: Registry::new(&config, interceptors),
-            bucket: Bucket::new(&config, interceptors),
+            registry: Registry::new(&config, &clients),
+            bucket: Bucket::new(&config, &clients),
             ids: Ids::new(clock.clone()),
             clock,
             config: Arc::new(config),

@@ -1,5 +1,8 @@
 //! The AWS clients, built without a call and without parsing what is not needed.
 //!
+//! They share one HTTP client, so that root certificates are parsed once and connections are pooled together.
+//! A client that not every call of a function needs is built at its first use: start-up is paid for by every cold start.
+//!
 //! Credentials and region come from the function's environment, so no profile file, metadata service or
 //! credential chain is loaded.
 
@@ -11,6 +14,9 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// What all clients share.
@@ -60,41 +66,92 @@ fn http_client(config: &Config) -> SharedHttpClient {
 /// Amazon Trust Services' root certificates, from <https://www.amazontrust.com/repository/>.
 const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 
-pub(crate) fn dynamodb_client(
-    config: &Config,
-    interceptors: &[SharedInterceptor],
-) -> aws_sdk_dynamodb::Client {
-    let mut builder = aws_sdk_dynamodb::config::Builder::from(&base(config));
-    if let Some(endpoint) = &config.dynamodb_endpoint {
-        builder = builder.endpoint_url(endpoint);
-    }
-    for interceptor in interceptors {
-        builder = builder.interceptor(interceptor.clone());
-    }
-    aws_sdk_dynamodb::Client::from_conf(builder.build())
+/// Builds the clients of one process.
+#[derive(Debug, Clone)]
+pub(crate) struct Clients {
+    base: SdkConfig,
+    dynamodb_endpoint: Option<String>,
+    s3_endpoint: Option<String>,
+    interceptors: Vec<SharedInterceptor>,
 }
 
-pub(crate) fn streams_client(
-    config: &Config,
-    interceptors: &[SharedInterceptor],
-) -> aws_sdk_dynamodbstreams::Client {
-    let mut builder = aws_sdk_dynamodbstreams::config::Builder::from(&base(config));
-    if let Some(endpoint) = &config.dynamodb_endpoint {
-        builder = builder.endpoint_url(endpoint);
+impl Clients {
+    /// Prepares what all clients share.
+    pub(crate) fn new(config: &Config, interceptors: &[SharedInterceptor]) -> Self {
+        Self {
+            base: base(config),
+            dynamodb_endpoint: config.dynamodb_endpoint.clone(),
+            s3_endpoint: config.s3_endpoint.clone(),
+            interceptors: interceptors.to_vec(),
+        }
     }
-    for interceptor in interceptors {
-        builder = builder.interceptor(interceptor.clone());
+
+    /// The table's client; almost every call needs it.
+    pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
+        let mut builder = aws_sdk_dynamodb::config::Builder::from(&self.base);
+        if let Some(endpoint) = &self.dynamodb_endpoint {
+            builder = builder.endpoint_url(endpoint);
+        }
+        for interceptor in &self.interceptors {
+            builder = builder.interceptor(interceptor.clone());
+        }
+        aws_sdk_dynamodb::Client::from_conf(builder.build())
     }
-    aws_sdk_dynamodbstreams::Client::from_conf(builder.build())
+
+    /// The stream's client, which only the sweep of one function needs.
+    pub(crate) fn streams(&self) -> Lazy<aws_sdk_dynamodbstreams::Client> {
+        let clients = self.clone();
+        Lazy::new(move || {
+            let mut builder = aws_sdk_dynamodbstreams::config::Builder::from(&clients.base);
+            if let Some(endpoint) = &clients.dynamodb_endpoint {
+                builder = builder.endpoint_url(endpoint);
+            }
+            for interceptor in &clients.interceptors {
+                builder = builder.interceptor(interceptor.clone());
+            }
+            aws_sdk_dynamodbstreams::Client::from_conf(builder.build())
+        })
+    }
+
+    /// The bucket's client, which most calls of the API do without.
+    pub(crate) fn s3(&self) -> Lazy<aws_sdk_s3::Client> {
+        let clients = self.clone();
+        Lazy::new(move || {
+            let mut builder = aws_sdk_s3::config::Builder::from(&clients.base);
+            if let Some(endpoint) = &clients.s3_endpoint {
+                builder = builder.endpoint_url(endpoint).force_path_style(true);
+            }
+            for interceptor in &clients.interceptors {
+                builder = builder.interceptor(interceptor.clone());
+            }
+            aws_sdk_s3::Client::from_conf(builder.build())
+        })
+    }
 }
 
-pub(crate) fn s3_client(config: &Config, interceptors: &[SharedInterceptor]) -> aws_sdk_s3::Client {
-    let mut builder = aws_sdk_s3::config::Builder::from(&base(config));
-    if let Some(endpoint) = &config.s3_endpoint {
-        builder = builder.endpoint_url(endpoint).force_path_style(true);
+/// A client that is built when it is first used; its clones share it.
+#[derive(Clone)]
+pub(crate) struct Lazy<C>(Arc<LazyLock<C, Build<C>>>);
+
+/// What builds a client.
+type Build<C> = Box<dyn FnOnce() -> C + Send>;
+
+impl<C> Lazy<C> {
+    fn new(build: impl FnOnce() -> C + Send + 'static) -> Self {
+        Self(Arc::new(LazyLock::new(Box::new(build))))
     }
-    for interceptor in interceptors {
-        builder = builder.interceptor(interceptor.clone());
+}
+
+impl<C> Deref for Lazy<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.0
     }
-    aws_sdk_s3::Client::from_conf(builder.build())
+}
+
+impl<C> fmt::Debug for Lazy<C> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Lazy(client)")
+    }
 }

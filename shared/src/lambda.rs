@@ -4,13 +4,18 @@
 
 use crate::app::{App, Clock};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
+use crate::http::reply::envelope;
 use crate::telemetry::{logs, metrics};
 use axum::Router;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use lambda_http::Adapter;
+use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use lambda_http::request::LambdaRequest;
 use lambda_runtime::{LambdaEvent, service_fn};
-use serde_json::Value;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::{Value, json};
 use std::pin::Pin;
 use tower::Service as _;
 
@@ -34,9 +39,13 @@ where
         if is_http(&event.payload) {
             let mut adapter = adapter.clone();
             return Box::pin(async move {
-                let payload: LambdaRequest = serde_json::from_value(event.payload)?;
+                let request_id = event.context.request_id.clone();
+                let request = match request_of(event.payload) {
+                    Ok(request) => request,
+                    Err(error) => return Ok(refusal(&error, &request_id)),
+                };
                 let response = adapter
-                    .call(LambdaEvent::new(payload, event.context))
+                    .call(LambdaEvent::new(request, event.context))
                     .await?;
                 Ok(serde_json::to_value(response)?)
             });
@@ -48,8 +57,13 @@ where
 
 /// Runs a function that answers HTTP requests only.
 pub async fn run_http(router: fn(App) -> Router) -> Result<(), HostError> {
-    let app = start()?;
-    lambda_http::run(router(app)).await
+    run(router, |_, _| async {
+        Err(Error::new(
+            ErrorCode::InvalidArgument,
+            "the event is no HTTP request, and this function takes no other; see its card",
+        ))
+    })
+    .await
 }
 
 /// Runs a function that handles events only.
@@ -80,4 +94,123 @@ fn is_http(event: &Value) -> bool {
         .get("requestContext")
         .and_then(|context| context.get("http"))
         .is_some()
+}
+
+/// What a path of HTTP may not contain as it is, besides what a URL parser would take for something else.
+const OUTSIDE_PATH: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// What a query of HTTP may not contain as it is.
+const OUTSIDE_QUERY: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`');
+
+/// Reads the gateway's event, so that whatever a client sent becomes a request that the router can answer.
+fn request_of(mut event: Value) -> Result<LambdaRequest> {
+    // The adapter makes a URL of host and path, and panics if it is none; our routes do not ask for the host.
+    if let Some(Value::Object(headers)) = event.get_mut("headers") {
+        headers.retain(|name, _| !name.eq_ignore_ascii_case("host"));
+    }
+    if let Some(domain) = event.pointer_mut("/requestContext/domainName") {
+        *domain = Value::Null;
+    }
+    // An HTTP API decodes the path before it hands it on. `#`, `\` and a bare `%` would change its meaning, or be no
+    // path at all; and an adapter that cannot build a URI panics.
+    for (field, set) in [("rawPath", OUTSIDE_PATH), ("rawQueryString", OUTSIDE_QUERY)] {
+        if let Some(Value::String(text)) = event.get_mut(field) {
+            *text = encoded(text, set);
+        }
+    }
+    if let Some(Value::String(path)) = event.get_mut("rawPath")
+        && !path.starts_with('/')
+    {
+        path.insert(0, '/');
+    }
+    if event.get("isBase64Encoded") == Some(&Value::Bool(true)) {
+        let body = event
+            .get("body")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        STANDARD.decode(body).map_err(|error| {
+            Error::new(
+                ErrorCode::MalformedBody,
+                "the body is marked as base64 and is none; send it again",
+            )
+            .caused_by(error)
+        })?;
+    }
+    serde_json::from_value::<ApiGatewayV2httpRequest>(event)
+        .map(LambdaRequest::ApiGatewayV2)
+        .map_err(|error| {
+            Error::new(
+                ErrorCode::InvalidArgument,
+                "the event is no request of an HTTP API in payload format 2.0; check the integration",
+            )
+            .caused_by(error)
+        })
+}
+
+/// Encodes what may not stand as it is, and every `%` that does not begin an escape.
+fn encoded(text: &str, set: &'static AsciiSet) -> String {
+    let mut whole = String::with_capacity(text.len());
+    for (index, part) in text.split('%').enumerate() {
+        if index > 0 {
+            let is_escape =
+                part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+            whole.push_str(if is_escape { "%" } else { "%25" });
+        }
+        whole.extend(utf8_percent_encode(part, set));
+    }
+    whole
+}
+
+/// The answer, as the gateway wants it, to what never became a request.
+fn refusal(error: &Error, request_id: &str) -> Value {
+    tracing::warn!(
+        request.id = request_id,
+        error = error.chain(),
+        code = error.code.as_str(),
+        "An event of the gateway was refused"
+    );
+    json!({
+        "statusCode": error.code.status(),
+        "headers": {"content-type": "application/json", "x-request-id": request_id},
+        "body": envelope(error, request_id).to_string(),
+        "isBase64Encoded": false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoded_path_is_encoded_again_and_an_encoded_one_is_kept() {
+        for (raw, expected) in [
+            ("/v1/models/iris", "/v1/models/iris"),
+            ("/v1/models/a b", "/v1/models/a%20b"),
+            ("/v1/models/a%20b", "/v1/models/a%20b"),
+            ("/v1/models/100% #1\\?", "/v1/models/100%25%20%231%5C%3F"),
+            ("/v1/models/50%", "/v1/models/50%25"),
+            ("/v1/models/検", "/v1/models/%E6%A4%9C"),
+        ] {
+            assert_eq!(encoded(raw, OUTSIDE_PATH), expected);
+        }
+        assert_eq!(encoded("a=<b>&c=%3C", OUTSIDE_QUERY), "a=%3Cb%3E&c=%3C");
+    }
 }

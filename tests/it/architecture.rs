@@ -368,6 +368,27 @@ fn the_deployment_trusts_nothing_that_only_one_machine_may_trust() {
 }
 
 #[test]
+fn the_filter_of_the_embedded_stream_is_that_of_the_template() {
+    let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
+    let line = template
+        .lines()
+        .find(|line| line.contains("{\"prefix\": \"E#\"}"))
+        .expect("the stream has a filter");
+    let pattern = line
+        .trim()
+        .trim_start_matches("- Pattern: '")
+        .trim_end_matches('\'');
+    let pattern: serde_json::Value = serde_json::from_str(pattern).unwrap();
+    let prefixes: Vec<&str> = pattern["dynamodb"]["Keys"]["sk"]["S"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|condition| condition["prefix"].as_str().unwrap())
+        .collect();
+    assert_eq!(prefixes, definition::STREAM.sort_keys);
+}
+
+#[test]
 fn top_level_folders_are_the_agreed_ones() {
     let allowed = [
         "Cargo.toml",

@@ -13,6 +13,7 @@ mod events;
 mod growth;
 mod idempotency;
 mod journey;
+mod lambda;
 mod openapi;
 mod tenants;
 mod world;

@@ -28,6 +28,12 @@ pub(crate) async fn list(
 ) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
     let limit = paging.limit()?;
+    if paging.order.is_some() {
+        return Err(Error::invalid(
+            "order",
+            "artifacts are listed by path; leave `order` out",
+        ));
+    }
     let pages = Pages::new(
         app,
         caller,
@@ -70,6 +76,12 @@ pub(crate) async fn downloads(
     version.require_promotable()?;
     let artifacts = judged(app, &version).await?;
     if let Some(path) = &params.path {
+        if params.limit.is_some() || params.cursor.is_some() {
+            return Err(Error::invalid(
+                "path",
+                "one artifact is no page; leave out `limit` and `cursor`, or `path`",
+            ));
+        }
         let path = ArtifactPath::parse(path.as_str())?;
         let artifact = artifacts
             .iter()

@@ -73,11 +73,13 @@ pub(crate) async fn create(
     let view = ModelView::from(&model);
     let answer = caller.answer(201, &view, now)?;
     let outcome = app.registry.create_model(&model, &event, answer).await?;
-    tracing::info!(
-        model.name = model.name.as_str(),
-        "Created registered model `{}`",
-        model.name
-    );
+    if matches!(outcome, Outcome::Done(())) {
+        tracing::info!(
+            model.name = model.name.as_str(),
+            "Created registered model `{}`",
+            model.name
+        );
+    }
     Ok(outcome.map(|()| view))
 }
 
@@ -249,10 +251,12 @@ async fn change(
         .registry
         .replace_model(&before, &after, &event, answer)
         .await?;
-    tracing::info!(
-        model.name = name.as_str(),
-        "Changed registered model `{name}`: {kind}"
-    );
+    if matches!(outcome, Outcome::Done(())) {
+        tracing::info!(
+            model.name = name.as_str(),
+            "Changed registered model `{name}`: {kind}"
+        );
+    }
     Ok(outcome.map(|()| view))
 }
 

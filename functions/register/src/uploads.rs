@@ -176,6 +176,8 @@ fn choose<'a>(
     match &command.artifacts {
         None => Ok(declared
             .iter()
+            // What came through the drop zone lies there already.
+            .filter(|artifact| artifact.key.is_none())
             .filter(|artifact| {
                 command
                     .after
@@ -209,6 +211,12 @@ fn choose<'a>(
 
 fn check_want(artifact: &DeclaredArtifact, want: &WantedUpload) -> Result<()> {
     let path = &artifact.path;
+    if artifact.key.is_some() {
+        return Err(Error::new(
+            ErrorCode::Conflict,
+            format!("artifact `{path}` came through the drop zone and lies there already"),
+        ));
+    }
     let Some(plan) = PartPlan::of(artifact.size_bytes) else {
         if want.upload_id.is_some() || want.first_part.is_some() || want.part_digests.is_some() {
             return Err(Error::invalid(

@@ -214,7 +214,7 @@ fn start_logs(options: &CommandLine) {
     // What the libraries below say at these levels is for their authors.
     let filter = EnvFilter::new(format!(
         "{level},aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_sdk_s3=warn,aws_sdk_dynamodb=warn,\
-         aws_config=warn,hyper=warn,hyper_util=warn,s3s=warn,h2=warn,rustls=warn,reqwest=warn"
+         aws_config=warn,hyper=warn,hyper_util=warn,s3s=warn,h2=warn,dynoxide=error,rustls=warn,reqwest=warn"
     ));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

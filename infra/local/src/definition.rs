@@ -161,6 +161,8 @@ pub fn queue_of(key: &str) -> Option<&'static Queue> {
 pub struct StreamMapping {
     /// Who handles the records.
     pub function: Function,
+    /// What the sort keys of new items begin with that the function is called for; other changes pass by unseen.
+    pub sort_keys: &'static [&'static str],
     /// How many records the function takes at once.
     pub batch_size: usize,
     /// How often a record is tried before the stream goes on without it.
@@ -169,9 +171,20 @@ pub struct StreamMapping {
     pub on_failure_queue: &'static str,
 }
 
+impl StreamMapping {
+    /// Whether the function is called for a record, as the filter in the template says.
+    pub fn takes(&self, record: &Value) -> bool {
+        let sort_key = record["dynamodb"]["Keys"]["sk"]["S"].as_str();
+        record["eventName"] == "INSERT"
+            && sort_key
+                .is_some_and(|key| self.sort_keys.iter().any(|prefix| key.starts_with(prefix)))
+    }
+}
+
 /// The table's stream.
 pub const STREAM: StreamMapping = StreamMapping {
     function: Function::Notifications,
+    sort_keys: &["E#", "H#"],
     batch_size: 100,
     max_attempts: 10,
     on_failure_queue: "notifications-stream",

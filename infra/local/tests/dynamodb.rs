@@ -1003,14 +1003,18 @@ fn killed_queues(folder: &DataFolder) -> Queues {
 
 #[tokio::test]
 async fn writes_stay_fast_when_the_stream_grows() {
-    const ROUND: u32 = 300;
+    const ROUND: u32 = 600;
     let served = serve().await;
-    let round = async |first: u32| {
-        let started = Instant::now();
-        for number in first..first + ROUND {
+    // The machine may be busy with something else for a while, so the quickest tenth of many writes is compared.
+    let quick_write = async || {
+        let mut durations = Vec::new();
+        for number in 0..ROUND {
+            let started = Instant::now();
             served.put("a", &number.to_string(), number).await;
+            durations.push(started.elapsed());
         }
-        started.elapsed()
+        durations.sort();
+        durations[durations.len() / 10]
     };
     let fill = async |first: u32, count: u32| {
         for chunk in (first..first + count).collect::<Vec<_>>().chunks(25) {
@@ -1021,17 +1025,10 @@ async fn writes_stay_fast_when_the_stream_grows() {
             served.transact(puts.collect()).await.unwrap();
         }
     };
-    round(0).await;
-    // The machine may be busy with something else for a while, so the best of three rounds counts.
-    let best = async |first: u32| {
-        round(first)
-            .await
-            .min(round(first).await)
-            .min(round(first).await)
-    };
-    let before = best(0).await;
+    quick_write().await;
+    let before = quick_write().await;
     fill(0, 10_000).await;
-    let after = best(0).await;
+    let after = quick_write().await;
     let ratio = after.as_secs_f64() / before.as_secs_f64();
     assert!(
         ratio < 2.0,

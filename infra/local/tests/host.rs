@@ -24,7 +24,7 @@ use local::{
 use serde_json::{Value, json};
 use shared::{
     App, Error, ErrorCode,
-    domain::{ModelName, TenantName, Timestamp},
+    domain::{Event, EventType, ModelName, Principal, TenantName, Timestamp},
     dynamodb::{WorkItem, WorkKind, keys},
 };
 
@@ -379,19 +379,35 @@ async fn get_object(url: &str, key: &str) -> String {
     String::from_utf8(object.body.collect().await.unwrap().to_vec()).unwrap()
 }
 
-/// Some work that is never due in a test.
-fn work(subject: &str) -> WorkItem {
-    WorkItem {
-        kind: WorkKind::Package,
-        due: Timestamp::from_millis(9_000_000_000_000),
-        subject: subject.to_owned(),
+/// An event of no model, whose id is given.
+fn event(id: &str) -> Event {
+    Event {
+        id: id.to_owned(),
+        schema_version: 1,
+        kind: EventType::SubscriptionTested,
+        tenant: TenantName::default_tenant(),
+        model: None,
+        version: None,
+        alias: None,
+        sequence: None,
+        actor: Principal::parse("ada").unwrap(),
+        reason: None,
+        time: Timestamp::from_millis(1_000),
+        request_id: "request".to_owned(),
+        data: serde_json::Map::new(),
     }
 }
 
-/// Changes the table, so that its stream has a record.
-async fn change_table(stack: &Stack, subject: &str) {
-    let added = stack.app().registry.add_work(&work(subject)).await;
-    added.unwrap();
+/// Records an event, so that the stream has a record that somebody is called for, and one that nobody is.
+async fn change_table(stack: &Stack, id: &str) {
+    let registry = &stack.app().registry;
+    let unseen = WorkItem {
+        kind: WorkKind::Package,
+        due: Timestamp::from_millis(9_000_000_000_000),
+        subject: id.to_owned(),
+    };
+    registry.add_work(&unseen).await.unwrap();
+    registry.record_event(&event(id), None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -483,15 +499,16 @@ async fn stream_records_come_in_any_order_twice_or_never() {
             .drain(..)
             .map(|event| {
                 let image = &event["Records"][0]["dynamodb"]["NewImage"];
-                image["subject"]["S"].as_str().unwrap().to_owned()
+                let event: Event =
+                    serde_json::from_str(image["event"]["S"].as_str().unwrap()).unwrap();
+                event.id
             })
             .collect();
         images
     };
     let pending = stack.deliveries().await.unwrap();
     assert_eq!(pending.len(), 3);
-    let work = work("a");
-    let expected = keys::work(work.kind.as_str(), work.due, &work.subject);
+    let expected = keys::tenant_event(&TenantName::default_tenant(), "a");
     assert_eq!(
         pending[0].what,
         format!("INSERT {} {}", expected.pk, expected.sk)

@@ -15,7 +15,7 @@ use super::keys::{self, Key};
 use super::table::{
     Expression, Item, Query, Refusal, Table, Write, pause, sort_key, text, throttled,
 };
-use crate::aws;
+use crate::aws::{Clients, Lazy};
 use crate::config::Config;
 use crate::domain::model::model_not_found;
 use crate::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS};
@@ -25,8 +25,8 @@ use crate::domain::{
     TenantName, Timestamp, Version, VersionId, VersionNumber,
 };
 use crate::error::{Error, ErrorCode, Result};
-use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use lru::LruCache;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,7 +37,7 @@ const RACE_ATTEMPTS: u32 = 80;
 #[derive(Debug, Clone)]
 pub struct Registry {
     table: Table,
-    pub(super) streams: aws_sdk_dynamodbstreams::Client,
+    pub(super) streams: Lazy<aws_sdk_dynamodbstreams::Client>,
     hints: Hints,
 }
 
@@ -225,11 +225,10 @@ impl Hints {
 
 impl Registry {
     /// Builds the clients; makes no call.
-    pub(crate) fn new(config: &Config, interceptors: &[SharedInterceptor]) -> Self {
-        let client = aws::dynamodb_client(config, interceptors);
+    pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            table: Table::new(client, config),
-            streams: aws::streams_client(config, interceptors),
+            table: Table::new(clients.dynamodb(), config),
+            streams: clients.streams(),
             hints: Hints::new(),
         }
     }
@@ -316,7 +315,7 @@ impl Registry {
         Ok(model)
     }
 
-    /// One page of registered models by name; notes that lie apart are not read.
+    /// One page of registered models by name, each with its notes.
     pub async fn models(
         &self,
         tenant: &TenantName,
@@ -334,11 +333,36 @@ impl Registry {
             query = query.backward();
         }
         let (items, after) = self.table.query(query).await?;
-        let items = items
-            .iter()
-            .map(|item| model_from_item(tenant, item).map(|found| found.model))
-            .collect::<Result<_>>()?;
+        let items = self.with_notes(tenant, &items).await?;
         Ok(Page { items, after })
+    }
+
+    /// Reads models from their items, and the notes that lie apart from them in one more call.
+    async fn with_notes(&self, tenant: &TenantName, items: &[Item]) -> Result<Vec<Model>> {
+        let found = items
+            .iter()
+            .map(|item| model_from_item(tenant, item))
+            .collect::<Result<Vec<_>>>()?;
+        let apart: Vec<Key> = found
+            .iter()
+            .filter(|found| found.notes_apart)
+            .map(|found| keys::model_notes(tenant, &found.model.name))
+            .collect();
+        let mut notes = HashMap::new();
+        for item in self.table.batch_get(&apart, true).await? {
+            let reader = Reader(&item);
+            notes.insert(reader.text("pk")?.to_owned(), reader.json("json")?);
+        }
+        Ok(found
+            .into_iter()
+            .map(|found| {
+                let mut model = found.model;
+                if let Some(apart) = notes.remove(&keys::model_notes(tenant, &model.name).pk) {
+                    model.notes = apart;
+                }
+                model
+            })
+            .collect())
     }
 
     /// One page of registered models that carry a tag, by name; the tag is held against each model itself.
@@ -366,19 +390,9 @@ impl Registry {
                 sk: name.clone(),
             })
             .collect();
-        let mut models = Vec::new();
-        for item in self.table.batch_get(&keys, false).await? {
-            let ModelItem {
-                mut model,
-                notes_apart,
-            } = model_from_item(tenant, &item)?;
-            if notes_apart {
-                model = self.model(tenant, &model.name).await?;
-            }
-            if model.notes.tags.get(tag.0).map(String::as_str) == Some(tag.1) {
-                models.push(model);
-            }
-        }
+        let items = self.table.batch_get(&keys, false).await?;
+        let mut models = self.with_notes(tenant, &items).await?;
+        models.retain(|model| model.notes.tags.get(tag.0).map(String::as_str) == Some(tag.1));
         models.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(Page {
             items: models,

@@ -1,5 +1,6 @@
 //! The verbs of the bucket.
 
+use crate::aws::{Clients, Lazy};
 use crate::config::Config;
 use crate::domain::{Digest, Timestamp};
 use crate::error::{Error, ErrorCode, Result};
@@ -11,7 +12,6 @@ use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload,
     CompletedPart as SdkPart, Delete, ObjectIdentifier,
 };
-use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// The registry's bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    client: Client,
+    client: Lazy<Client>,
     name: String,
     presign_seconds: u64,
 }
@@ -81,10 +81,10 @@ pub struct MultipartUpload {
 }
 
 impl Bucket {
-    /// Builds the client; makes no call.
-    pub(crate) fn new(config: &Config, interceptors: &[SharedInterceptor]) -> Self {
+    /// Makes no call; the client is built when it is first used.
+    pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            client: crate::aws::s3_client(config, interceptors),
+            client: clients.s3(),
             name: config.bucket.clone(),
             presign_seconds: config.presign_seconds,
         }

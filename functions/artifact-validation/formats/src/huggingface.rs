@@ -11,6 +11,7 @@ use crate::mlflow::Directory;
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::{ReadError, Source};
+use crate::text::extension;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -58,12 +59,22 @@ const TEMPLATE: Rule = Rule {
 const MAX_BYTES: u64 = 1024 * 1024;
 const MAX_SHARDS: usize = 20_000;
 
-/// Tells whether this is the configuration that marks a directory.
+/// Tells whether this is the configuration that marks a directory, or one that is loaded without it.
 pub fn detect(head: &[u8], _tail: &[u8], path: &str, _size: u64) -> bool {
-    matches!(
-        path.rsplit('/').next(),
-        Some("config.json" | "model_index.json")
-    ) && head.trim_ascii_start().starts_with(b"{")
+    let name = name(path);
+    let is_marker = matches!(name, "config.json" | "model_index.json");
+    let is_json = head.trim_ascii_start().starts_with(b"{");
+    ((is_marker || is_loaded_alone(name)) && is_json)
+        || (extension(name).as_deref() == Some("jinja") && std::str::from_utf8(head).is_ok())
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Tokenizers, processors, adapters and indexes are loaded from directories without a `config.json`, too.
+fn is_loaded_alone(name: &str) -> bool {
+    name.ends_with("_config.json") || name.ends_with(".index.json") || name == "chat_template.json"
 }
 
 /// Tells whether the bundle holds such a directory.
@@ -78,7 +89,33 @@ pub fn detect_bundle(bundle: &Bundle<'_>) -> bool {
 
 /// Inspects the directory whose configuration this is.
 pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
-    check_bundle(check)
+    if matches!(name(check.path), "config.json" | "model_index.json") {
+        return check_bundle(check);
+    }
+    let outcome = alone(check);
+    settle(check, outcome, &MALFORMED, &TOO_LARGE)?;
+    Ok(())
+}
+
+/// Inspects a file of a directory that has no configuration of its own; the others are inspected by that.
+fn alone(check: &mut Check<'_>) -> Result<(), Trouble> {
+    let directory = Directory::of(check);
+    if directory.find("config.json").is_some() || directory.find("model_index.json").is_some() {
+        return Ok(());
+    }
+    let name = name(check.path).to_owned();
+    if extension(&name).as_deref() == Some("jinja") {
+        let bytes = read_small(check.source, MAX_BYTES)?;
+        template(check, &name, &String::from_utf8_lossy(&bytes));
+        return Ok(());
+    }
+    if directory.find(&name).is_none() {
+        return scan(check, &name, check.source);
+    }
+    if name.ends_with(".index.json") {
+        return index(check, &directory, &name);
+    }
+    other(check, &directory, &name)
 }
 
 /// Inspects the directory whose configuration this is.

@@ -8,8 +8,10 @@ use crate::archive;
 use crate::bundle::{Bundle, BundleFile};
 use crate::cache::Cached;
 use crate::check::Check;
+use crate::environment::Advisories;
 use crate::pickle::AllowList;
-use crate::report::{FileReport, Report, Verdict};
+use crate::policy::{self, Requirements};
+use crate::report::{FileReport, Finding, Report, Verdict};
 use crate::rules::{self, EMPTY, MISMATCH, POLYGLOT, READ_FAILED, TOO_DEEP, UNKNOWN};
 use crate::source::{ReadError, Source};
 use crate::text::extension;
@@ -35,6 +37,10 @@ pub struct Limits {
     pub read_bytes: u64,
     /// Names that pickles may import, where a deployment has a list of its own.
     pub allow_list: Option<Arc<AllowList>>,
+    /// Advisories in OSV format that declared dependencies are held against.
+    pub advisories: Option<Arc<Advisories>>,
+    /// What a version must bring along in this registry.
+    pub requirements: Requirements,
 }
 
 impl Default for Limits {
@@ -45,6 +51,8 @@ impl Default for Limits {
             operations: 500_000_000,
             read_bytes: u64::MAX,
             allow_list: None,
+            advisories: None,
+            requirements: Requirements::default(),
         }
     }
 }
@@ -89,6 +97,7 @@ const FORMATS: &[Format] = &[
     format("npy", npy::detect, npy::check),
     format("tflite", tflite::detect, tflite::check),
     format("catboost-cbm", catboost::detect, catboost::check),
+    format("catboost-json", catboost::detect_json, catboost::check_json),
     format("skops", skops::detect, skops::check),
     format("keras-v3", keras::detect, keras::check),
     format("npz", npy::detect_npz, npy::check_npz),
@@ -193,18 +202,14 @@ pub fn inspect(bundle: &Bundle<'_>, limits: &Limits) -> Report {
         });
     }
     account(&mut files, &mut findings, &accounted);
-    findings.sort_by(|left, right| {
-        (&left.path, left.offset_bytes, &left.rule).cmp(&(
-            &right.path,
-            right.offset_bytes,
-            &right.rule,
-        ))
-    });
+    let missing = policy::apply(&files, limits, &mut findings);
+    sort(&mut findings);
     let verdict = files
         .iter()
         .map(|file| file.verdict)
         .max()
-        .unwrap_or(Verdict::Unsupported);
+        .unwrap_or(Verdict::Unsupported)
+        .max(missing);
     Report {
         verdict,
         files,
@@ -213,12 +218,19 @@ pub fn inspect(bundle: &Bundle<'_>, limits: &Limits) -> Report {
     }
 }
 
+/// Brings findings into the order of a report.
+pub(crate) fn sort(findings: &mut [Finding]) {
+    findings.sort_by(|left, right| {
+        (&left.path, left.offset_bytes, &left.rule).cmp(&(
+            &right.path,
+            right.offset_bytes,
+            &right.rule,
+        ))
+    });
+}
+
 /// Takes raw data that a neighbour's check has accounted for out of the unknown.
-fn account(
-    files: &mut [FileReport],
-    findings: &mut Vec<crate::report::Finding>,
-    accounted: &BTreeSet<String>,
-) {
+fn account(files: &mut [FileReport], findings: &mut Vec<Finding>, accounted: &BTreeSet<String>) {
     for file in files {
         if file.verdict == Verdict::Unsupported
             && file.format == "unknown"

@@ -8,6 +8,8 @@
 pub mod bundle;
 pub mod check;
 pub mod inspect;
+pub mod policy;
+pub mod rejudge;
 pub mod report;
 pub mod rules;
 pub mod source;
@@ -58,5 +60,7 @@ mod yaml;
 pub use bundle::{Bundle, BundleFile};
 pub use check::Check;
 pub use inspect::{Limits, inspect};
+pub use policy::Requirements;
+pub use rejudge::rejudge;
 pub use report::{FileReport, Finding, Report, Verdict};
 pub use source::{ReadError, Source};

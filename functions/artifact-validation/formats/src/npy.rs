@@ -144,14 +144,14 @@ pub fn read_header(head: &[u8]) -> Result<Header, String> {
     }
     let mut has_objects = false;
     let item_bytes = item_size(&descr, &mut has_objects, 0)?;
-    let count = lengths
-        .iter()
-        .try_fold(1_u64, |count, length| count.checked_mul(*length));
     // A dimension of zero hides what the others overflow to; NumPy multiplies them all.
-    let data_bytes = count.and_then(|count| count.checked_mul(item_bytes));
-    let Some(data_bytes) = data_bytes else {
+    let largest = lengths.iter().try_fold(item_bytes.max(1), |bytes, length| {
+        bytes.checked_mul((*length).max(1))
+    });
+    if largest.is_none() {
         return malformed("a shape whose size overflows");
-    };
+    }
+    let data_bytes = lengths.iter().product::<u64>() * item_bytes;
     Ok(Header {
         version,
         dtype: show(&descr),

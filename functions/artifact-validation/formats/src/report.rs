@@ -23,6 +23,20 @@ pub enum Verdict {
     Unsafe,
 }
 
+impl Verdict {
+    /// The word for it in reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::ContainsCode => "contains_code",
+            Self::Unsupported => "unsupported",
+            Self::Incomplete => "incomplete",
+            Self::Malformed => "malformed",
+            Self::Unsafe => "unsafe",
+        }
+    }
+}
+
 /// One thing that was found, by a rule of the table in [`crate::rules`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {

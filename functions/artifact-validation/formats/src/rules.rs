@@ -64,6 +64,7 @@ pub const GENERAL: &[Rule] = &[UNKNOWN, READ_FAILED, MISMATCH, POLYGLOT, EMPTY, 
 pub fn all() -> impl Iterator<Item = &'static Rule> {
     [
         GENERAL,
+        crate::policy::RULES,
         crate::compressed::RULES,
         crate::text::RULES,
         crate::companion::RULES,
@@ -117,4 +118,23 @@ pub fn digest(allow_list: Option<&AllowList>) -> String {
 /// The rule with this id.
 pub fn find(id: &str) -> Option<&'static Rule> {
     all().find(|rule| rule.id == id)
+}
+
+/// The table of all rules, as `docs/validation-rules.md` holds it.
+pub fn table() -> String {
+    let mut table = String::from(
+        "# Rules of validation\n\n\
+         Made by `cargo run -p model-formats --bin validate -- --rules`; a test holds it against the code.\n\
+         A rule whose verdict is `clean` is a note: it refuses nothing.\n\n\
+         | rule | verdict | why | fix |\n| --- | --- | --- | --- |\n",
+    );
+    for rule in all() {
+        let verdict = rule.verdict.word();
+        for part in [
+            "| `", rule.id, "` | `", verdict, "` | ", rule.why, " | ", rule.fix, " |\n",
+        ] {
+            table.push_str(part);
+        }
+    }
+    table
 }

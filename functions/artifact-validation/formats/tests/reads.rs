@@ -231,3 +231,132 @@ fn a_failed_read_leaves_the_inspection_incomplete() {
     );
     assert_eq!(report.verdict, Verdict::Incomplete);
 }
+
+/// Judges a large file, and holds what was read of it to a mebibyte.
+#[track_caller]
+fn judged_by_little(path: &str, source: &Sparse, verdict: Verdict) {
+    let (report, reads, bytes) = judge(path, source);
+    assert_eq!(report.verdict, verdict, "{:?}", report.findings);
+    assert!(
+        bytes <= MIB && reads <= 24,
+        "{path}: {reads} reads of {bytes} bytes"
+    );
+}
+
+#[test]
+fn an_array_of_a_gibibyte_is_judged_by_its_header() {
+    let mut header = format!(
+        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({},), }}",
+        GIB / 4
+    );
+    while !(header.len() + 11).is_multiple_of(64) {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut start = b"\x93NUMPY\x01\0".to_vec();
+    let length = u16::try_from(header.len()).expect("the header is short");
+    start.extend_from_slice(&length.to_le_bytes());
+    start.extend_from_slice(header.as_bytes());
+    let source = Sparse::new(start.len() as u64 + GIB, vec![(0, start)]);
+    judged_by_little("a.npy", &source, Verdict::Clean);
+}
+
+#[test]
+fn a_gguf_of_a_gibibyte_is_judged_by_its_header() {
+    let mut start = b"GGUF\x03\0\0\0".to_vec();
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
+    };
+    start.extend_from_slice(&16_u64.to_le_bytes());
+    start.extend_from_slice(&1_u64.to_le_bytes());
+    text(&mut start, "general.architecture");
+    start.extend_from_slice(&8_u32.to_le_bytes());
+    text(&mut start, "llama");
+    for index in 0..16_u64 {
+        text(&mut start, &format!("blk.{index}.ffn_up.weight"));
+        start.extend_from_slice(&1_u32.to_le_bytes());
+        start.extend_from_slice(&(GIB / 64).to_le_bytes());
+        start.extend_from_slice(&0_u32.to_le_bytes());
+        start.extend_from_slice(&(index * (GIB / 16)).to_le_bytes());
+    }
+    start.resize(start.len().div_ceil(32) * 32, 0);
+    let source = Sparse::new(start.len() as u64 + GIB, vec![(0, start)]);
+    judged_by_little("m.gguf", &source, Verdict::Clean);
+}
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value > 127 {
+        out.push(u8::try_from(value & 127).expect("seven bits") | 128);
+        value >>= 7;
+    }
+    out.push(u8::try_from(value).expect("seven bits"));
+    out
+}
+
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    let length = varint(content.len() as u64);
+    [&[(number << 3) | 2], length.as_slice(), content].concat()
+}
+
+#[test]
+fn an_onnx_with_an_initializer_of_a_gibibyte_is_judged_by_what_surrounds_it() {
+    let size = GIB - 4096;
+    let value = |name: &str| {
+        let shape = field(2, &field(1, &[8, 1, 0x12, 2, 10, 0]));
+        [field(1, name.as_bytes()), shape].concat()
+    };
+    let node = [field(1, b"w"), field(2, b"y"), field(4, b"Identity")].concat();
+    let dims = [vec![8], varint(size / 4)].concat();
+    let head = [
+        dims,
+        vec![0x10, 1],
+        field(8, b"w"),
+        vec![0x4a],
+        varint(size),
+    ]
+    .concat();
+    let tensor = [vec![0x2a], varint(head.len() as u64 + size), head].concat();
+    let before = [field(1, &node), field(2, b"g"), tensor].concat();
+    let after = field(12, &value("y"));
+    let graph_size = before.len() as u64 + size + after.len() as u64;
+    let opset = field(8, &[0x10, 17]);
+    let start = [vec![8, 8], opset, vec![0x3a], varint(graph_size), before].concat();
+    let end = start.len() as u64 + size;
+    let source = Sparse::new(end + after.len() as u64, vec![(0, start), (end, after)]);
+    judged_by_little("m.onnx", &source, Verdict::Clean);
+}
+
+#[test]
+fn a_pickle_with_an_array_of_a_gibibyte_is_judged_by_its_program() {
+    let text = |text: &str| {
+        let length = u8::try_from(text.len()).expect("short");
+        [&[0x8c, length], text.as_bytes()].concat()
+    };
+    let mut start = b"\x80\x04}".to_vec();
+    start.extend(text("weights"));
+    start.push(0x8e);
+    start.extend_from_slice(&GIB.to_le_bytes());
+    let end = start.len() as u64 + GIB;
+    let source = Sparse::new(end + 2, vec![(0, start), (end, b"s.".to_vec())]);
+    judged_by_little("m.pkl", &source, Verdict::Clean);
+}
+
+#[test]
+fn a_hundred_megabytes_that_a_header_claims_are_not_held() {
+    // The header's end lies beyond the file: nothing but its beginning is read.
+    let mut start = 99_000_000_u64.to_le_bytes().to_vec();
+    start.extend_from_slice(b"{\"a\":");
+    let source = Sparse::new(1000, vec![(0, start)]);
+    judged_by_little("m.safetensors", &source, Verdict::Malformed);
+    // Texts, arrays and tensors without end.
+    for claim in [u64::MAX, 1 << 40, 1 << 31] {
+        let mut start = b"GGUF\x03\0\0\0".to_vec();
+        start.extend_from_slice(&claim.to_le_bytes());
+        start.extend_from_slice(&claim.to_le_bytes());
+        start.extend_from_slice(&claim.to_le_bytes());
+        let source = Sparse::new(4096, vec![(0, start)]);
+        judged_by_little("m.gguf", &source, Verdict::Malformed);
+    }
+}

@@ -285,11 +285,15 @@ impl State {
             .into_iter()
             .filter(|record| record.sequence_number > newest);
         self.records.extend(new.map(|record| Record {
+            stage: if STREAM.takes(&record.event) {
+                Stage::Pending
+            } else {
+                Stage::Settled
+            },
             change: record,
-            stage: Stage::Pending,
             attempts: 0,
         }));
-        Ok(())
+        self.acknowledge_settled(plumbing)
     }
 
     /// Counts a failure of a record, and lets it wait again.
@@ -306,6 +310,11 @@ impl State {
         if let Some(record) = self.find(sequence_number) {
             record.stage = Stage::Settled;
         }
+        self.acknowledge_settled(plumbing)
+    }
+
+    /// Moves the checkpoint over all records at the front that are done.
+    fn acknowledge_settled(&mut self, plumbing: &Plumbing) -> anyhow::Result<()> {
         while let Some(record) = self
             .records
             .pop_front_if(|record| record.stage == Stage::Settled)

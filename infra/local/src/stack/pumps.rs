@@ -6,6 +6,7 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::plumbing::{Outcome, Plumbing, Source, chain};
 use crate::definition::{SCHEDULES, STREAM, Schedule};
+use crate::dynamodb::StreamRecord;
 
 /// How long a pump waits after its source failed, which it does when the disk is full, for instance.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -126,9 +127,27 @@ async fn advance_stream(plumbing: &Plumbing, failures: &mut u32) -> anyhow::Resu
     // A record that failed comes alone, so that it cannot hold up its neighbors for longer than itself.
     let limit = if *failures == 0 { STREAM.batch_size } else { 1 };
     let records = plumbing.stream.next_batch(limit)?;
-    let delivered = plumbing.deliver_records(&records).await;
+    let wanted: Vec<StreamRecord> = records
+        .iter()
+        .filter(|record| STREAM.takes(&record.event))
+        .cloned()
+        .collect();
+    let delivered = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        plumbing.deliver_records(&wanted).await
+    };
+    let mut outcomes = delivered.iter();
     let mut last_settled = None;
-    for (record, delivered) in records.iter().zip(&delivered) {
+    for record in &records {
+        if !STREAM.takes(&record.event) {
+            last_settled = Some(record);
+            continue;
+        }
+        // The outcomes end with the first that failed.
+        let Some(delivered) = outcomes.next() else {
+            break;
+        };
         match &delivered.outcome {
             Outcome::Done => {
                 *failures = 0;
@@ -141,6 +160,7 @@ async fn advance_stream(plumbing: &Plumbing, failures: &mut u32) -> anyhow::Resu
                     *failures = 0;
                     last_settled = Some(record);
                 }
+                break;
             }
         }
     }

@@ -4,9 +4,10 @@
 
 use bytes::Bytes;
 use clap::Parser;
+use model_formats::environment::Advisories;
 use model_formats::pickle::AllowList;
 use model_formats::{
-    Bundle, BundleFile, Limits, ReadError, Report, Source, Verdict, inspect, rules,
+    Bundle, BundleFile, Limits, ReadError, Report, Requirements, Source, Verdict, inspect, rules,
 };
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
@@ -18,11 +19,18 @@ use std::sync::Arc;
 
 /// Validates model files without executing anything in them.
 #[derive(Debug, Parser)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 #[command(name = "validate", version)]
 struct Arguments {
     /// Files, or directories that hold one model each.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "rules")]
     paths: Vec<PathBuf>,
+    /// Print the table of all rules.
+    #[arg(long)]
+    rules: bool,
     /// Answer with JSON, one report per line.
     #[arg(long)]
     json: bool,
@@ -32,9 +40,24 @@ struct Arguments {
     /// Names that pickles may import besides those of the built-in list, one `<use> <module> <name>…` a line.
     #[arg(long, value_name = "FILE")]
     allow_list: Option<PathBuf>,
+    /// Known vulnerabilities in OSV format, as a list of records or an object with `vulns`.
+    #[arg(long, value_name = "FILE")]
+    advisories: Option<PathBuf>,
+    /// What each model must bring along.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    require: Vec<Required>,
     /// Accept models that carry their author's code.
     #[arg(long)]
     approve_code: bool,
+}
+
+/// What a model may be required to bring along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Required {
+    Signature,
+    InputExample,
+    Environment,
+    Licence,
 }
 
 /// A file on the disk, read by ranges.
@@ -88,6 +111,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> std::io::Result<bool> {
+    if arguments.rules {
+        write!(std::io::stdout(), "{}", rules::table())?;
+        return Ok(true);
+    }
     let mut limits = Limits::default();
     if let Some(path) = &arguments.allow_list {
         let mut list = AllowList::built_in().clone();
@@ -95,6 +122,17 @@ fn run(arguments: &Arguments) -> std::io::Result<bool> {
             .map_err(std::io::Error::other)?;
         limits.allow_list = Some(Arc::new(list));
     }
+    if let Some(path) = &arguments.advisories {
+        let advisories =
+            Advisories::from_json(&std::fs::read(path)?).map_err(std::io::Error::other)?;
+        limits.advisories = Some(Arc::new(advisories));
+    }
+    limits.requirements = Requirements {
+        signature: arguments.require.contains(&Required::Signature),
+        input_example: arguments.require.contains(&Required::InputExample),
+        environment_files: arguments.require.contains(&Required::Environment),
+        licence: arguments.require.contains(&Required::Licence),
+    };
     let mut all_clean = true;
     let shows_progress = std::io::stderr().is_terminal() && arguments.paths.len() > 1;
     let count = arguments.paths.len();

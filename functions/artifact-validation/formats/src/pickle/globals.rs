@@ -27,6 +27,8 @@ pub enum Use {
     ListCall,
     /// Mention it, but not call it.
     Data,
+    /// Mention it in code that the pickle carries by value, but never call it; counts as the author's code.
+    Mention,
     /// Call it if its arguments pass a check of their own.
     Check,
     /// A storage of a tensor: mention it in a persistent id.
@@ -36,6 +38,23 @@ pub enum Use {
 }
 
 impl Use {
+    /// The word for it in a list.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Class => "class",
+            Self::DictClass => "class-dict",
+            Self::ListClass => "class-list",
+            Self::Call => "call",
+            Self::DictCall => "call-dict",
+            Self::ListCall => "call-list",
+            Self::Data => "data",
+            Self::Mention => "mention",
+            Self::Check => "check",
+            Self::Storage => "storage",
+            Self::Code => "code",
+        }
+    }
+
     fn parse(word: &str) -> Option<Self> {
         Some(match word {
             "class" => Self::Class,
@@ -45,6 +64,7 @@ impl Use {
             "call-dict" => Self::DictCall,
             "call-list" => Self::ListCall,
             "data" => Self::Data,
+            "mention" => Self::Mention,
             "check" => Self::Check,
             "storage" => Self::Storage,
             "code" => Self::Code,

@@ -47,6 +47,8 @@ pub struct Input<'s> {
     /// Offset of the first byte of `buffer`.
     start: u64,
     ended: bool,
+    /// Most opcodes that are worth following of what a small stream expands to.
+    pub(super) opcode_limit: u64,
 }
 
 impl std::fmt::Debug for Input<'_> {
@@ -70,6 +72,7 @@ impl<'s> Input<'s> {
             at: 0,
             start: offset.min(source.size()),
             ended: false,
+            opcode_limit: u64::MAX,
         }
     }
 
@@ -81,12 +84,21 @@ impl<'s> Input<'s> {
             at: 0,
             start: 0,
             ended: false,
+            opcode_limit: u64::MAX,
         }
     }
 
     /// Where the next byte lies.
     pub fn offset(&self) -> u64 {
         self.start + self.at as u64
+    }
+
+    /// How many bytes are left, as far as that is known without reading them.
+    pub(super) fn left(&self) -> Option<u64> {
+        match &self.origin {
+            Origin::File { source, .. } => Some(source.size().saturating_sub(self.offset())),
+            Origin::Decoder { .. } => None,
+        }
     }
 
     /// The next byte, or `None` at the end.

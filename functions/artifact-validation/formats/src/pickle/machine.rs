@@ -11,8 +11,10 @@ use super::{
     ARGUMENTS, BOMB, DAMAGED, GLOBAL, NOT_CANONICAL, OWN_CODE, PERSISTENT_ID, RUNS_OWN_CODE,
     TRUNCATED,
 };
+use crate::report::Verdict;
 use crate::rules::Rule;
-use crate::source::ReadError;
+use crate::source::{ReadError, Source};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Deepest nesting that a program may build; beyond it, readers that recurse run out of stack.
@@ -34,6 +36,53 @@ const MAX_INTEGER_BYTES: u64 = 256;
 /// Longest line of the text opcodes that is looked at.
 const MAX_LINE: usize = 1024 * 1024;
 const MAX_FINDINGS: usize = 50;
+
+/// How far an array without padding is followed as the program that a plain unpickler takes it for.
+const PLAIN_WINDOW: u64 = 4096;
+/// Methods and functions by a path of names, as only newer protocols can write it: mentioned, never called.
+const METHODS: &[(&str, &str)] = &[
+    ("scipy.interpolate._interpolate", "interp1d._call_linear"),
+    ("scipy.interpolate._interpolate", "interp1d._call_linear_np"),
+    (
+        "scipy.interpolate._interpolate",
+        "interp1d._call_nan_spline",
+    ),
+    ("scipy.interpolate._interpolate", "interp1d._call_nearest"),
+    (
+        "scipy.interpolate._interpolate",
+        "interp1d._call_previousnext",
+    ),
+    ("scipy.interpolate._interpolate", "interp1d._call_spline"),
+    ("scipy.stats._discrete_distns", "randint_gen._entropy"),
+    (
+        "scipy.stats._distn_infrastructure",
+        "rv_continuous._entropy",
+    ),
+    ("scipy.stats._distn_infrastructure", "rv_discrete._entropy"),
+    ("scipy.stats._distn_infrastructure", "rv_generic._entropy"),
+];
+
+/// The first bytes of an array, in a file of which the rest is out of reach.
+struct Window {
+    bytes: Bytes,
+    size: u64,
+}
+
+impl Source for Window {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, range: std::ops::Range<u64>) -> Result<Bytes, ReadError> {
+        // Fewer bytes than were asked for are told as the end, which the caller takes for a failure.
+        let at_hand = self.bytes.len() as u64;
+        if range.end <= at_hand {
+            self.bytes.read(range)
+        } else {
+            Err(ReadError::Exhausted("the window on an array"))
+        }
+    }
+}
 
 /// How the bytes of a program are wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +117,8 @@ pub struct Outcome {
     pub findings: Vec<(&'static Rule, u64, String)>,
     /// Names that would be imported, as `module.name`.
     pub globals: BTreeSet<String>,
+    /// What the allow-list granted each name, in the list's words, and how names that it refused were used.
+    pub uses: BTreeMap<String, String>,
     /// Storages by key.
     pub storages: BTreeMap<String, Storage>,
     /// How many tensors were rebuilt.
@@ -691,6 +742,11 @@ impl<'m, 's> Machine<'m, 's> {
         let mut granted = self.list.find(&module_text, &name_text);
         let full = format!("{module_text}.{name_text}");
         if granted.is_none() {
+            if METHODS.contains(&(module_text.as_str(), name_text.as_str())) {
+                granted = Some(Use::Data);
+            } else if (module_text.as_str(), name_text.as_str()) == ("enum", "Enum.__new__") {
+                granted = Some(Use::Mention);
+            }
             // A name of the script that wrote the pickle: honest, but it must come from somewhere.
             let is_plain = name_text.starts_with(|first: char| first.is_ascii_alphabetic())
                 && name_text
@@ -717,12 +773,22 @@ impl<'m, 's> Machine<'m, 's> {
                 self.carries_code = true;
                 self.find(&OWN_CODE, format!("imports `{full}`"));
             }
+            Some(Use::Mention) => {
+                self.find(
+                    &OWN_CODE,
+                    format!("mentions `{full}`, as code carried by value does"),
+                );
+            }
             Some(_) => {}
         }
         if self.outcome.globals.len() < 1000 {
+            let name: String = full.chars().take(200).collect();
+            let word = granted.map_or("refused", Use::word);
             self.outcome
-                .globals
-                .insert(full.chars().take(200).collect());
+                .uses
+                .entry(name.clone())
+                .or_insert_with(|| word.to_owned());
+            self.outcome.globals.insert(name);
         }
         let value = self.make(
             Kind::Global {
@@ -741,6 +807,17 @@ impl<'m, 's> Machine<'m, 's> {
             self.imported.insert((module, name), index);
         }
         self.push(value)
+    }
+
+    /// Notes how a refused name is used.
+    fn used(&mut self, value: Value, how: &str) {
+        let name: String = self.name_of(value).chars().take(200).collect();
+        if let Some(uses) = self.outcome.uses.get_mut(&name)
+            && !uses.contains(how)
+        {
+            uses.push(' ');
+            uses.push_str(how);
+        }
     }
 
     fn instance(&mut self, class: Value, flags: u8, parts: &[Value]) -> Result<Value, Halt> {
@@ -764,7 +841,7 @@ impl<'m, 's> Machine<'m, 's> {
                 Use::DictClass | Use::DictCall => self.instance(class, FILL_DICT, &[arguments])?,
                 Use::ListClass | Use::ListCall => self.instance(class, FILL_LIST, &[arguments])?,
                 Use::Code => self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?,
-                Use::Data | Use::Check | Use::Storage => {
+                Use::Data | Use::Mention | Use::Check | Use::Storage => {
                     let name = self.name_of(class);
                     self.find(
                         &ARGUMENTS,
@@ -774,7 +851,12 @@ impl<'m, 's> Machine<'m, 's> {
                 }
             },
             Some(Kind::Code) => self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?,
-            Some(Kind::Global { granted: None, .. } | Kind::Opaque) => {
+            // As if it were a plain class, so that the rest can be judged again once the list has it.
+            Some(Kind::Global { granted: None, .. }) => {
+                self.used(class, "instance");
+                self.instance(class, 0, &[arguments])?
+            }
+            Some(Kind::Opaque) => {
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
             _ => {
@@ -819,14 +901,26 @@ impl<'m, 's> Machine<'m, 's> {
                 Use::ListCall => self.instance(callee, FILL_LIST, &[arguments])?,
                 Use::Code => {
                     self.pop_is_free = true;
-                    if self.name_of(callee).starts_with("__main__.") {
+                    let name = self.name_of(callee);
+                    if name.starts_with("__main__.") && !self.is_member(&name, arguments) {
                         let name = self.name_of(callee);
                         self.find(&RUNS_OWN_CODE, format!("calls `{name}` while loading"));
                     }
-                    self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
+                    // A member of an enumeration that is carried by value is looked up by a call.
+                    let kind = if name.ends_with("._make_skeleton_enum") {
+                        CODE_TYPE
+                    } else {
+                        0
+                    };
+                    self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET | kind, 1, 1.0)?
                 }
                 Use::Check => self.checked_call(callee, arguments)?,
-                Use::Class | Use::DictClass | Use::ListClass | Use::Data | Use::Storage => {
+                Use::Class
+                | Use::DictClass
+                | Use::ListClass
+                | Use::Data
+                | Use::Mention
+                | Use::Storage => {
                     let name = self.name_of(callee);
                     self.find(
                         &ARGUMENTS,
@@ -845,7 +939,11 @@ impl<'m, 's> Machine<'m, 's> {
                 );
                 self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
-            Some(Kind::Global { granted: None, .. } | Kind::Opaque) => {
+            Some(Kind::Global { granted: None, .. }) => {
+                self.used(callee, "call");
+                self.instance(callee, 0, &[arguments])?
+            }
+            Some(Kind::Opaque) => {
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
             _ => {
@@ -854,6 +952,18 @@ impl<'m, 's> Machine<'m, 's> {
             }
         };
         self.push(made)
+    }
+
+    /// Whether a call looks up a member of an enumeration by its value.
+    fn is_member(&self, name: &str, arguments: Value) -> bool {
+        let is_type = name
+            .trim_start_matches("__main__.")
+            .starts_with(|first: char| first.is_ascii_uppercase());
+        is_type
+            && matches!(
+                self.parts(arguments).as_deref(),
+                Some([Value::Int(_) | Value::Number | Value::Bool(_) | Value::Text(_)])
+            )
     }
 
     fn is_class(&self, value: Value) -> bool {
@@ -964,6 +1074,17 @@ impl<'m, 's> Machine<'m, 's> {
                     .all(|part| matches!(part, Value::Number | Value::Int(_))),
                 Value::Number,
             ),
+            // How code by value refers to what has no name of its own.
+            ("builtins.getattr", [owner, attribute])
+                if self.is_global(*owner, "builtins.object")
+                    && self.str_of(*attribute) == Some("__new__") =>
+            {
+                self.find(
+                    &OWN_CODE,
+                    "mentions `object.__new__`, as code carried by value does",
+                );
+                (true, self.make(Kind::Range, 0, 1, 1.0)?)
+            }
             ("builtins.getattr", [owner, attribute]) => {
                 // How SciPy's distributions refer to their own methods.
                 let is_distribution = match self.kind(*owner) {
@@ -985,6 +1106,35 @@ impl<'m, 's> Machine<'m, 's> {
                     self.make(Kind::Range, 0, 1, 1.0)?,
                 )
             }
+            ("builtins.getattr", [module, attribute, fallback])
+                if self.is_global(*module, "dill._dill")
+                    && self.str_of(*attribute) == Some("_setattr")
+                    && self.is_global(*fallback, "builtins.setattr") =>
+            {
+                (true, *fallback)
+            }
+            ("types.MethodType", [function, owner]) => {
+                let is_known = matches!(
+                    self.kind(*function),
+                    Some(Kind::Global {
+                        granted: Some(Use::Data),
+                        ..
+                    })
+                ) && matches!(self.kind(*owner), Some(Kind::Instance { .. }));
+                let is_code = matches!(self.kind(*function), Some(Kind::Code));
+                if is_known {
+                    (true, self.make(Kind::Range, 0, 1, 1.0)?)
+                } else {
+                    self.carries_code = true;
+                    self.find(&OWN_CODE, "binds a function that the pickle carries");
+                    (is_code, self.make(Kind::Code, 0, 1, 1.0)?)
+                }
+            }
+            ("dill._dill._eval_repr", [text]) => (
+                // Anything else would be evaluated.
+                matches!(self.str_of(*text), Some("Ellipsis" | "NotImplemented")),
+                Value::Number,
+            ),
             ("builtins.setattr", [owner, attribute, _]) => {
                 // How dill fills the cells and classes that it carries by value.
                 self.pop_is_free = true;
@@ -996,6 +1146,8 @@ impl<'m, 's> Machine<'m, 's> {
             ("collections.defaultdict", _) => {
                 let good = match part(0) {
                     None | Some(Value::None) => true,
+                    // Whose calls come with the first missing key, when the model is used.
+                    Some(factory) if matches!(self.kind(factory), Some(Kind::Code)) => true,
                     Some(factory) => [
                         "builtins.list",
                         "builtins.dict",
@@ -1182,6 +1334,8 @@ impl<'m, 's> Machine<'m, 's> {
                 let kind = self.str_of(*kind).unwrap_or("?").to_owned();
                 let (module, kind) = if kind == "PartialType" {
                     ("functools", "partial")
+                } else if kind == "MethodType" {
+                    ("types", "MethodType")
                 } else {
                     ("builtins", kind.as_str())
                 };
@@ -1220,7 +1374,12 @@ impl<'m, 's> Machine<'m, 's> {
             ("dill._dill._create_namedtuple", [kind, _fields, module, ..]) => {
                 let kind = self.str_of(*kind).unwrap_or("?").to_owned();
                 let module = self.str_of(*module).unwrap_or("?").to_owned();
-                let granted = self.list.find(&module, &kind);
+                let mut granted = self.list.find(&module, &kind);
+                if module == "__main__" {
+                    self.carries_code = true;
+                    self.find(&OWN_CODE, "makes a class of named fields");
+                    granted = Some(Use::Code);
+                }
                 let (module, name) = (self.text(&module), self.text(&kind));
                 let made = self.make(
                     Kind::Global {
@@ -1604,6 +1763,17 @@ impl<'m, 's> Machine<'m, 's> {
             let finished = inner.finished;
             self.outcome.findings.extend(inner.findings);
             self.outcome.globals.extend(inner.globals);
+            for (name, uses) in inner.uses {
+                let known = self
+                    .outcome
+                    .uses
+                    .entry(name)
+                    .or_insert_with(|| uses.clone());
+                if *known != uses {
+                    known.push(' ');
+                    known.push_str(&uses);
+                }
+            }
             if !finished {
                 return Err(Halt::Told);
             }
@@ -1628,8 +1798,6 @@ impl<'m, 's> Machine<'m, 's> {
                 {
                     self.odd("the padding before an array holds something");
                 }
-            } else {
-                self.odd("the bytes of an array follow without padding, so that another reader takes them for opcodes");
             }
             let bytes = shape
                 .iter()
@@ -1639,12 +1807,67 @@ impl<'m, 's> Machine<'m, 's> {
             let Some(bytes) = bytes else {
                 return self.halt(&ARGUMENTS, "the shape of an array overflows");
             };
-            self.skip(bytes)?;
+            let mut left = bytes;
+            // Before version 1.2, joblib wrote no padding, so that a plain unpickler takes the array for opcodes.
+            if self.entry(state, "numpy_array_alignment_bytes").is_none() && bytes > 0 {
+                let size = self.input.left().unwrap_or(u64::MAX);
+                let count = usize::try_from(bytes.min(PLAIN_WINDOW)).unwrap_or_default();
+                let window = match self.input.take(count) {
+                    Ok(Some(window)) => Bytes::copy_from_slice(window),
+                    Ok(None) => return self.truncated(),
+                    Err(error) => return Err(self.told(error)),
+                };
+                left = bytes.saturating_sub(window.len() as u64);
+                if self.runs_as_program(&Window {
+                    bytes: window,
+                    size,
+                }) {
+                    self.odd("the bytes of an array follow without padding, and another reader takes them for opcodes");
+                }
+            }
+            self.skip(left)?;
             self.outcome.array_bytes = self.outcome.array_bytes.saturating_add(bytes);
         }
         self.pop()?;
         let made = self.make(Kind::Array, BUILT, 1, 1.0)?;
         self.push(made)
+    }
+
+    /// Whether a reader that knows nothing of joblib's arrays would do more with `window` than fail.
+    fn runs_as_program(&mut self, window: &Window) -> bool {
+        let first = window.bytes.first().copied().unwrap_or_default();
+        if protocol_of(first).is_none() {
+            return false;
+        }
+        let mut input = Input::file(window, 0);
+        let mut operations = PLAIN_WINDOW;
+        let mut other = Machine::new(
+            &mut input,
+            self.list,
+            Style::Plain,
+            &mut operations,
+            self.nesting,
+        );
+        other.protocol = self.protocol;
+        other.stack.clone_from(&self.stack);
+        other.marks.clone_from(&self.marks);
+        other.memo.clone_from(&self.memo);
+        other.memo_base = self.memo_base;
+        other.objects.clone_from(&self.objects);
+        other.items.clone_from(&self.items);
+        other.texts.clone_from(&self.texts);
+        other.text_bytes.clone_from(&self.text_bytes);
+        other.known.clone_from(&self.known);
+        other.imported.clone_from(&self.imported);
+        match other.follow() {
+            Ok(()) | Err(Halt::Told) => other
+                .outcome
+                .findings
+                .iter()
+                .any(|(rule, ..)| rule.verdict != Verdict::Malformed),
+            // It goes on behind the window.
+            Err(Halt::Read(_)) => true,
+        }
     }
 
     // ── Opcodes ─────────────────────────────────────────────────────────
@@ -1667,6 +1890,12 @@ impl<'m, 's> Machine<'m, 's> {
                 )));
             };
             *self.budget = left;
+            if self.outcome.operations >= self.input.opcode_limit {
+                return self.halt(
+                    &BOMB,
+                    "a small stream expands to a program longer than any model needs",
+                );
+            }
             self.outcome.operations += 1;
             let opcode = match self.input.byte() {
                 Ok(Some(opcode)) => opcode,
@@ -1873,7 +2102,9 @@ impl<'m, 's> Machine<'m, 's> {
                 let name = self.line()?;
                 let module = String::from_utf8_lossy(&module).into_owned();
                 let name = String::from_utf8_lossy(&name).into_owned();
-                if self.protocol >= 4 && !is_main_namespace(&module, &name) {
+                // Among code by value, dill writes it so.
+                let is_dill = self.carries_code && !name.contains('.');
+                if self.protocol >= 4 && !is_dill && !is_main_namespace(&module, &name) {
                     self.odd("an import is older than any pickler of the protocol writes");
                 }
                 let (module, name) = (self.text(&module), self.text(&name));
@@ -2145,6 +2376,18 @@ fn is_text_only(opcode: u8, protocol: u8) -> bool {
         b'q' | b'r' => protocol >= 4,
         _ => false,
     }
+}
+
+/// Whether a name is allowed by what it looks like rather than by the list.
+pub(crate) fn is_by_pattern(full: &str) -> bool {
+    full.starts_with("__main__.")
+        || full.starts_with("__torch__.")
+        || matches!(full, "__builtin__.__main__" | "enum.Enum.__new__")
+        || METHODS.iter().any(|(module, name)| {
+            full.strip_prefix(module)
+                .and_then(|rest| rest.strip_prefix('.'))
+                == Some(name)
+        })
 }
 
 /// Whether the name stands for all names of the script, as dill writes it for functions that refer to them.

@@ -12,6 +12,7 @@ mod machine;
 pub use globals::{ALLOW_LIST, AllowList, AllowListError, Use};
 pub use input::{Input, InputError};
 
+pub(crate) use machine::is_by_pattern;
 pub use machine::{Outcome, Storage, Style};
 
 use crate::check::Check;
@@ -21,9 +22,9 @@ use crate::rules::Rule;
 use crate::source::{ReadError, Source};
 use crate::text::extension;
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-const GLOBAL: Rule = Rule {
+pub(crate) const GLOBAL: Rule = Rule {
     id: "pickle.global-not-allowed",
     verdict: Verdict::Unsafe,
     why: "A pickle that imports a name outside of the allow-list can run anything while it is loaded.",
@@ -96,6 +97,8 @@ const GUESS_OPERATIONS: u64 = 20_000;
 /// A compressed program of more bytes than this may not expand more than [`MAX_DENSE_RATIO`] times.
 const MAX_DENSE_BYTES: u64 = 8 * 1024 * 1024;
 const MAX_DENSE_RATIO: u64 = 250;
+/// Opcodes that are followed behind a compression, however small the file.
+const MAX_DENSE_OPCODES: u64 = 1024 * 1024;
 /// Most pickles one behind the other that are looked at, although only one may be there.
 const MAX_TRAILING: usize = 16;
 
@@ -191,6 +194,8 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
             }
         };
         let mut input = Input::decoder(reader, compressed::allowance(source.size()));
+        let dense = source.size().saturating_mul(MAX_DENSE_RATIO / 5);
+        input.opcode_limit = dense.max(MAX_DENSE_OPCODES);
         let array_bytes = check_input(check, &mut input)?;
         // Arrays of zeros are honest; programs and texts never shrink that far.
         let program_bytes = input.offset().saturating_sub(array_bytes);
@@ -272,7 +277,28 @@ pub fn check_stream(
                 globals.push(global);
             }
         }
+        if globals.len() >= 1000 {
+            check.fact("globals_cut", true);
+        }
         check.fact("globals", globals);
+        let mut uses = match check.facts().get("global_uses") {
+            Some(Value::Object(known)) => known.clone(),
+            _ => Map::new(),
+        };
+        for (name, how) in &outcome.uses {
+            match uses.get(name).and_then(Value::as_str) {
+                None if uses.len() >= 1000 => {}
+                Some(known) if known == how => {}
+                Some(known) => {
+                    let both = format!("{known} {how}");
+                    uses.insert(name.clone(), both.into());
+                }
+                None => {
+                    uses.insert(name.clone(), how.as_str().into());
+                }
+            }
+        }
+        check.fact("global_uses", uses);
     }
     if !check.facts().contains_key("pickle_protocol") {
         check.fact("pickle_protocol", outcome.protocol);
