@@ -28,6 +28,10 @@ pub struct Config {
     pub upload_deadline_seconds: u64,
     /// `DROP_ZONE_QUIET_SECONDS`: how long a drop-zone folder must be quiet to count as whole; 60 unless set.
     pub drop_zone_quiet_seconds: u64,
+    /// `VALIDATION_SECONDS`: how long one invocation validates before it leaves the rest to another; 780 unless set.
+    pub validation_seconds: u64,
+    /// `VALIDATION_BYTES`: how much one invocation reads for digests before it leaves the rest to another; unbounded unless set.
+    pub validation_bytes: Option<u64>,
     /// `ALLOW_LOOPBACK_WEBHOOKS`: whether subscriptions may name `http://` URLs on loopback; only for one machine.
     pub allow_loopback_webhooks: bool,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
@@ -90,6 +94,17 @@ impl Config {
             presign_seconds: seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600),
             upload_deadline_seconds: seconds("UPLOAD_DEADLINE_SECONDS", 7 * 24 * 3_600)?,
             drop_zone_quiet_seconds: seconds("DROP_ZONE_QUIET_SECONDS", 60)?,
+            validation_seconds: seconds("VALIDATION_SECONDS", 780)?.clamp(30, 840),
+            validation_bytes: get("VALIDATION_BYTES")
+                .map(|text| {
+                    text.parse::<u64>().map_err(|_| {
+                        Error::new(
+                            ErrorCode::Internal,
+                            format!("`VALIDATION_BYTES` is `{text}`; write a number of bytes"),
+                        )
+                    })
+                })
+                .transpose()?,
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
         })

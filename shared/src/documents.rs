@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 /// What one version's documents may take of its item, in bytes: the item stays under 1 KiB.
 pub const INLINE_BYTES: usize = 300;
 /// Largest document that gets an item of its own, in bytes.
-const ITEM_BYTES: usize = 32 * 1024;
+pub const ITEM_BYTES: usize = 32 * 1024;
 
 /// A document that found its place.
 #[derive(Debug, Clone, Default)]

@@ -18,13 +18,23 @@ async fn cut_everywhere(
     act: impl AsyncFn(&World, &str) -> bool,
     check: impl AsyncFn(&World),
 ) {
+    cut_everywhere_with(&[], prepare, act, check).await;
+}
+
+/// The same, with variables of the configuration set.
+pub(crate) async fn cut_everywhere_with(
+    settings: &[(&str, &str)],
+    prepare: impl AsyncFn(&World),
+    act: impl AsyncFn(&World, &str) -> bool,
+    check: impl AsyncFn(&World),
+) {
     let mut points = 0;
     for make in [
         Cut::Before as fn(usize) -> Cut,
         Cut::After as fn(usize) -> Cut,
     ] {
         for k in 1..=MOST_CALLS {
-            let world = World::start().await;
+            let world = World::start_with(settings).await;
             prepare(&world).await;
             world.probe.reset(make(k));
             act(&world, "cut").await;
@@ -63,7 +73,7 @@ async fn converge(world: &World) {
 }
 
 /// Delivers what waits until the process is cut; what a handler was given then is delivered again later.
-async fn drain_until_cut(world: &World) {
+pub(crate) async fn drain_until_cut(world: &World) {
     while !world.probe.was_cut() && world.stack.step().await.unwrap().is_some() {}
 }
 
@@ -137,7 +147,7 @@ async fn uploaded(world: &World) {
     world.upload("iris", 1, &content()).await;
 }
 
-async fn is_whole(world: &World) {
+pub(crate) async fn is_whole(world: &World) {
     let version = world.version("iris", 1).await;
     assert_eq!(version["status"], "READY", "{version:#}");
     assert!(version["package"].is_object(), "{version:#}");

@@ -16,4 +16,5 @@ mod journey;
 mod lambda;
 mod openapi;
 mod tenants;
+mod validation;
 mod world;

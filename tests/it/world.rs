@@ -1,6 +1,6 @@
 //! A whole registry for one test, and callers with verbs.
 
-use local::stack::{PumpMode, Stack, StackOptions, Storage};
+use local::stack::{PumpMode, Stack, StackOptions};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -122,18 +122,22 @@ pub(crate) fn http_client() -> reqwest::Client {
 
 impl World {
     pub(crate) async fn start() -> Self {
-        Self::start_on(Storage::Memory).await
+        Self::start_with(&[]).await
     }
 
-    pub(crate) async fn start_on(storage: Storage) -> Self {
+    /// A registry with variables of its configuration set.
+    pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let probe = Probe::default();
         // Signatures are checked by the system's clock, so the fixed one begins there.
         let clock = Clock::fixed(Clock::system().now());
         let options = StackOptions {
-            storage,
             clock: clock.clone(),
             interceptors: vec![probe.interceptor()],
             pump: PumpMode::Manual,
+            settings: settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             ..StackOptions::default()
         };
         let stack = Stack::start(options).await.expect("the stack starts");

@@ -1,8 +1,11 @@
 //! Proves the SHA-256 of artifacts: from S3 where it has verified one, else by reading every byte once.
 //!
+//! Reading stops when the invocation's allowance is used up, with the state of the hash in a checkpoint.
 //! What was read is kept, within bounds, for the inspection that follows. Memory stays under 32 MiB:
 //! 16 MiB in flight and 16 MiB kept.
 
+use crate::allowance::Allowance;
+use crate::checkpoint::{Known, Progress, Standing};
 use crate::source::{ObjectReader, Pinned, Seed};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -43,8 +46,28 @@ struct Budget {
     kept: Semaphore,
 }
 
-/// Proves the digests of all artifacts, in their order.
-pub(crate) async fn prove_all(reader: &ObjectReader, artifacts: &[Pinned]) -> Result<Vec<Proof>> {
+/// What became of proving all artifacts.
+pub(crate) enum Proven {
+    /// All are proven, in their order.
+    All(Vec<Proof>),
+    /// The allowance was used up; this is how far each came that was begun.
+    Partly(Progress),
+}
+
+/// What became of proving one.
+enum Outcome {
+    Done(Proof),
+    /// Not begun, or interrupted in this state.
+    Stopped(Option<Standing>),
+}
+
+/// Proves the digests of all artifacts, going on where `progress` ends.
+pub(crate) async fn prove_all(
+    reader: &ObjectReader,
+    artifacts: &[Pinned],
+    allowance: &Allowance,
+    progress: &Progress,
+) -> Result<Proven> {
     let permits = usize::try_from(WHOLE_BYTES / PERMIT_BYTES).unwrap_or(usize::MAX);
     let budget = Budget {
         in_flight: Semaphore::new(permits),
@@ -53,22 +76,59 @@ pub(crate) async fn prove_all(reader: &ObjectReader, artifacts: &[Pinned]) -> Re
     // Collected first: a lazy iterator of futures that borrow would not be `Send`.
     let proofs: Vec<_> = artifacts
         .iter()
-        .map(|artifact| prove(reader, &budget, artifact))
+        .map(|artifact| prove(reader, &budget, artifact, allowance, progress))
         .collect();
-    stream::iter(proofs)
+    let outcomes: Vec<Outcome> = stream::iter(proofs)
         .buffered(PARALLEL_ARTIFACTS)
         .try_collect()
-        .await
+        .await?;
+    if outcomes
+        .iter()
+        .any(|outcome| matches!(outcome, Outcome::Stopped(_)))
+    {
+        let mut reached = Progress::default();
+        for (artifact, outcome) in artifacts.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Done(proof) if !proof.by_s3 => {
+                    reached.keep(artifact, Standing::Done(proof.digest));
+                }
+                Outcome::Stopped(Some(standing)) => reached.keep(artifact, standing),
+                Outcome::Done(_) | Outcome::Stopped(None) => {}
+            }
+        }
+        return Ok(Proven::Partly(reached));
+    }
+    let proofs = outcomes
+        .into_iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Done(proof) => Some(proof),
+            Outcome::Stopped(_) => None,
+        })
+        .collect();
+    Ok(Proven::All(proofs))
 }
 
-async fn prove(reader: &ObjectReader, budget: &Budget, artifact: &Pinned) -> Result<Proof> {
-    if let Some(digest) = &artifact.head.digest {
-        return Ok(Proof {
+async fn prove(
+    reader: &ObjectReader,
+    budget: &Budget,
+    artifact: &Pinned,
+    allowance: &Allowance,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let without_reading = |digest: &Digest, by_s3| {
+        Outcome::Done(Proof {
             digest: digest.clone(),
-            by_s3: true,
+            by_s3,
             seed: Seed::None,
-        });
+        })
+    };
+    if let Some(digest) = &artifact.head.digest {
+        return Ok(without_reading(digest, true));
     }
+    let (start, hasher) = match progress.of(artifact) {
+        Known::Done(digest) => return Ok(without_reading(&digest, false)),
+        Known::Hashed(start, hasher) => (start, hasher),
+    };
     let size = artifact.head.size_bytes;
     let _permit = budget
         .in_flight
@@ -77,7 +137,10 @@ async fn prove(reader: &ObjectReader, budget: &Budget, artifact: &Pinned) -> Res
         .map_err(|error| Error::internal("waiting for memory", error))?;
     if size > WHOLE_BYTES {
         let kept = keep(budget, KEPT_HEAD_BYTES + KEPT_TAIL_BYTES);
-        return prove_by_pieces(reader, artifact, kept).await;
+        return prove_by_pieces(reader, artifact, kept, allowance, start, hasher).await;
+    }
+    if !allowance.take(size) {
+        return Ok(Outcome::Stopped(None));
     }
     let bytes = reader.read(artifact, 0..size).await?;
     let digest = if bytes.len() <= INLINE_HASH_BYTES {
@@ -86,7 +149,7 @@ async fn prove(reader: &ObjectReader, budget: &Budget, artifact: &Pinned) -> Res
         let bytes = bytes.clone();
         blocking(move || Digest::of(&bytes)).await?
     };
-    Ok(Proof {
+    Ok(Outcome::Done(Proof {
         digest,
         by_s3: false,
         seed: if keep(budget, size) {
@@ -94,17 +157,29 @@ async fn prove(reader: &ObjectReader, budget: &Budget, artifact: &Pinned) -> Res
         } else {
             Seed::None
         },
-    })
+    }))
 }
 
 /// Reads the next piece while the last one is hashed.
-async fn prove_by_pieces(reader: &ObjectReader, artifact: &Pinned, kept: bool) -> Result<Proof> {
+async fn prove_by_pieces(
+    reader: &ObjectReader,
+    artifact: &Pinned,
+    kept: bool,
+    allowance: &Allowance,
+    mut start: u64,
+    mut hasher: Sha256,
+) -> Result<Outcome> {
     let size = artifact.head.size_bytes;
     let (mut head, mut tail) = (Bytes::new(), Vec::new());
     let tail_start = size.saturating_sub(KEPT_TAIL_BYTES);
-    let mut hasher = Sha256::new();
-    let mut start = 0;
-    let mut piece = reader.read(artifact, piece_at(start, size)).await?;
+    let begun = start;
+    let may_read = |range: &std::ops::Range<u64>| allowance.take(range.end - range.start);
+    let first = piece_at(start, size);
+    if !may_read(&first) {
+        let standing = (start > 0).then(|| Standing::hashed(start, &hasher));
+        return Ok(Outcome::Stopped(standing));
+    }
+    let mut piece = reader.read(artifact, first).await?;
     while start < size {
         let end = start + piece.len() as u64;
         if kept {
@@ -117,18 +192,25 @@ async fn prove_by_pieces(reader: &ObjectReader, artifact: &Pinned, kept: bool) -
                 tail.extend_from_slice(&piece[from..]);
             }
         }
+        let next = piece_at(end, size);
+        let goes_on = next.is_empty() || may_read(&next);
         let (done, next) = tokio::join!(
             blocking(move || {
                 hasher.update(&piece);
                 hasher
             }),
-            reader.read(artifact, piece_at(end, size)),
+            reader.read(artifact, if goes_on { next } else { end..end }),
         );
         hasher = done?;
+        if !goes_on {
+            return Ok(Outcome::Stopped(Some(Standing::hashed(end, &hasher))));
+        }
         piece = next?;
         start = end;
     }
-    Ok(Proof {
+    // Of an artifact that was begun by another invocation, the beginning was not read here.
+    let kept = kept && (begun == 0 || tail.len() as u64 == size - tail_start);
+    Ok(Outcome::Done(Proof {
         digest: Digest::from_hash(&hasher.finalize()),
         by_s3: false,
         seed: if kept {
@@ -139,7 +221,7 @@ async fn prove_by_pieces(reader: &ObjectReader, artifact: &Pinned, kept: bool) -
         } else {
             Seed::None
         },
-    })
+    }))
 }
 
 /// The piece that begins at `start`; empty at the end.

@@ -1,11 +1,13 @@
 //! Events in, answers out: which versions a batch tells of, and which messages are to come again.
 
+use crate::allowance::Allowance;
 use crate::settle::settle;
 use crate::sweep::sweep;
 use serde_json::Value;
 use shared::events::{ByVersion, Incoming, Message, batch_failures};
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Handles a batch of queue messages, or the schedule.
 pub async fn handle(app: App, event: Value) -> Result<Value> {
@@ -21,6 +23,7 @@ pub async fn handle(app: App, event: Value) -> Result<Value> {
 
 /// Settles each version that the batch tells of once; reports the messages of those that failed.
 async fn settle_batch(app: &App, messages: &[Message]) -> Value {
+    let allowance = Arc::new(Allowance::of(app));
     let batch = ByVersion::group(messages, "incoming");
     let mut failed = BTreeSet::new();
     for (message_id, error) in batch.malformed {
@@ -33,7 +36,7 @@ async fn settle_batch(app: &App, messages: &[Message]) -> Value {
     }
     for (id, message_ids) in batch.versions {
         // Boxed, as the sweep is: the future is large, and its type deep.
-        if let Err(error) = Box::pin(settle(app, &id)).await {
+        if let Err(error) = Box::pin(settle(app, &id, &allowance)).await {
             tracing::warn!(
                 model.name = id.model.as_str(),
                 version.number = id.number.get(),

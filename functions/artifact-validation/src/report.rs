@@ -502,7 +502,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn pinned(path: &str, declared_size: u64, digest: Option<Digest>) -> Pinned {
+    pub(crate) fn pinned(path: &str, declared_size: u64, digest: Option<Digest>) -> Pinned {
         Pinned {
             declared: DeclaredArtifact {
                 path: ArtifactPath::parse(path).unwrap(),

@@ -4,7 +4,9 @@
 //! nobody judged the version meanwhile. Whatever stops half-way is done again from the start, with the same result.
 
 use crate::SERVICE;
-use crate::digest::{Proof, prove_all};
+use crate::allowance::Allowance;
+use crate::checkpoint::Checkpoint;
+use crate::digest::{Proof, Proven, prove_all};
 use crate::report::{self, Judged, UploadFindings};
 use crate::source::{ArtifactSource, ObjectReader, Pinned, Shelf};
 use bytes::Bytes;
@@ -30,11 +32,13 @@ const HEADS_INSTEAD_OF_LISTING: usize = 12;
 
 /// What became of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
+pub(crate) enum Settled {
     /// It is unknown, deleted, or judged already.
     NothingToDo,
     /// It waits for these artifacts; none if it declares none.
     Waits(Vec<ArtifactPath>),
+    /// It is not done, and goes on in another invocation.
+    Continues,
     /// It was judged now.
     Judged(Status),
 }
@@ -49,10 +53,14 @@ pub(crate) enum Patience {
 }
 
 /// Settles a version.
-pub async fn settle(app: &App, id: &VersionId) -> Result<Settled> {
+pub(crate) async fn settle(
+    app: &App,
+    id: &VersionId,
+    allowance: &Arc<Allowance>,
+) -> Result<Settled> {
     match find_pending(app, id).await? {
         Some(version) if version.deleted_at.is_none() => {
-            judge_if_whole(app, &version, Patience::Retry).await
+            judge_if_whole(app, &version, Patience::Retry, allowance).await
         }
         _ => {
             tracing::debug!(
@@ -80,6 +88,7 @@ pub(crate) async fn judge_if_whole(
     app: &App,
     version: &Version,
     patience: Patience,
+    allowance: &Arc<Allowance>,
 ) -> Result<Settled> {
     let id = &version.id;
     let started = app.clock.now();
@@ -100,7 +109,17 @@ pub(crate) async fn judge_if_whole(
         }
     };
     let reader = Arc::new(ObjectReader::new(app.bucket.clone()));
-    let (judged, proofs) = judge(version, &reader, &artifacts, patience).await?;
+    let checkpoint = Checkpoint::load(app, id, &artifacts).await?;
+    let proofs = match prove_all(&reader, &artifacts, allowance, checkpoint.progress()).await? {
+        // What remains of this invocation's time is too little to look into the artifacts.
+        Proven::All(proofs) if allowance.is_half_over() => {
+            let progress = crate::checkpoint::done(&artifacts, &proofs);
+            return checkpoint.put_off(app, id, progress).await;
+        }
+        Proven::All(proofs) => proofs,
+        Proven::Partly(progress) => return checkpoint.put_off(app, id, progress).await,
+    };
+    let judged = judge(version, &reader, &artifacts, &proofs, patience, allowance).await?;
     let accepted = (judged.status == Status::Ready).then(|| accept(&artifacts, &proofs));
     let settled = commit(app, version, &judged, accepted).await?;
     tracing::info!(
@@ -237,32 +256,33 @@ async fn judge(
     version: &Version,
     reader: &Arc<ObjectReader>,
     artifacts: &[Pinned],
+    proofs: &[Proof],
     patience: Patience,
-) -> Result<(Judged, Vec<Proof>)> {
-    let proofs = prove_all(reader, artifacts).await?;
-    let findings = UploadFindings::of(artifacts, &proofs);
+    allowance: &Arc<Allowance>,
+) -> Result<Judged> {
+    let findings = UploadFindings::of(artifacts, proofs);
     if !findings.is_empty() {
-        let judged = report::rejected(version, artifacts, &proofs, findings)?;
-        return Ok((judged, proofs));
+        return report::rejected(version, artifacts, proofs, findings);
     }
-    let inspection = inspect(Arc::clone(reader), artifacts, &proofs).await?;
-    if inspection.verdict == Verdict::Incomplete && patience == Patience::Retry {
+    let shelf = Arc::new(Shelf::new(
+        Arc::clone(reader),
+        tokio::runtime::Handle::current(),
+        Arc::clone(allowance),
+    ));
+    let inspection = inspect(&shelf, artifacts, proofs).await?;
+    // What took more than half of an invocation's time would take it again.
+    let may_pass = patience == Patience::Retry && !shelf.is_exhausted();
+    if inspection.verdict == Verdict::Incomplete && may_pass {
         return Err(Error::new(
             ErrorCode::Unavailable,
             format!("the inspection of {} could not finish", version.id),
         ));
     }
-    let judged = report::inspected(version, artifacts, &proofs, &inspection)?;
-    Ok((judged, proofs))
+    report::inspected(version, artifacts, proofs, &inspection)
 }
 
 /// Inspects all artifacts on a thread of its own, which reads through this runtime.
-async fn inspect(
-    reader: Arc<ObjectReader>,
-    artifacts: &[Pinned],
-    proofs: &[Proof],
-) -> Result<Inspection> {
-    let shelf = Arc::new(Shelf::new(reader, tokio::runtime::Handle::current()));
+async fn inspect(shelf: &Arc<Shelf>, artifacts: &[Pinned], proofs: &[Proof]) -> Result<Inspection> {
     let sources: Vec<ArtifactSource> = artifacts
         .iter()
         .zip(proofs)
@@ -272,7 +292,7 @@ async fn inspect(
                 index,
                 artifact.clone(),
                 proof.seed.clone(),
-                Arc::clone(&shelf),
+                Arc::clone(shelf),
             )
         })
         .collect();

@@ -4,6 +4,7 @@
 //! A first read brings a good part of the head, reads that go forwards bring more each time, and a small artifact is
 //! read whole at once.
 
+use crate::allowance::Allowance;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use model_formats::{ReadError, Source};
@@ -12,7 +13,7 @@ use shared::s3::{Bucket, ObjectHead};
 use shared::{Error, ErrorCode, Result};
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 
@@ -144,6 +145,8 @@ fn slice_of(bytes: &Bytes, start: u64, range: &Range<u64>) -> Option<Bytes> {
 pub(crate) struct Shelf {
     reader: Arc<ObjectReader>,
     runtime: Handle,
+    allowance: Arc<Allowance>,
+    is_exhausted: AtomicBool,
     state: Mutex<ShelfState>,
 }
 
@@ -155,10 +158,16 @@ struct ShelfState {
 
 impl Shelf {
     /// An empty cache; reads run on `runtime`, which must be driven by another thread than the one that asks.
-    pub(crate) fn new(reader: Arc<ObjectReader>, runtime: Handle) -> Self {
+    pub(crate) fn new(
+        reader: Arc<ObjectReader>,
+        runtime: Handle,
+        allowance: Arc<Allowance>,
+    ) -> Self {
         Self {
             reader,
             runtime,
+            allowance,
+            is_exhausted: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -166,6 +175,11 @@ impl Shelf {
     /// The first read that failed, if one did.
     pub(crate) fn take_failure(&self) -> Option<Error> {
         self.state().failure.take()
+    }
+
+    /// Whether a read was refused because the invocation's time was over.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.is_exhausted.load(Ordering::Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, ShelfState> {
@@ -247,6 +261,10 @@ impl ArtifactSource {
                 end: range.end,
                 size,
             });
+        }
+        if self.shelf.allowance.is_over() {
+            self.shelf.is_exhausted.store(true, Ordering::Relaxed);
+            return Err(ReadError::Exhausted("time"));
         }
         // One failed read ends the validation; more requests would be wasted.
         match &self.shelf.state().failure {

@@ -1,10 +1,12 @@
 //! The sweep: looks again at versions whose events were lost, and gives up on uploads that never come.
 
+use crate::allowance::Allowance;
 use crate::settle::{Patience, Settled, fail_never_arrived, find_pending, judge_if_whole};
 use serde_json::{Value, json};
 use shared::domain::{Timestamp, Version};
 use shared::dynamodb::{WorkItem, WorkKind};
 use shared::{App, Result};
+use std::sync::Arc;
 
 /// Most versions that one sweep looks at.
 const MOST_ITEMS: usize = 100;
@@ -23,6 +25,7 @@ enum Next {
 /// Looks at every version that is due; the failure of one never stops the others.
 pub async fn sweep(app: &App) -> Result<Value> {
     let now = app.clock.now();
+    let allowance = Arc::new(Allowance::of(app));
     let due = app
         .registry
         .due_work(WorkKind::Validate, now, MOST_ITEMS)
@@ -30,7 +33,7 @@ pub async fn sweep(app: &App) -> Result<Value> {
     let looked_at = due.len();
     let mut failed = 0_usize;
     for work in due {
-        if let Err(error) = look(app, &work, now).await {
+        if let Err(error) = look(app, &work, now, &allowance).await {
             failed += 1;
             tracing::warn!(
                 work.subject = work.subject,
@@ -44,7 +47,12 @@ pub async fn sweep(app: &App) -> Result<Value> {
 }
 
 /// Looks at one version, and finishes or postpones its work whatever came of it.
-async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
+async fn look(
+    app: &App,
+    work: &WorkItem,
+    now: Timestamp,
+    allowance: &Arc<Allowance>,
+) -> Result<()> {
     let id = match work.version() {
         Ok(id) => id,
         Err(error) => {
@@ -66,7 +74,7 @@ async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
             return Err(error);
         }
     };
-    let outcome = settle_due(app, &version, now).await;
+    let outcome = settle_due(app, &version, now, allowance).await;
     let next = match &outcome {
         Ok(next) => *next,
         Err(_) => Next::LookAgain(next_look(&version, now, deadline(app, &version))),
@@ -78,7 +86,12 @@ async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
     outcome.map(drop)
 }
 
-async fn settle_due(app: &App, version: &Version, now: Timestamp) -> Result<Next> {
+async fn settle_due(
+    app: &App,
+    version: &Version,
+    now: Timestamp,
+    allowance: &Arc<Allowance>,
+) -> Result<Next> {
     let deadline = deadline(app, version);
     if version.deleted_at.is_some() {
         // It may be restored, and its uploads may still come; after the deadline nobody waits for it.
@@ -93,12 +106,14 @@ async fn settle_due(app: &App, version: &Version, now: Timestamp) -> Result<Next
     } else {
         Patience::Retry
     };
-    match judge_if_whole(app, version, patience).await? {
+    match judge_if_whole(app, version, patience, allowance).await? {
         Settled::Waits(missing) if now >= deadline => {
             fail_never_arrived(app, version, &missing).await?;
             Ok(Next::Finish)
         }
-        Settled::Waits(_) => Ok(Next::LookAgain(next_look(version, now, deadline))),
+        Settled::Waits(_) | Settled::Continues => {
+            Ok(Next::LookAgain(next_look(version, now, deadline)))
+        }
         Settled::NothingToDo | Settled::Judged(_) => Ok(Next::Finish),
     }
 }

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 /// Most artifacts in one version.
 pub const MAX_ARTIFACTS: usize = 10_000;
-/// Largest artifact, in bytes: what one validation can read within a function's fifteen minutes.
-pub const MAX_ARTIFACT_BYTES: u64 = 50 * 1024 * 1024 * 1024;
+/// Largest artifact, in bytes: what validation reads within a few hours, one invocation after another.
+pub const MAX_ARTIFACT_BYTES: u64 = 1024 * 1024 * 1024 * 1024;
+/// Names at the top of a version that begin so are the registry's own, in any case.
+pub const RESERVED_PREFIX: &str = "_SLIPWAY_";
 /// Up to this size, in bytes, an artifact is uploaded by one PUT.
 pub const SINGLE_PUT_BYTES: u64 = 64 * 1024 * 1024;
 /// Smallest part of a multipart upload that we plan, in bytes.
@@ -83,7 +85,17 @@ pub fn check_declaration(artifacts: &[DeclaredArtifact]) -> Result<()> {
             )
             .with("path", path.as_str()));
         }
-        if let Some(other) = seen.insert(artifact.path.collision_key(), path) {
+        let collision_key = path.collision_key();
+        if collision_key.starts_with(&RESERVED_PREFIX.to_lowercase()) {
+            return Err(Error::invalid(
+                "artifacts",
+                format!(
+                    "artifact `{path}` begins with `{RESERVED_PREFIX}`, which the registry keeps for itself; rename it"
+                ),
+            )
+            .with("path", path.as_str()));
+        }
+        if let Some(other) = seen.insert(collision_key, path) {
             return Err(Error::invalid(
                 "artifacts",
                 if other == path {

@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
         VersionNumber::new(self.number(name)?).map_err(|error| self.broken(name).caused_by(error))
     }
 
-    fn document(self, name: &str) -> Document {
+    pub(super) fn document(self, name: &str) -> Document {
         if let Some(json) = self.maybe_text(name) {
             return Document::Inline(json.to_owned());
         }

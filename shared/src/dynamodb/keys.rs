@@ -9,7 +9,7 @@
 //! other events        T#<tenant>#M#<model>               E#<ulid>
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<model>               notes
-//! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes
+//! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes | checkpoint
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
@@ -99,7 +99,7 @@ pub fn model_notes(tenant: &TenantName, name: &ModelName) -> Key {
     key(format!("T#{tenant}#N#{name}"), "notes")
 }
 
-/// A document of a version: `metadata`, `artifacts` or `notes`.
+/// A document of a version: `metadata`, `artifacts` or `notes`; or its `checkpoint`.
 pub fn version_document(id: &VersionId, document: &str) -> Key {
     key(
         format!("T#{}#D#{}#{:010}", id.tenant, id.model, id.number.get()),

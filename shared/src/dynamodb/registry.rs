@@ -597,6 +597,39 @@ impl Registry {
             .transpose()
     }
 
+    /// How far the validation of a version came: the sequence of its checkpoint, and where that lies.
+    pub async fn find_checkpoint(&self, id: &VersionId) -> Result<Option<(u64, Document)>> {
+        let key = keys::version_document(id, "checkpoint");
+        let item = self.table.get(&key, true).await?;
+        item.map(|item| {
+            let reader = Reader(&item);
+            Ok((reader.number("seq")?, reader.document("json")))
+        })
+        .transpose()
+    }
+
+    /// Replaces the checkpoint before `sequence`; `false` if another validation came further meanwhile.
+    pub async fn save_checkpoint(
+        &self,
+        id: &VersionId,
+        sequence: u64,
+        document: &Document,
+        expires: Timestamp,
+    ) -> Result<bool> {
+        let item = Builder::at(&keys::version_document(id, "checkpoint"))
+            .number("seq", sequence)
+            .document("json", document)
+            .number("ttl", expires.seconds())
+            .build();
+        let condition = Expression::new("attribute_not_exists(#seq) OR #seq < :seq")
+            .value("seq", as_number(sequence));
+        let write = Write::Put {
+            item,
+            condition: Some(condition),
+        };
+        Ok(self.table.write(write).await?.is_ok())
+    }
+
     /// Changes one version with its event; the condition of each change is part of the change.
     ///
     /// A refusal answers the version as it is, so that the caller can say why.

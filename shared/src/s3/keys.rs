@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! uploads in flight     incoming/<tenant>/<model>/<version>/<path>
-//! a drop was taken      incoming/<tenant>/<model>/<version>/_DROPPED
+//! a drop was taken      incoming/<tenant>/<model>/<version>/_SLIPWAY_DROPPED
+//! validation goes on    incoming/<tenant>/<model>/<version>/_SLIPWAY_CONTINUE_<sequence>
 //! drop zone             dropzone/<tenant>/<model>/<path>
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
@@ -12,6 +13,7 @@
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
 //! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
 
+use crate::domain::artifact::RESERVED_PREFIX;
 use crate::domain::{
     Artifact, ArtifactPath, Digest, ModelName, TenantName, VersionId, VersionNumber,
 };
@@ -53,7 +55,15 @@ pub fn artifact(id: &VersionId, artifact: &Artifact) -> String {
 
 /// The object whose arrival sets validation of a dropped version going: its artifacts lie elsewhere.
 pub fn dropped(id: &VersionId) -> String {
-    format!("{}_DROPPED", incoming_prefix(id))
+    format!("{}{RESERVED_PREFIX}DROPPED", incoming_prefix(id))
+}
+
+/// The object whose arrival makes the validation of a version go on from a checkpoint.
+pub fn continues(id: &VersionId, sequence: u64) -> String {
+    format!(
+        "{}{RESERVED_PREFIX}CONTINUE_{sequence:010}",
+        incoming_prefix(id)
+    )
 }
 
 /// Prefix of a model's drop zone.
@@ -127,6 +137,14 @@ mod tests {
         assert_eq!(
             manifest(&id),
             "packages/team-a/my model+検査/1/manifest.json"
+        );
+        assert_eq!(
+            dropped(&id),
+            "incoming/team-a/my model+検査/1/_SLIPWAY_DROPPED"
+        );
+        assert_eq!(
+            continues(&id, 7),
+            "incoming/team-a/my model+検査/1/_SLIPWAY_CONTINUE_0000000007"
         );
         assert_eq!(drop_of("dropzone/default/iris/a/b").unwrap().2, "a/b");
         assert_eq!(drop_of("dropzone/default/iris"), None);

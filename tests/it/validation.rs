@@ -1,0 +1,178 @@
+//! Validation over several invocations, and of objects that change under it.
+
+use crate::crashes::{cut_everywhere_with, drain_until_cut, is_whole};
+use crate::world::{Files, World, files, safetensors};
+use serde_json::json;
+
+/// So little may one invocation read that a file in parts takes several of them.
+const SMALL: &[(&str, &str)] = &[("VALIDATION_BYTES", "25165824")];
+
+/// A file that comes in parts, so that S3 knows no SHA-256 of the whole and every byte must be read.
+fn parts() -> Files {
+    files(&[("m.safetensors", &safetensors(68_000_000, 5))])
+}
+
+async fn uploaded(world: &World) {
+    world.create_model("iris").await;
+    let content = parts();
+    let version = world.register("iris", &content).await;
+    let multipart = world.upload("iris", version, &content).await;
+    world
+        .post("/v1/models/iris/versions/1/finalize", multipart)
+        .await
+        .expect(200);
+}
+
+/// Delivers the upload, whose validation stops at its allowance and leaves the rest to another invocation.
+async fn first_invocation(world: &World) {
+    uploaded(world).await;
+    let waiting = world.stack.deliveries().await.unwrap();
+    let upload = waiting
+        .iter()
+        .find(|delivery| delivery.what.contains("incoming/"))
+        .expect("the upload waits");
+    world.stack.deliver(&upload.id).await.unwrap();
+    assert_eq!(
+        world.version("iris", 1).await["status"],
+        "PENDING_REGISTRATION",
+        "it goes on later"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validation_that_outruns_its_allowance_goes_on_and_reads_each_byte_once() {
+    let world = World::start_with(SMALL).await;
+    uploaded(&world).await;
+    let read = || {
+        world
+            .stack
+            .s3()
+            .counters()
+            .snapshot()
+            .get("GetObject")
+            .map_or(0, |count| count.bytes_out)
+    };
+    let before = read();
+    world.drain().await;
+    is_whole(&world).await;
+    let marked = world
+        .stack
+        .app()
+        .bucket
+        .list("incoming/default/iris/1/_SLIPWAY_", 100)
+        .await
+        .unwrap();
+    assert!(marked.len() >= 2, "it took several invocations: {marked:?}");
+    let bytes = read() - before;
+    assert!(
+        (68_000_000..70_500_000).contains(&bytes),
+        "{bytes} bytes were read"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_validation_survives_every_cut() {
+    cut_everywhere_with(
+        SMALL,
+        first_invocation,
+        async |world, _| {
+            drain_until_cut(world).await;
+            true
+        },
+        is_whole,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_come_twice_do_not_confuse_an_interrupted_validation() {
+    let world = World::start_with(SMALL).await;
+    uploaded(&world).await;
+    loop {
+        let waiting = world.stack.deliveries().await.unwrap();
+        let Some(next) = waiting.first() else { break };
+        let copy = world.stack.duplicate(&next.id).unwrap();
+        world.stack.deliver(&copy).await.unwrap();
+        world.stack.deliver(&next.id).await.unwrap();
+    }
+    is_whole(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_was_exchanged_while_it_was_validated_is_found() {
+    let world = World::start_with(SMALL).await;
+    first_invocation(&world).await;
+    let other = safetensors(68_000_000, 6);
+    let bucket = &world.stack.app().bucket;
+    let key = "incoming/default/iris/1/m.safetensors";
+    let upload = bucket
+        .begin_multipart(key, "application/octet-stream", false)
+        .await
+        .unwrap();
+    let mut parts = Vec::new();
+    for (index, chunk) in other.chunks(16 * 1024 * 1024).enumerate() {
+        let number = u32::try_from(index + 1).unwrap();
+        let request = bucket
+            .presign_part(
+                key,
+                &upload.upload_id,
+                number.into(),
+                chunk.len() as u64,
+                None,
+            )
+            .await
+            .unwrap();
+        let request = json!({"url": request.url, "headers": request.headers});
+        assert_eq!(world.put_bytes(&request, chunk.to_vec()).await, 200);
+    }
+    parts.extend(bucket.parts(key, &upload.upload_id).await.unwrap().unwrap());
+    assert!(
+        bucket
+            .complete_multipart(key, &upload.upload_id, &parts)
+            .await
+            .unwrap()
+    );
+    world.drain().await;
+    let view = world.version("iris", 1).await;
+    assert_eq!(
+        view["status"], "FAILED_REGISTRATION",
+        "no digest is made of two objects"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_judged_is_what_is_downloaded_though_the_object_was_overwritten() {
+    let world = World::start().await;
+    world.ready_model("iris").await;
+    let bucket = world.stack.app().bucket.clone();
+    let key = "incoming/default/iris/1/model.safetensors";
+    let head = bucket.head(key, None).await.unwrap().unwrap();
+    bucket.hide(&[(key.to_owned(), head.etag)]).await.unwrap();
+    bucket
+        .put_immutable(key, b"something else".to_vec().into(), "x/y")
+        .await
+        .unwrap();
+    world.drain().await;
+    let answer = world
+        .get("/v1/models/iris/versions/1/downloads")
+        .await
+        .expect(200);
+    assert_eq!(
+        world.download(&answer["downloads"][0]).await,
+        safetensors(64, 1)
+    );
+    assert_eq!(world.version("iris", 1).await["status"], "READY");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_the_registry_keeps_for_itself_cannot_be_declared() {
+    let world = World::start().await;
+    world.create_model("iris").await;
+    for path in ["_SLIPWAY_DROPPED", "_slipway_continue_1", "_SLIPWAY_/x"] {
+        let body = json!({"artifacts": World::declaration(&files(&[(path, b"x")]))});
+        world
+            .post("/v1/models/iris/versions", body)
+            .await
+            .expect_error(400, "invalid_argument");
+    }
+}
