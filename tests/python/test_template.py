@@ -190,6 +190,7 @@ NEEDED = {
         "documents": ["GetObject", "PutObject"],
         "dropzone": ["GetObject", "GetObjectVersion"],
         "incoming": ["GetObject", "GetObjectVersion"],
+        "incoming/*/_SLIPWAY_CONTINUE_*": ["PutObject"],
         "reports": ["GetObject", "PutObject"],
     },
     "Packaging": {
@@ -209,7 +210,8 @@ NEEDED = {
 def place_of(resource: dict) -> str:
     """`Table` or another resource, or what lies within it, such as `incoming`."""
     if "Fn::Sub" in resource:
-        return re.fullmatch(r"\$\{(?:Bucket|Table)\.Arn\}/([a-z]+)/\*", resource["Fn::Sub"]).group(1)
+        within = re.fullmatch(r"\$\{(?:Bucket|Table)\.Arn\}/([a-z]+(?:/\*/_SLIPWAY_[A-Z]+_\*)?)(?:/\*)?", resource["Fn::Sub"])
+        return within.group(1)
     name, attribute = resource["Fn::GetAtt"]
     return {"Arn": name, "StreamArn": "Stream"}[attribute]
 
@@ -298,7 +300,9 @@ def test_no_function_writes_where_it_is_called_from(expanded: dict) -> None:
         role = expanded["Resources"][f"{function}Role"]["Properties"]["Policies"][0]["PolicyDocument"]
         for statement in role["Statement"]:
             if "s3:PutObject" in listed(statement["Action"]):
-                assert f"/{prefix}" not in json.dumps(statement["Resource"]), function
+                # Validation goes on from a checkpoint by a mark of its own, and each mark is one step further.
+                written = json.dumps(statement["Resource"]).replace("/incoming/*/_SLIPWAY_CONTINUE_*", "")
+                assert f"/{prefix}" not in written, function
 
 
 def test_the_dashboard_is_json(expanded: dict) -> None:

@@ -12,6 +12,7 @@
 //!
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
 //! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
+//! The one exception is the mark with which validation goes on in another invocation.
 
 use crate::domain::artifact::RESERVED_PREFIX;
 use crate::domain::{
