@@ -57,14 +57,9 @@ pub(crate) enum Standing {
 impl Standing {
     /// A hash that was interrupted.
     pub(crate) fn hashed(offset_bytes: u64, hasher: &Sha256) -> Self {
-        let state: String = hasher
-            .serialize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
         Self::Hashed {
             offset_bytes,
-            state,
+            state: hex::encode(hasher.serialize()),
         }
     }
 }
@@ -114,14 +109,7 @@ impl Progress {
 
 /// The hash in this state.
 fn restored(state: &str) -> Option<Sha256> {
-    let bytes: Vec<u8> = (0..state.len())
-        .step_by(2)
-        .map(|at| {
-            state
-                .get(at..at + 2)
-                .and_then(|digits| u8::from_str_radix(digits, 16).ok())
-        })
-        .collect::<Option<_>>()?;
+    let bytes = hex::decode(state).ok()?;
     let state = SerializedState::<Sha256>::try_from(bytes.as_slice()).ok()?;
     Sha256::deserialize(&state).ok()
 }
