@@ -8,7 +8,6 @@ pub mod keys;
 pub mod outbox;
 mod registry;
 mod table;
-mod work;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{

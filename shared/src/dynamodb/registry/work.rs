@@ -1,9 +1,132 @@
-//! Work about versions: its subject, and when to look at it again.
+//! Work that the sweeps look after: what is due, and what becomes of it.
 
-use super::registry::{WorkItem, WorkKind};
+use super::Registry;
 use crate::domain::{ModelName, TenantName, Timestamp, VersionId, VersionNumber};
+use crate::dynamodb::items::{Builder, Reader};
+use crate::dynamodb::keys;
+use crate::dynamodb::keys::Key;
+use crate::dynamodb::table::{Item, Query, Write, sort_key};
 use crate::error::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
+
+/// A kind of work that the sweep looks after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkKind {
+    /// A version waits for its uploads or its validation.
+    Validate,
+    /// A ready version waits for its package.
+    Package,
+    /// A delivery waits for its next attempt.
+    Deliver,
+    /// A drop-zone folder waits to become quiet.
+    Drop,
+}
+
+impl WorkKind {
+    /// The word in the key.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Validate => "validate",
+            Self::Package => "package",
+            Self::Deliver => "deliver",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// A piece of work that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkItem {
+    /// What kind.
+    pub kind: WorkKind,
+    /// When it is due.
+    pub due: Timestamp,
+    /// What it is about, as JSON; also makes its key unique.
+    pub subject: String,
+}
+
+impl WorkItem {
+    pub(super) fn key(&self) -> Key {
+        keys::work(self.kind.as_str(), self.due, &self.subject)
+    }
+
+    pub(super) fn to_item(&self) -> Item {
+        Builder::at(&self.key())
+            .text("subject", &self.subject)
+            .build()
+    }
+}
+
+impl Registry {
+    /// Work of one kind that is due, earliest first.
+    pub async fn due_work(
+        &self,
+        kind: WorkKind,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<WorkItem>> {
+        let query = Query::new(keys::work_partition(kind.as_str()))
+            .between("0", format!("{:013}#~", now.millis()))
+            .limit(limit);
+        let (items, _) = self.table.query(query).await?;
+        items
+            .iter()
+            .map(|item| {
+                let due = sort_key(item)
+                    .get(..13)
+                    .and_then(|digits| digits.parse().ok())
+                    .unwrap_or(0);
+                Ok(WorkItem {
+                    kind,
+                    due: Timestamp::from_millis(due),
+                    subject: Reader(item).text("subject")?.to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    /// Adds work.
+    pub async fn add_work(&self, work: &WorkItem) -> Result<()> {
+        let write = Write::Put {
+            item: work.to_item(),
+            condition: None,
+        };
+        self.table.write(write).await.map(drop)
+    }
+
+    /// Work is done.
+    pub async fn finish_work(&self, work: &WorkItem) -> Result<()> {
+        self.table
+            .write(Write::Delete {
+                key: work.key(),
+                condition: None,
+            })
+            .await
+            .map(drop)
+    }
+
+    /// Work is due again at another time.
+    pub async fn postpone_work(&self, work: &WorkItem, due: Timestamp) -> Result<()> {
+        let later = WorkItem {
+            due,
+            ..work.clone()
+        };
+        let writes = [
+            Write::Put {
+                item: later.to_item(),
+                condition: None,
+            },
+            Write::Delete {
+                key: work.key(),
+                condition: None,
+            },
+        ];
+        if later.due == work.due {
+            return Ok(());
+        }
+        self.table.transact(&writes).await.map(drop)
+    }
+}
 
 /// Shortest wait before the next look, in milliseconds.
 const SHORTEST_WAIT_MILLIS: u64 = 5 * 60 * 1000;

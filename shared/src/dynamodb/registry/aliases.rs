@@ -1,0 +1,331 @@
+//! Aliases: read, list, move; and the events of a model, of which their histories are part.
+
+use super::{Page, RACE_ATTEMPTS, Registry, put_event};
+use crate::domain::model::model_not_found;
+use crate::domain::{
+    Alias, AliasName, Event, ModelName, Status, TenantName, Timestamp, Version, VersionId,
+    VersionNumber,
+};
+use crate::dynamodb::idempotency::{Answer, Outcome};
+use crate::dynamodb::items::{
+    Reader, alias_from_item, alias_to_item, as_number, event_from_item, model_from_item,
+    version_from_item,
+};
+use crate::dynamodb::keys;
+use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, text, throttled};
+use crate::error::{Error, Result};
+
+/// What is known before an alias is changed.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The alias, if it was ever set.
+    pub alias: Option<Alias>,
+    /// The version that it shall hold, if one was named.
+    pub version: Option<Version>,
+    /// When the model was deleted, as far as it was looked at.
+    pub model_deleted_at: Option<Timestamp>,
+}
+
+/// What became of a wanted change of an alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Moved {
+    /// It was changed.
+    Changed(Alias),
+    /// It is as wanted already, or was never set.
+    Unchanged(Option<Alias>),
+}
+
+/// A decided change of an alias.
+#[derive(Debug, Clone)]
+pub struct AliasChange {
+    /// The alias as it will be; its sequence is one more than before.
+    pub alias: Alias,
+    /// What it held before.
+    pub from: Option<VersionNumber>,
+    /// The event that tells it.
+    pub event: Event,
+    /// The answer to store under an idempotency key.
+    pub answer: Option<Answer>,
+}
+
+impl Registry {
+    /// Reads an alias: one eventually consistent read.
+    pub async fn find_alias(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+    ) -> Result<Option<Alias>> {
+        let item = self
+            .table
+            .get(&keys::alias(tenant, model, name), false)
+            .await?;
+        item.map(|item| alias_from_item(tenant, model, &item))
+            .transpose()
+    }
+
+    /// Reads an alias consistently, or answers what this process saw last if that is at `sequence`.
+    pub async fn current_alias(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+        sequence: Option<u64>,
+    ) -> Result<Option<Alias>> {
+        let key = keys::alias(tenant, model, name);
+        if let (Some(item), Some(sequence)) = (self.hints.get(&key), sequence) {
+            let alias = alias_from_item(tenant, model, &item)?;
+            if alias.sequence == sequence {
+                return Ok(Some(alias));
+            }
+        }
+        let item = self.table.get(&key, true).await?;
+        if let Some(item) = &item {
+            self.hints.put(key, item.clone());
+        }
+        item.map(|item| alias_from_item(tenant, model, &item))
+            .transpose()
+    }
+
+    /// All aliases of a model that hold a version, by name.
+    pub async fn aliases(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Alias>> {
+        let query = Query::new(keys::model_partition(tenant, model))
+            .prefix("A#")
+            .consistent();
+        let items = self.table.query_all(query, 10_000).await?;
+        let aliases = items
+            .iter()
+            .map(|item| alias_from_item(tenant, model, item))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(aliases
+            .into_iter()
+            .filter(|alias| alias.version.is_some())
+            .collect())
+    }
+
+    /// Changes an alias with its history entry, its versions' counts and the stored answer in one transaction.
+    ///
+    /// `decide` gets what is believed, with whether it was just read, and is called again if that was wrong.
+    /// It answers `None` if there is nothing to change.
+    pub async fn change_alias(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+        target: Option<VersionNumber>,
+        decide: impl Fn(&Loaded) -> Result<Option<AliasChange>>,
+    ) -> Result<Outcome<Moved>> {
+        let alias_key = keys::alias(tenant, model, name);
+        let mut use_hints = true;
+        for attempt in 1..=RACE_ATTEMPTS {
+            let (loaded, fresh) = self
+                .load_alias(tenant, model, name, target, use_hints)
+                .await?;
+            let change = match decide(&loaded) {
+                Ok(Some(change)) => change,
+                // What a hint says must be confirmed before it refuses, or decides that nothing is to do.
+                Ok(None) | Err(_) if !fresh => {
+                    use_hints = false;
+                    continue;
+                }
+                Ok(None) => return Ok(Outcome::Done(Moved::Unchanged(loaded.alias))),
+                Err(error) => return Err(error),
+            };
+            let writes = Self::alias_writes(&change, loaded.alias.as_ref())?;
+            match self
+                .try_commit(writes, tenant, change.answer.clone())
+                .await?
+            {
+                Ok(Outcome::Done(())) => {
+                    self.hints.put(alias_key, alias_to_item(&change.alias));
+                    return Ok(Outcome::Done(Moved::Changed(change.alias)));
+                }
+                Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
+                Err(_) => {
+                    use_hints = false;
+                    self.hints.forget(&alias_key);
+                    pause(attempt.min(4)).await;
+                }
+            }
+        }
+        Err(throttled())
+    }
+
+    async fn load_alias(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+        target: Option<VersionNumber>,
+        use_hints: bool,
+    ) -> Result<(Loaded, bool)> {
+        let alias_key = keys::alias(tenant, model, name);
+        let version_key = target.map(|number| {
+            keys::version(&VersionId {
+                tenant: tenant.clone(),
+                model: model.clone(),
+                number,
+            })
+        });
+        let parse = |alias: Option<Item>, version: Option<Item>| -> Result<Loaded> {
+            Ok(Loaded {
+                alias: alias
+                    .map(|item| alias_from_item(tenant, model, &item))
+                    .transpose()?,
+                version: version
+                    .map(|item| version_from_item(tenant, model, &item))
+                    .transpose()?,
+                model_deleted_at: None,
+            })
+        };
+        if use_hints {
+            let hinted_version = version_key.as_ref().map(|key| self.hints.get(key));
+            let version_known = hinted_version.as_ref().is_none_or(Option::is_some);
+            if let (Some(alias), true) = (self.hints.get(&alias_key), version_known) {
+                return Ok((parse(Some(alias), hinted_version.flatten())?, false));
+            }
+        }
+        let model_key = keys::model(tenant, model);
+        let mut wanted = vec![model_key.clone(), alias_key.clone()];
+        wanted.extend(version_key.clone());
+        let (mut head, mut alias, mut version) = (None, None, None);
+        for item in self.table.batch_get(&wanted, true).await? {
+            if Reader(&item).text("pk")? == model_key.pk {
+                head = Some(item);
+            } else if sort_key(&item) == alias_key.sk {
+                self.hints.put(alias_key.clone(), item.clone());
+                alias = Some(item);
+            } else if let Some(key) = &version_key {
+                // A version that may still change what an alias copies from it is not worth a hint.
+                if item.contains_key("pkg") {
+                    self.hints.put(key.clone(), item.clone());
+                }
+                version = Some(item);
+            }
+        }
+        let head = head.ok_or_else(|| model_not_found(model))?;
+        let mut loaded = parse(alias, version)?;
+        loaded.model_deleted_at = model_from_item(tenant, &head)?.model.deleted_at;
+        self.hints.put(model_key, head);
+        Ok((loaded, true))
+    }
+
+    fn alias_writes(change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
+        let alias = &change.alias;
+        let id = |number| VersionId {
+            tenant: alias.tenant.clone(),
+            model: alias.model.clone(),
+            number,
+        };
+        let condition = match before {
+            None => Expression::new("attribute_not_exists(#pk)"),
+            Some(before) => Expression::new("#seq = :seq").value("seq", as_number(before.sequence)),
+        };
+        let mut writes = vec![
+            Write::Put {
+                item: alias_to_item(alias),
+                condition: Some(condition),
+            },
+            put_event(&change.event)?,
+        ];
+        if let Some(to) = alias.version {
+            writes.push(Write::Update {
+                key: keys::version(&id(to)),
+                update: Expression::new("SET #aliases = #aliases + :one")
+                    .value("one", as_number(1)),
+                condition: Expression::new("#status = :ready AND attribute_not_exists(#deleted)")
+                    .value("ready", text(Status::Ready.as_str())),
+            });
+        }
+        if let Some(from) = change.from {
+            writes.push(Write::Update {
+                key: keys::version(&id(from)),
+                update: Expression::new("SET #aliases = #aliases - :one")
+                    .value("one", as_number(1)),
+                condition: Expression::new("#aliases > :zero").value("zero", as_number(0)),
+            });
+        }
+        Ok(writes)
+    }
+
+    /// One page of an alias's history, newest first unless `ascending`.
+    pub async fn alias_history(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        alias: &AliasName,
+        ascending: bool,
+        limit: usize,
+        after: Option<String>,
+    ) -> Result<Page<Event>> {
+        self.event_page(
+            keys::model_partition(tenant, model),
+            &keys::history_prefix(alias),
+            ascending,
+            limit,
+            after,
+        )
+        .await
+    }
+
+    /// One page of a model's events other than alias changes, newest first unless `ascending`.
+    pub async fn model_events(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        ascending: bool,
+        limit: usize,
+        after: Option<String>,
+    ) -> Result<Page<Event>> {
+        self.event_page(
+            keys::model_partition(tenant, model),
+            "E#",
+            ascending,
+            limit,
+            after,
+        )
+        .await
+    }
+
+    async fn event_page(
+        &self,
+        pk: String,
+        prefix: &str,
+        ascending: bool,
+        limit: usize,
+        after: Option<String>,
+    ) -> Result<Page<Event>> {
+        let mut query = Query::new(pk).prefix(prefix).limit(limit).after(after);
+        if !ascending {
+            query = query.backward();
+        }
+        let (items, after) = self.table.query(query).await?;
+        Ok(Page {
+            items: items.iter().map(event_from_item).collect::<Result<_>>()?,
+            after,
+        })
+    }
+
+    /// Records an event that goes with no other change, once if an answer is stored with it.
+    pub async fn record_event(&self, event: &Event, answer: Option<Answer>) -> Result<Outcome<()>> {
+        self.commit(vec![put_event(event)?], &event.tenant, answer, |_| {
+            Error::internal("recording an event", "its id exists already")
+        })
+        .await
+    }
+
+    /// The newest event of a kind about a version, if it is among the model's latest hundred.
+    pub async fn find_version_event(
+        &self,
+        id: &VersionId,
+        kind: crate::domain::EventType,
+    ) -> Result<Option<Event>> {
+        let page = self
+            .model_events(&id.tenant, &id.model, false, 100, None)
+            .await?;
+        Ok(page
+            .items
+            .into_iter()
+            .find(|event| event.kind == kind && event.version == Some(id.number)))
+    }
+}
