@@ -16,6 +16,8 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 /// The version of the layout that this build writes, and the newest that it reads.
@@ -23,6 +25,12 @@ pub const FORMAT: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "lock";
+
+/// How long a folder in use is asked for again.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is asked for.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A locked data folder; clones share the lock, and the last one releases it.
 #[derive(Clone, Debug)]
@@ -126,7 +134,7 @@ impl DataFolder {
             .write(true)
             .open(path.join(LOCK_FILE))
             .map_err(not_writable)?;
-        lock.try_lock().map_err(|error| match error {
+        wait_for_lock(&lock).map_err(|error| match error {
             TryLockError::WouldBlock => DataFolderError::InUse {
                 path: path.to_owned(),
             },
@@ -141,6 +149,22 @@ impl DataFolder {
                 _temporary: temporary,
             }),
         })
+    }
+}
+
+/// Takes the lock, and gives a former owner that is just letting go of it a moment.
+///
+/// A process that was killed may still be on its way out, and a child that was being started when its parent closed the
+/// file holds a copy of the lock until it runs its own program.
+fn wait_for_lock(lock: &File) -> Result<(), TryLockError> {
+    let start = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_INTERVAL);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

@@ -44,7 +44,7 @@ use time::OffsetDateTime;
 use tokio::{
     net::TcpListener,
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, spawn_blocking},
     time::timeout,
 };
 
@@ -159,10 +159,13 @@ impl Stack {
                 options.http.ip()
             );
         }
-        let folder = match &options.storage {
-            Storage::Folder(path) => DataFolder::open(path)?,
-            Storage::Memory => DataFolder::temporary()?,
-        };
+        let storage = options.storage.clone();
+        // Not on this thread: the former owner may need it to let go.
+        let folder = spawn_blocking(move || match storage {
+            Storage::Folder(path) => DataFolder::open(path),
+            Storage::Memory => DataFolder::temporary(),
+        })
+        .await??;
         let http = listen(options.http, "--port").await?;
         let s3_listener = listen(
             SocketAddr::new(options.http.ip(), options.s3_port),
