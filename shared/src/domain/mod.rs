@@ -8,6 +8,7 @@ pub mod model;
 pub mod name;
 pub mod subscription;
 pub mod time;
+pub mod tracking;
 pub mod version;
 
 pub use alias::{Alias, Expectation};
