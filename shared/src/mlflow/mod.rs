@@ -1,0 +1,3 @@
+//! What every MLflow route shares.
+
+pub mod filter;
