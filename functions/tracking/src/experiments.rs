@@ -157,7 +157,10 @@ pub(crate) async fn delete_tag(
         experiment.tags.remove(&key).map(drop).ok_or_else(|| {
             Error::new(
                 ErrorCode::TagNotFound,
-                format!("No tag with name: {key} in experiment with id {}", experiment.id),
+                format!(
+                    "No tag with name: {key} in experiment with id {}",
+                    experiment.id
+                ),
             )
         })
     })

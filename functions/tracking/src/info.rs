@@ -3,8 +3,8 @@
 use axum::response::{IntoResponse as _, Response};
 use http::header;
 use serde_json::json;
-use shared::http::Reply;
 use shared::Result;
+use shared::http::Reply;
 
 /// The version of MLflow whose API this is; clients show it, and warn of a server that is older than they are.
 const MLFLOW_VERSION: &str = "3.18.0";

@@ -26,11 +26,12 @@ pub(crate) async fn change(
     view: impl Fn(&Run) -> Value,
 ) -> Result<Reply> {
     let points_id = app.ids.next();
-    // Which answer will be given is known only when the run was read, and an answer that names it is not kept.
-    let answer = caller.answer(200, &json!({}), app.clock.now())?;
+    let now = app.clock.now();
     let outcome = app
         .registry
-        .change_run(&caller.tenant, id, &points_id, answer, |run, _| change(run))
+        .change_run(&caller.tenant, id, &points_id, change, |run| {
+            caller.answer(200, &view(run), now)
+        })
         .await
         .map(|outcome| outcome.map(|run| view(&run)));
     respond(app, caller, 200, outcome).await
@@ -58,7 +59,9 @@ struct Measured {
 
 /// Reads a metric; `path` leads its names in messages and is empty where it stands alone.
 fn metric(fields: &Fields, path: &str, run: &RunId) -> Result<Measured> {
-    let value = fields.float("value")?.ok_or_else(|| missing(&within(path, "value")))?;
+    let value = fields
+        .float("value")?
+        .ok_or_else(|| missing(&within(path, "value")))?;
     let timestamp = fields
         .int("timestamp")?
         .ok_or_else(|| missing(&within(path, "timestamp")))?;
@@ -66,7 +69,12 @@ fn metric(fields: &Fields, path: &str, run: &RunId) -> Result<Measured> {
         .text("key")?
         .filter(|key| !key.is_empty())
         .ok_or_else(|| missing(&within(path, "key")))?;
-    let point = Metric::new(key, value, timestamp, fields.int("step")?.unwrap_or_default());
+    let point = Metric::new(
+        key,
+        value,
+        timestamp,
+        fields.int("step")?.unwrap_or_default(),
+    );
     rules::check_metric(path, &point)?;
     let text = |name: &str| Ok::<_, Error>(fields.text(name)?.filter(|text| !text.is_empty()));
     let (dataset_name, dataset_digest) = (text("dataset_name")?, text("dataset_digest")?);
@@ -79,7 +87,11 @@ fn metric(fields: &Fields, path: &str, run: &RunId) -> Result<Measured> {
         .map(|id| {
             let logged = LoggedMetric {
                 key: point.key.clone(),
-                value: if point.value.is_nan() { 0.0 } else { point.value },
+                value: if point.value.is_nan() {
+                    0.0
+                } else {
+                    point.value
+                },
                 timestamp: point.timestamp,
                 step: point.step,
                 run_id: run.to_string(),
@@ -327,13 +339,10 @@ pub(crate) async fn log_model(
 ) -> Result<Reply> {
     let id = run_id(&fields)?;
     let text = fields.required("model_json")?;
-    let model = match serde_json::from_str::<Value>(&text) {
-        Ok(Value::Object(model)) => model,
-        _ => {
-            return Err(invalid(format!(
-                "Malformed model info. \n {text} \n is not a valid JSON."
-            )));
-        }
+    let Ok(Value::Object(model)) = serde_json::from_str(&text) else {
+        return Err(invalid(format!(
+            "Malformed model info. \n {text} \n is not a valid JSON."
+        )));
     };
     let absent: Vec<String> = ["artifact_path", "flavors", "utc_time_created", "run_id"]
         .into_iter()
@@ -346,11 +355,18 @@ pub(crate) async fn log_model(
             absent.join(", ")
         )));
     }
-    // The tag is small: flavors without their configuration, as MLflow's server stores it.
+    // The tag is small: what MLflow's server keeps of a model, too.
     let mut kept = model;
-    for name in ["signature", "saved_input_example_info", "resources"] {
-        kept.remove(name);
-    }
+    kept.retain(|name, _| {
+        [
+            "run_id",
+            "utc_time_created",
+            "artifact_path",
+            "model_uuid",
+            "flavors",
+        ]
+        .contains(&name.as_str())
+    });
     if let Some(Value::Object(flavors)) = kept.get_mut("flavors") {
         for flavor in flavors.values_mut() {
             if let Value::Object(flavor) = flavor {

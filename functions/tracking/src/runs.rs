@@ -37,18 +37,14 @@ pub(crate) fn enumerated<T>(
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    parse(&text).map(Some).ok_or_else(|| {
-        shared::mlflow::fields::mistyped(name, &Value::from(text))
-    })
+    parse(&text)
+        .map(Some)
+        .ok_or_else(|| shared::mlflow::fields::mistyped(name, &Value::from(text)))
 }
 
 /// 32 hexadecimal digits, as MLflow makes ids.
 pub(crate) fn new_id(app: &App) -> String {
-    app.ids
-        .secret::<16>()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    format!("{:032x}", u128::from_be_bytes(app.ids.secret()))
 }
 
 pub(crate) async fn create(
@@ -124,10 +120,7 @@ pub(crate) fn random_name(app: &App) -> String {
 }
 
 pub(crate) async fn get(State(app): State<App>, caller: Caller, fields: Fields) -> Result<Reply> {
-    let found = app
-        .registry
-        .run(&caller.tenant, &run_id(&fields)?)
-        .await?;
+    let found = app.registry.run(&caller.tenant, &run_id(&fields)?).await?;
     Reply::ok(json!({"run": views::run(&found.run)}))
 }
 
@@ -153,9 +146,13 @@ pub(crate) async fn update(
         }
         Ok(RunChange::default())
     };
-    logging::change(&app, &caller, &id, change, |run| {
-        json!({"run_info": views::run_info(run)})
-    })
+    logging::change(
+        &app,
+        &caller,
+        &id,
+        change,
+        |run| json!({"run_info": views::run_info(run)}),
+    )
     .await
 }
 

@@ -68,7 +68,8 @@ pub(crate) fn run_info(run: &Run) -> Value {
         "lifecycle_stage": run.lifecycle.as_str(),
     });
     // The protobuf's 0 is "none" for an end time.
-    if let (Some(fields), Some(end)) = (info.as_object_mut(), run.end_time.filter(|end| *end != 0)) {
+    if let (Some(fields), Some(end)) = (info.as_object_mut(), run.end_time.filter(|end| *end != 0))
+    {
         fields.insert("end_time".into(), end.into());
     }
     info
@@ -119,7 +120,11 @@ fn dataset_input(input: &DatasetInput) -> Value {
 
 pub(crate) fn run(run: &Run) -> Value {
     let mut data = Map::new();
-    put_list(&mut data, "metrics", run.metrics.values().map(metric).collect());
+    put_list(
+        &mut data,
+        "metrics",
+        run.metrics.values().map(metric).collect(),
+    );
     put_list(&mut data, "params", pairs(&run.params));
     put_list(&mut data, "tags", pairs(&run.tags));
     let mut inputs = Map::new();
