@@ -11,6 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Loaded, Moved, Page, Registration, Registry, VersionChange, WorkItem,
-    WorkKind,
+    AliasChange, Judgement, Listed, Loaded, LoggedModelChange, Moved, NewExperiment, Page,
+    Position, Registration, Registry, RunChange, RunLink, RunWithExperiment, VersionChange,
+    WorkItem, WorkKind,
 };

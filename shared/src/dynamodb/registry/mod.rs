@@ -7,10 +7,14 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use tracking::{
+    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
