@@ -102,27 +102,27 @@ fn logged_model_routes() -> Vec<Route> {
             search::logged_models::search,
         ),
         get(
-            "/{api}/2.0/mlflow/logged-models/{logged_model}",
+            "/{api}/2.0/mlflow/logged-models/{model_id}",
             logged_models::get,
         ),
         patch(
-            "/{api}/2.0/mlflow/logged-models/{logged_model}",
+            "/{api}/2.0/mlflow/logged-models/{model_id}",
             logged_models::finalize,
         ),
         delete(
-            "/{api}/2.0/mlflow/logged-models/{logged_model}",
+            "/{api}/2.0/mlflow/logged-models/{model_id}",
             logged_models::delete,
         ),
         patch(
-            "/{api}/2.0/mlflow/logged-models/{logged_model}/tags",
+            "/{api}/2.0/mlflow/logged-models/{model_id}/tags",
             logged_models::set_tags,
         ),
         delete(
-            "/{api}/2.0/mlflow/logged-models/{logged_model}/tags/{tag}",
+            "/{api}/2.0/mlflow/logged-models/{model_id}/tags/{tag}",
             logged_models::delete_tag,
         ),
         post(
-            "/{api}/2.0/mlflow/logged-models/{logged_model}/params",
+            "/{api}/2.0/mlflow/logged-models/{model_id}/params",
             logged_models::log_params,
         ),
     ]

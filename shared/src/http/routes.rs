@@ -121,22 +121,23 @@ pub fn mount(app: App, routes: Vec<Route>) -> Router {
         })
         .fallback(
             |unknown: Option<Extension<Unknown>>, method: Method, uri: Uri| async move {
-                known(unknown).err().unwrap_or_else(|| {
-                    if mlflow::is_mlflow(uri.path()) {
-                        return mlflow::endpoint_not_found(&method, uri.path());
-                    }
-                    Error::new(
-                        ErrorCode::RouteNotFound,
-                        format!(
-                            "there is no route `{}`; see `/v1/openapi.json`",
-                            uri.path()
-                                .chars()
-                                .take(80)
-                                .flat_map(char::escape_debug)
-                                .collect::<String>()
-                        ),
-                    )
-                })
+                if let Err(refusal) = known(unknown) {
+                    return refusal;
+                }
+                if mlflow::is_mlflow(uri.path()) {
+                    return mlflow::endpoint_not_found(&method, uri.path());
+                }
+                Error::new(
+                    ErrorCode::RouteNotFound,
+                    format!(
+                        "there is no route `{}`; see `/v1/openapi.json`",
+                        uri.path()
+                            .chars()
+                            .take(80)
+                            .flat_map(char::escape_debug)
+                            .collect::<String>()
+                    ),
+                )
             },
         )
         .layer(axum::middleware::from_fn(remember_route))
@@ -146,6 +147,14 @@ pub fn mount(app: App, routes: Vec<Route>) -> Router {
         async move { Ok::<_, Infallible>(serve(app, inner, request).await) }
     });
     Router::new().fallback_service(edge)
+}
+
+/// Refuses a caller of whom nothing is known.
+fn known(unknown: Option<Extension<Unknown>>) -> Result<()> {
+    match unknown {
+        Some(Extension(unknown)) => Err(unknown.refusal()),
+        None => Ok(()),
+    }
 }
 
 /// Whose API a path belongs to, and so which shape its errors have, whoever makes them.
@@ -175,14 +184,6 @@ impl Edge {
             Self::Native => render_error(error, request_id),
             Self::Mlflow => mlflow::error::render(error),
         }
-    }
-}
-
-/// Refuses a caller of whom nothing is known.
-fn known(unknown: Option<Extension<Unknown>>) -> Result<()> {
-    match unknown {
-        Some(Extension(unknown)) => Err(unknown.refusal()),
-        None => Ok(()),
     }
 }
 

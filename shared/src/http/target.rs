@@ -55,9 +55,9 @@ impl Target {
         ExperimentId::parse(self.get("experiment")?)
     }
 
-    /// The logged model.
+    /// The id of a logged model.
     pub fn logged_model(&self) -> Result<LoggedModelId> {
-        LoggedModelId::parse(self.get("logged_model")?)
+        LoggedModelId::parse(self.get("model_id")?)
     }
 
     /// The key of a tag, as it is.

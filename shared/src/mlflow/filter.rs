@@ -318,18 +318,19 @@ impl<'a> Reader<'a> {
     /// A name in quotes, or as long as characters of names follow.
     fn name(&mut self, takes_dots: bool) -> Result<String> {
         if let Some(quote @ ('`' | '"' | '\'')) = self.peek() {
-            return self.quoted(quote);
+            self.quoted(quote)
+        } else {
+            let name: String = self
+                .rest()
+                .chars()
+                .take_while(|character| is_of_key(*character) && (takes_dots || *character != '.'))
+                .collect();
+            if name.is_empty() {
+                return Err(self.refused());
+            }
+            self.at += name.len();
+            Ok(name)
         }
-        let name: String = self
-            .rest()
-            .chars()
-            .take_while(|character| is_of_key(*character) && (takes_dots || *character != '.'))
-            .collect();
-        if name.is_empty() {
-            return Err(self.refused());
-        }
-        self.at += name.len();
-        Ok(name)
     }
 
     fn identifier(&mut self) -> Result<Identifier> {
