@@ -6,11 +6,14 @@
 
 mod aliases;
 mod deliveries;
+mod identity;
 mod models;
+mod renames;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use renames::Naming;
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
