@@ -23,6 +23,8 @@ pub mod http;
 #[cfg(feature = "aws")]
 pub mod lambda;
 #[cfg(feature = "aws")]
+pub mod mlflow;
+#[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
 pub mod telemetry;
@@ -31,4 +33,6 @@ pub mod test_util;
 
 #[cfg(feature = "aws")]
 pub use app::App;
+#[cfg(feature = "aws")]
+pub use aws::Transport;
 pub use error::{Error, ErrorCode, Result};

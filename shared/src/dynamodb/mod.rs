@@ -11,6 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Loaded, Moved, Naming, Page, Registration, Registry, VersionChange,
+    AliasChange, Judgement, Listed, Loaded, LoggedModelChange, Moved, Naming, NewExperiment, Page,
+    Position, Registration, Registry, RunChange, RunLink, RunWithExperiment, VersionChange,
     WorkItem, WorkKind,
 };

@@ -9,11 +9,15 @@ mod deliveries;
 mod identity;
 mod models;
 mod renames;
+mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use renames::Naming;
+pub use tracking::{
+    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
@@ -86,7 +90,7 @@ impl Registry {
     /// Builds the clients; makes no call.
     pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            table: Table::new(clients.dynamodb(), config),
+            table: Table::new(clients, config),
             streams: clients.streams(),
             hints: Hints::new(),
         }

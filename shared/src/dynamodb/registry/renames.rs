@@ -10,7 +10,7 @@ use crate::domain::{Event, Model, ModelName, TenantName, Timestamp};
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, as_number, model_from_item, model_to_item};
 use crate::dynamodb::keys::{self, Key};
-use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, text, throttled};
+use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text, throttled};
 use crate::error::{Error, ErrorCode, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use std::time::Duration;
@@ -80,7 +80,7 @@ impl Registry {
                     slot = match existing {
                         Some(item) => slot_of(&model.tenant, item)?,
                         None => {
-                            pause(attempt.min(4)).await;
+                            self.table.pause(attempt.min(4)).await;
                             self.read_slot(&model.tenant, &keys::model(&model.tenant, &model.name))
                                 .await?
                         }
@@ -112,7 +112,7 @@ impl Registry {
             if let Some(outcome) = self.move_head(&before, &item, to, now, naming).await? {
                 return Ok(outcome);
             }
-            pause(attempt.min(4)).await;
+            self.table.pause(attempt.min(4)).await;
         }
         Err(throttled())
     }
@@ -134,7 +134,7 @@ impl Registry {
             if let Some(outcome) = self.move_head(&before, &item, to, now, naming).await? {
                 return Ok(outcome);
             }
-            pause(attempt.min(4)).await;
+            self.table.pause(attempt.min(4)).await;
         }
         Err(throttled())
     }

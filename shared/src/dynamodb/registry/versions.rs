@@ -10,7 +10,7 @@ use crate::domain::{
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item, version_to_item};
 use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Write, pause, text, throttled};
+use crate::dynamodb::table::{Expression, Write, text, throttled};
 use crate::error::Result;
 
 /// A decided registration.
@@ -146,7 +146,7 @@ impl Registry {
                     self.hints.forget(&key);
                     known = refusals.into_iter().next().and_then(|refusal| refusal.item);
                     if attempt > 3 {
-                        pause(attempt).await;
+                        self.table.pause(attempt).await;
                         known = None;
                     }
                 }
