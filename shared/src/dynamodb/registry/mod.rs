@@ -6,12 +6,15 @@
 
 mod aliases;
 mod deliveries;
+mod identity;
 mod models;
+mod renames;
 mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use renames::Naming;
 pub use tracking::{
     Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
 };
