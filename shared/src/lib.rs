@@ -11,6 +11,8 @@ pub mod app;
 #[cfg(feature = "aws")]
 mod aws;
 #[cfg(feature = "aws")]
+pub mod bus;
+#[cfg(feature = "aws")]
 pub mod config;
 #[cfg(feature = "aws")]
 pub mod documents;
@@ -25,7 +27,11 @@ pub mod lambda;
 #[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
+pub mod seal;
+#[cfg(feature = "aws")]
 pub mod telemetry;
+#[cfg(feature = "aws")]
+pub mod topics;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 

@@ -11,6 +11,6 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Loaded, Moved, Page, Registration, Registry, VersionChange, WorkItem,
-    WorkKind,
+    AliasChange, Dispatch, FEED_DAYS, Judgement, Lane, Loaded, Moved, Page, Place, Registration,
+    Registry, VersionChange, WorkItem, WorkKind,
 };

@@ -6,11 +6,15 @@
 
 mod aliases;
 mod deliveries;
+mod feed;
 mod models;
+mod subscriptions;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use deliveries::{Lane, Place};
+pub use feed::{Dispatch, FEED_DAYS};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
