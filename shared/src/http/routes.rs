@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::http::body::MAX_BODY_BYTES;
 use crate::http::caller::{Caller, idempotency_of, principal_of};
 use crate::http::reply::{Failed, render_error};
+use crate::mlflow;
 use crate::telemetry::metrics;
 use axum::Router;
 use axum::body::Body;
@@ -61,10 +62,19 @@ route_functions! {
 }
 
 /// Mounts routes, with and without the tenant prefix `/t/{tenant}`, behind all layers.
+///
+/// A path that begins with `/{api}/` is MLflow's, and is mounted under `/api/` and `/ajax-api/`.
 pub fn mount(app: App, routes: Vec<Route>) -> Router {
     let mut inner = Router::new();
     for route in routes {
-        inner = inner.route(route.path, route.handler);
+        match route.path.strip_prefix(mlflow::API) {
+            None => inner = inner.route(route.path, route.handler),
+            Some(rest) => {
+                for api in mlflow::APIS {
+                    inner = inner.route(&format!("{api}{rest}"), route.handler.clone());
+                }
+            }
+        }
     }
     let inner = inner
         .method_not_allowed_fallback(|| async {
@@ -73,7 +83,10 @@ pub fn mount(app: App, routes: Vec<Route>) -> Router {
                 "the route does not take this method; see `/v1/openapi.json`",
             )
         })
-        .fallback(|uri: Uri| async move {
+        .fallback(|method: Method, uri: Uri| async move {
+            if mlflow::is_mlflow(uri.path()) {
+                return mlflow::endpoint_not_found(&method, uri.path());
+            }
             Error::new(
                 ErrorCode::RouteNotFound,
                 format!(
@@ -95,6 +108,36 @@ pub fn mount(app: App, routes: Vec<Route>) -> Router {
     Router::new().fallback_service(edge)
 }
 
+/// Whose API a path belongs to, and so which shape its errors have, whoever makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Ours: the error envelope.
+    Native,
+    /// MLflow's: `error_code` and `message`.
+    Mlflow,
+}
+
+impl Edge {
+    /// The edge of a path, with or without the tenant prefix.
+    pub fn of(path: &str) -> Self {
+        let rest = path
+            .strip_prefix("/t/")
+            .and_then(|rest| rest.find('/').map(|end| &rest[end..]));
+        if mlflow::is_mlflow(rest.unwrap_or(path)) {
+            Self::Mlflow
+        } else {
+            Self::Native
+        }
+    }
+
+    fn render(self, error: &Error, request_id: &str) -> Response {
+        match self {
+            Self::Native => render_error(error, request_id),
+            Self::Mlflow => mlflow::error::render(error),
+        }
+    }
+}
+
 /// The route that answered, for the log.
 #[derive(Debug, Clone)]
 struct Answered(String);
@@ -114,6 +157,7 @@ async fn remember_route(request: Request, next: axum::middleware::Next) -> Respo
 async fn serve(app: App, inner: Router, request: Request) -> Response {
     let started = app.clock.now();
     let method = request.method().clone();
+    let edge = Edge::of(request.uri().path());
     let request_id = request_id_of(&app, &request);
     let span = tracing::info_span!("request", request.id = %request_id);
     let answer =
@@ -133,7 +177,7 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
         .get::<Failed>()
         .map(|failed| Arc::clone(&failed.0));
     let mut answer = match &failed {
-        Some(error) => render_error(error, &request_id),
+        Some(error) => edge.render(error, &request_id),
         None => answer,
     };
     let status = answer.status().as_u16();
