@@ -1,5 +1,6 @@
 //! The HTTP edge that all functions share: routes, callers, bodies, pages, and the one error envelope.
 
+pub mod access;
 pub mod body;
 pub mod caller;
 pub mod cursor;
@@ -8,6 +9,7 @@ pub mod routes;
 pub mod target;
 pub mod views;
 
+pub use access::Subject;
 pub use body::{Body, Params};
 pub use caller::Caller;
 pub use cursor::{Pages, Paging};
