@@ -14,8 +14,9 @@ use shared::domain::subscription::{
     SubscriptionStatus,
 };
 use shared::domain::{
-    AliasName, Delivery, EventType, ModelName, StageName, Subscription, TenantName,
+    AliasName, Delivery, EventType, ModelName, StageName, Subscription, TenantName, Timestamp,
 };
+use shared::dynamodb::idempotency::Answer;
 use shared::dynamodb::{Dispatch, Outcome, Page, StoredResponse};
 use shared::http::Caller;
 use shared::{App, Error, ErrorCode, Result};
@@ -361,7 +362,18 @@ pub(crate) async fn update(
     let mut after = before.clone();
     apply(&mut after, change)?;
     check(app, &mut after)?;
-    commit(app, caller, &before, after).await
+    let now = app.clock.now();
+    let view = SubscriptionView::of(
+        app,
+        Subscription {
+            updated_at: Some(now),
+            revision: before.revision + 1,
+            ..after.clone()
+        },
+    );
+    let answer = caller.answer(200, &view, now)?;
+    let outcome = commit(app, &before, after, now, answer).await?;
+    Ok(outcome.map(|()| view))
 }
 
 fn apply(after: &mut Subscription, change: ChangedSubscription) -> Result<()> {
@@ -391,15 +403,13 @@ fn apply(after: &mut Subscription, change: ChangedSubscription) -> Result<()> {
 /// Commits a changed subscription; what waited for it because of how it was is looked at again.
 pub(crate) async fn commit(
     app: &App,
-    caller: &Caller,
     before: &Subscription,
     mut after: Subscription,
-) -> Result<Outcome<SubscriptionView>> {
-    let now = app.clock.now();
+    now: Timestamp,
+    answer: Option<Answer>,
+) -> Result<Outcome<()>> {
     after.updated_at = Some(now);
     after.revision = before.revision + 1;
-    let view = SubscriptionView::of(app, after.clone());
-    let answer = caller.answer(200, &view, now)?;
     let outcome = app
         .registry
         .replace_subscription(before, &after, answer)
@@ -408,7 +418,7 @@ pub(crate) async fn commit(
     if matches!(outcome, Outcome::Done(())) && is_moved {
         wake(app, &after).await?;
     }
-    Ok(outcome.map(|()| view))
+    Ok(outcome)
 }
 
 /// Lets the lanes of a subscription be looked at now, and forgets what was known of its endpoint.

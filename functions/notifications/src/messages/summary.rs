@@ -69,7 +69,7 @@ pub(super) fn link(app: &App, event: &Event) -> Option<String> {
     );
     // An alias's event is about the version that the alias holds by it.
     let held = event.data.get("to").and_then(Value::as_u64);
-    let version = event.version.map(|version| version.get()).or(held);
+    let version = event.version.map(|version| u64::from(version.get())).or(held);
     Some(match version {
         Some(version) => format!("{base}{tenant}/v1/models/{model}/versions/{version}"),
         None => format!("{base}{tenant}/v1/models/{model}"),

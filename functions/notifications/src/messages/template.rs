@@ -1,6 +1,7 @@
 //! Templates of messages: Jinja's language without files, code or side effects, and with bounded work.
 
 use super::summary::{link, summary};
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value};
 use shared::domain::Event;
 use shared::{App, Error, Result};
@@ -53,8 +54,8 @@ fn environment(target: Target) -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(20);
     environment.set_undefined_behavior(UndefinedBehavior::Chainable);
-    environment.set_auto_escape_callback(|_| AutoEscape::Custom("target"));
-    environment.set_formatter(move |output: &mut Output, _: &State, value: &Value| {
+    environment.set_auto_escape_callback(|_| AutoEscape::Custom("target".into()));
+    environment.set_formatter(move |output: &mut Output, _: &mut State, value: &Value| {
         if value.is_undefined() || value.is_none() {
             return Ok(());
         }
@@ -85,7 +86,7 @@ pub(super) fn render(app: &App, template: &str, event: &Event, target: Target) -
     let environment = environment(target);
     let link = link(app, event).unwrap_or_default();
     let context = minijinja::context! {
-        event => Value::from_serialize(event.to_wire()),
+        event => Value::from(Serde(event.to_wire())),
         summary => summary(event),
         // Its bytes are percent-encoded, so that nothing in it needs to be escaped.
         link => Value::from_safe_string(link),

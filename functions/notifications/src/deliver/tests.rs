@@ -1,0 +1,1 @@
+//! Attempts, decided and made.
