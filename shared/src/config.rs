@@ -32,6 +32,10 @@ pub struct Config {
     pub eventbridge_endpoint: Option<String>,
     /// `AWS_ENDPOINT_URL_SNS`: another endpoint than Amazon's.
     pub sns_endpoint: Option<String>,
+    /// `FEED_DELAY_SECONDS`: how old an event must be, counted from its dispatch, to be shown in the feed; 30 unless set.
+    ///
+    /// It must be longer than a dispatch takes to be committed, or a reader may pass by one that is committed late.
+    pub feed_delay_seconds: u64,
     /// `PUBLIC_URL`: where people reach the registry, for links in messages; without it messages have none.
     pub public_url: Option<String>,
     /// `PRESIGN_SECONDS`: how long a presigned URL lives; 900 unless set, at most 3,600.
@@ -115,6 +119,7 @@ impl Config {
             event_bus: get("EVENT_BUS"),
             eventbridge_endpoint: get("AWS_ENDPOINT_URL_EVENTBRIDGE"),
             sns_endpoint: get("AWS_ENDPOINT_URL_SNS"),
+            feed_delay_seconds: seconds("FEED_DELAY_SECONDS", 30)?,
             public_url: get("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned()),
             presign_seconds: seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600),
             upload_deadline_seconds: seconds("UPLOAD_DEADLINE_SECONDS", 7 * 24 * 3_600)?,

@@ -102,8 +102,9 @@ impl Batch {
         index_tags(&self.app, event).await?;
         let subscriptions = self.subscriptions_of(&event.tenant).await?;
         let wanting = wanting(&self.app, event, &subscriptions).await?;
-        let at = self.app.clock.now();
         let stamp = self.app.ids.next();
+        // The feed's partition is the day of the stamp, so that no stamp lies in another day's.
+        let at = keys::time_of(&stamp);
         let deliveries: Vec<(Subscription, Delivery)> = wanting
             .into_iter()
             .map(|subscription| {

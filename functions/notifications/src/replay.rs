@@ -8,14 +8,13 @@ use crate::subscriptions;
 use serde::{Deserialize, Serialize};
 use shared::domain::subscription::{DeliveryStatus, SubscriptionStatus};
 use shared::domain::{Delivery, Event, Subscription, Timestamp};
+use shared::dynamodb::keys::time_prefix;
 use shared::dynamodb::{Outcome, keys};
 use shared::http::Caller;
 use shared::{App, Error, ErrorCode, Result};
 
 /// Most deliveries that one request lets be sent again.
 const MOST: usize = 100;
-/// Characters of a ULID that are its time.
-const ULID_TIME: usize = 10;
 
 /// The body that asks for a replay: by ids, all dead letters, or a time.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -183,27 +182,4 @@ async fn again(
     app.registry
         .replay(&subscription.tenant, before, &after, event)
         .await
-}
-
-/// The first characters of the ULIDs of a millisecond.
-fn time_prefix(time: Timestamp) -> String {
-    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    let mut rest = time.millis();
-    let mut digits = [b'0'; ULID_TIME];
-    for digit in digits.iter_mut().rev() {
-        *digit = ALPHABET[usize::try_from(rest % 32).unwrap_or(0)];
-        rest /= 32;
-    }
-    String::from_utf8_lossy(&digits).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_of_an_id_is_its_first_ten_characters() {
-        // The example of the ULID specification: <https://github.com/ulid/spec>.
-        assert_eq!(time_prefix(Timestamp::from_millis(1_469_918_176_385)), "01ARYZ6S41");
-    }
 }

@@ -17,7 +17,7 @@ use shared::domain::{
     AliasName, Delivery, EventType, ModelName, StageName, Subscription, TenantName, Timestamp,
 };
 use shared::dynamodb::idempotency::Answer;
-use shared::dynamodb::{Dispatch, Outcome, Page, StoredResponse};
+use shared::dynamodb::{Dispatch, Outcome, Page, StoredResponse, keys};
 use shared::http::Caller;
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::BTreeMap;
@@ -517,7 +517,7 @@ pub(crate) async fn test(app: &App, caller: &Caller, id: &str) -> Result<Outcome
         .dispatch(&Dispatch {
             event: &event,
             stamp: &stamp,
-            at: event.time,
+            at: keys::time_of(&stamp),
             deliveries: std::slice::from_ref(&delivery),
             work: &[],
         })

@@ -9,6 +9,7 @@ pub mod model;
 pub mod name;
 pub mod subscription;
 pub mod time;
+pub mod tracking;
 pub mod version;
 
 pub use access::{Action, Identity, Scope};

@@ -11,6 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Dispatch, FEED_DAYS, Judgement, Lane, Loaded, Moved, Page, Place, Registration,
-    Registry, VersionChange, WorkItem, WorkKind,
+    AliasChange, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded, LoggedModelChange, Moved,
+    NewExperiment, Page, Place, Position, Registration, Registry, RunChange, RunLink,
+    RunWithExperiment, VersionChange, WorkItem, WorkKind,
 };

@@ -167,9 +167,13 @@ pub fn translated(error: &Error) -> (MlflowCode, String) {
         ErrorCode::Unauthenticated => (MlflowCode::Unauthenticated, own()),
         ErrorCode::PermissionDenied => (MlflowCode::PermissionDenied, own()),
         ErrorCode::RouteNotFound | ErrorCode::MethodNotAllowed => (MlflowCode::EndpointNotFound, own()),
-        ErrorCode::SubscriptionNotFound | ErrorCode::ArtifactNotFound => {
-            (MlflowCode::ResourceDoesNotExist, own())
-        }
+        ErrorCode::SubscriptionNotFound
+        | ErrorCode::ArtifactNotFound
+        | ErrorCode::ExperimentNotFound
+        | ErrorCode::RunNotFound
+        | ErrorCode::LoggedModelNotFound
+        | ErrorCode::TagNotFound => (MlflowCode::ResourceDoesNotExist, own()),
+        ErrorCode::ExperimentExists => (MlflowCode::ResourceAlreadyExists, own()),
         ErrorCode::Conflict
         | ErrorCode::VersionNotReady
         | ErrorCode::VersionInUse

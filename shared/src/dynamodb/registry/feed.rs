@@ -86,10 +86,17 @@ impl Registry {
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<(String, Event)>> {
+        // Not an exclusive start key: that must lie within the range, and a cursor may stand at its end.
+        let low = after.map_or_else(|| "0".to_owned(), |after| format!("{after}0"));
+        if low.as_str() > until_stamp {
+            return Ok(Page {
+                items: Vec::new(),
+                after: None,
+            });
+        }
         let query = Query::new(keys::feed_day(tenant, day))
-            .between("0", until_stamp)
+            .between(low, until_stamp)
             .limit(limit)
-            .after(after)
             .consistent();
         let (items, after) = self.table.query(query).await?;
         Ok(Page {

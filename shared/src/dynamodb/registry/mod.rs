@@ -9,12 +9,16 @@ mod deliveries;
 mod feed;
 mod models;
 mod subscriptions;
+mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
+pub use tracking::{
+    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
