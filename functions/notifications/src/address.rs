@@ -191,6 +191,23 @@ impl PublicResolver {
     }
 }
 
+#[cfg(test)]
+impl PublicResolver {
+    /// A resolver that asks a test.
+    pub(crate) fn with_lookup(
+        allow_loopback: bool,
+        answer: impl Fn(&str) -> Option<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            allow_loopback,
+            lookup: Arc::new(move |host| {
+                let answer = answer(&host);
+                Box::pin(async move { answer })
+            }),
+        }
+    }
+}
+
 impl fmt::Debug for PublicResolver {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("PublicResolver")

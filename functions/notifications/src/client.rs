@@ -168,3 +168,6 @@ pub(crate) fn build_client(resolver: PublicResolver) -> Result<Client> {
         .build()
         .map_err(|error| failed(error.into()))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -114,6 +114,79 @@ fn urls_that_lead_inside_are_refused() {
     }
 }
 
+/// Every spelling of an IPv4 address that some parser takes for one, and every IPv6 form that carries it.
+fn spellings(address: Ipv4Addr) -> Vec<String> {
+    let [a, b, c, d] = address.octets();
+    let whole = address.to_bits();
+    let (high, low) = (whole >> 16, whole & 0xffff);
+    let tail = whole & 0x00ff_ffff;
+    let mut hosts = vec![
+        address.to_string(),
+        format!("{address}."),
+        format!("{whole}"),
+        format!("0x{whole:x}"),
+        format!("0X{whole:08X}"),
+        format!("0{whole:o}"),
+        format!("{a}.{tail}"),
+        format!("{a}.{b}.{}", u32::from(c) << 8 | u32::from(d)),
+        format!("0x{a:x}.0x{b:x}.0x{c:x}.0x{d:x}"),
+        format!("0{a:o}.0{b:o}.0{c:o}.0{d:o}"),
+        format!("0x{a:x}.0{b:o}.{c}.{d}"),
+        format!("{a}%2E{b}%2E{c}%2E{d}"),
+        format!("{a}。{b}．{c}｡{d}"),
+    ];
+    for form in [
+        format!("::ffff:{address}"),
+        format!("::ffff:{high:x}:{low:x}"),
+        format!("0:0:0:0:0:ffff:{high:x}:{low:x}"),
+        format!("::{high:x}:{low:x}"),
+        format!("::ffff:0:{high:x}:{low:x}"),
+        format!("64:ff9b::{high:x}:{low:x}"),
+        format!("64:ff9b:1::{high:x}:{low:x}"),
+        format!("2002:{high:x}:{low:x}::1"),
+        format!("2001:0:{high:x}:{low:x}::1"),
+        format!("2001::{:x}:{:x}", high ^ 0xffff, low ^ 0xffff),
+        format!("fe80::5efe:{high:x}:{low:x}"),
+    ] {
+        hosts.push(format!("[{form}]"));
+    }
+    hosts
+}
+
+#[test]
+fn every_spelling_of_an_address_inside_is_refused() {
+    let inside = [
+        "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.254", "100.64.0.1", "100.100.100.200",
+        "127.0.0.1", "127.8.9.10", "168.63.129.16", "169.254.169.254", "169.254.170.2", "172.16.0.1",
+        "172.31.255.254", "192.0.0.192", "192.0.2.1", "192.88.99.1", "192.168.0.1", "198.18.0.1",
+        "198.19.255.254", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.250", "240.0.0.1",
+        "255.255.255.255",
+    ];
+    let mut count = 0;
+    for address in inside {
+        for host in spellings(address.parse().unwrap()) {
+            for url in [
+                format!("https://{host}/"),
+                format!("https://{host}:8443/hook?a=b"),
+            ] {
+                assert!(parse_url(&url, false).is_err(), "{url} must be refused");
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 1_000, "{count}");
+}
+
+#[test]
+fn every_spelling_of_a_public_address_is_judged_by_where_it_leads() {
+    // Mapped and translated forms lead to the address that they carry; tunnels and old forms are refused as a whole.
+    let allowed = spellings("93.184.215.14".parse().unwrap())
+        .into_iter()
+        .filter(|host| parse_url(&format!("https://{host}/"), false).is_ok())
+        .count();
+    assert_eq!(allowed, 13 + 4);
+}
+
 #[test]
 fn public_urls_are_allowed() {
     for url in [
