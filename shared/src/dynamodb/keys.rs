@@ -376,6 +376,8 @@ mod tests {
         assert_eq!(
             text(dead_letter(&tenant, "01S", "01E")),
             "T#team-a#Z#01S | 01E"
+        );
+        assert_eq!(
             text(experiment(&tenant, ExperimentId::new(7))),
             "T#team-a#TX | 00000000000000000007"
         );
