@@ -32,10 +32,10 @@ pub mod s3;
 pub mod seal;
 #[cfg(feature = "aws")]
 pub mod telemetry;
-#[cfg(feature = "aws")]
-pub mod topics;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+#[cfg(feature = "aws")]
+pub mod topics;
 
 #[cfg(feature = "aws")]
 pub use app::App;

@@ -82,8 +82,7 @@ impl Sealer {
         let (nonce, bytes) = whole
             .split_at_checked(NONCE_LEN)
             .ok_or_else(|| failed("it is damaged"))?;
-        let nonce =
-            Nonce::try_assume_unique_for_key(nonce).map_err(|_| failed("it is damaged"))?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| failed("it is damaged"))?;
         let mut bytes = bytes.to_vec();
         let opened = key
             .open_in_place(nonce, Aad::from(owner.as_bytes()), &mut bytes)
@@ -100,8 +99,12 @@ mod tests {
         let config = Config::from_lookup(&|name| {
             Some(match name {
                 "SECRETS_KEY" => keys.to_owned(),
-                "AWS_REGION" | "TABLE_NAME" | "BUCKET_NAME" | "CURSOR_SECRET"
-                | "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => "x".to_owned(),
+                "AWS_REGION"
+                | "TABLE_NAME"
+                | "BUCKET_NAME"
+                | "CURSOR_SECRET"
+                | "AWS_ACCESS_KEY_ID"
+                | "AWS_SECRET_ACCESS_KEY" => "x".to_owned(),
                 _ => return None,
             })
         });

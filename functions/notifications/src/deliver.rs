@@ -271,7 +271,13 @@ fn jittered(app: &App, delay_ms: u64) -> u64 {
 fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes)
         .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
         .collect()
 }
 
@@ -345,7 +351,11 @@ pub(crate) async fn send_message(
             .await;
         return match published {
             Ok(id) => Sent {
-                answer_start: id.into_bytes().into_iter().take(LOGGED_ANSWER_BYTES).collect(),
+                answer_start: id
+                    .into_bytes()
+                    .into_iter()
+                    .take(LOGGED_ANSWER_BYTES)
+                    .collect(),
                 ..Sent::default()
             },
             Err(error) => Sent::failed(&error),

@@ -205,7 +205,10 @@ impl Batch {
         let ends = sender.run_all(runs.into_values().collect()).await;
         for (one, is_on_bus) in dispatched.iter().zip(on_bus) {
             let is_over = is_on_bus
-                && one.fresh.lanes().all(|lane| ends.get(&lane) == Some(&End::Empty));
+                && one
+                    .fresh
+                    .lanes()
+                    .all(|lane| ends.get(&lane) == Some(&End::Empty));
             if is_over
                 && (one.fresh.bus || !one.fresh.lanes.is_empty())
                 && let Err(error) = self.app.registry.finish_work(&one.work).await

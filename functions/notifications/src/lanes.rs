@@ -5,11 +5,11 @@
 //! work is only removed once its lane was found empty, or once other work of the lane was added.
 
 use crate::deliver::{self, Outgoing};
+use futures::StreamExt as _;
 use shared::domain::subscription::{Circuit, DeliveryStatus, SubscriptionStatus};
 use shared::domain::{Subscription, Timestamp};
 use shared::dynamodb::{Lane, Place};
 use shared::{App, Result};
-use futures::StreamExt as _;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -130,7 +130,10 @@ impl<'a> Sender<'a> {
             let is_last = places.len() < PLACES_AT_ONCE;
             let Some(subscription) = run.subscription.clone() else {
                 for place in &places {
-                    self.app.registry.leave_lane(&run.lane, &place.place).await?;
+                    self.app
+                        .registry
+                        .leave_lane(&run.lane, &place.place)
+                        .await?;
                 }
                 if is_last {
                     return Ok(End::Empty);
@@ -185,11 +188,7 @@ impl<'a> Sender<'a> {
     }
 
     /// Sends all that is due of a subscription that wants digests.
-    async fn send_digest(
-        &self,
-        run: &mut Run,
-        subscription: &Subscription,
-    ) -> Result<Option<End>> {
+    async fn send_digest(&self, run: &mut Run, subscription: &Subscription) -> Result<Option<End>> {
         let places = self.app.registry.lane(&run.lane, MOST_IN_DIGEST).await?;
         let mut due = Vec::new();
         let now = self.app.clock.now();

@@ -43,10 +43,7 @@ pub fn routes() -> Vec<Route> {
         patch("/v1/subscriptions/{id}", handlers::update_subscription),
         delete("/v1/subscriptions/{id}", handlers::delete_subscription),
         post("/v1/subscriptions/{id}/secret", handlers::rotate_secret),
-        post(
-            "/v1/subscriptions/{id}/replay",
-            handlers::replay_deliveries,
-        ),
+        post("/v1/subscriptions/{id}/replay", handlers::replay_deliveries),
         post("/v1/subscriptions/{id}/test", handlers::test_subscription),
         get(
             "/v1/subscriptions/{id}/deliveries",

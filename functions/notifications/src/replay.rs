@@ -65,10 +65,10 @@ pub(crate) async fn run(
     }
     let (found, after_event_id) = find(app, &subscription, &wanted).await?;
     // A crash between two of them, and the same request again, must not send the first of them twice more.
-    let token = caller
-        .idempotency
-        .as_ref()
-        .map_or_else(|| caller.request_id.clone(), |idempotency| idempotency.key.clone());
+    let token = caller.idempotency.as_ref().map_or_else(
+        || caller.request_id.clone(),
+        |idempotency| idempotency.key.clone(),
+    );
     let mut view = ReplayView {
         replayed: Vec::new(),
         pending: Vec::new(),
@@ -120,12 +120,20 @@ async fn find(
             );
             let page = app
                 .registry
-                .deliveries_between(tenant, id, (&low, &high), MOST, wanted.after_event_id.clone())
+                .deliveries_between(
+                    tenant,
+                    id,
+                    (&low, &high),
+                    MOST,
+                    wanted.after_event_id.clone(),
+                )
                 .await?;
             let found = page
                 .items
                 .into_iter()
-                .filter(|(delivery, _)| wanted.status.is_none_or(|status| delivery.status == status))
+                .filter(|(delivery, _)| {
+                    wanted.status.is_none_or(|status| delivery.status == status)
+                })
                 .collect();
             Ok((found, page.after))
         }
@@ -142,7 +150,11 @@ async fn find(
                     "event_ids",
                     format!(
                         "event `{}` was never delivered to this subscription; see its deliveries",
-                        missing.chars().take(40).flat_map(char::escape_debug).collect::<String>()
+                        missing
+                            .chars()
+                            .take(40)
+                            .flat_map(char::escape_debug)
+                            .collect::<String>()
                     ),
                 ));
             }

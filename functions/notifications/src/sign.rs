@@ -18,7 +18,12 @@ pub(crate) fn secret_of(bytes: &[u8]) -> String {
 }
 
 /// The value of `webhook-signature`: one signature for each secret, so that either verifies while they change.
-pub(crate) fn standard_signature(secrets: &[String], id: &str, timestamp: u64, body: &str) -> String {
+pub(crate) fn standard_signature(
+    secrets: &[String],
+    id: &str,
+    timestamp: u64,
+    body: &str,
+) -> String {
     let signatures: Vec<String> = secrets
         .iter()
         .map(|secret| signed(&standard_key(secret), id, timestamp, body))

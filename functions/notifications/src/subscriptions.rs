@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use shared::domain::model::check_text;
 use shared::domain::subscription::{
-    Circuit, DeliveryStatus, Filter, FormerSecret, Format, MAX_FILTERS, MAX_PATTERN,
+    Circuit, DeliveryStatus, Filter, Format, FormerSecret, MAX_FILTERS, MAX_PATTERN,
     SubscriptionStatus,
 };
 use shared::domain::{
@@ -247,7 +247,11 @@ pub(crate) fn check(app: &App, subscription: &mut Subscription) -> Result<()> {
         parse_url(&subscription.url, app.config.allow_loopback_webhooks)?;
     }
     check_text("name", subscription.name.as_deref(), MAX_NAME)?;
-    check_text("description", subscription.description.as_deref(), MAX_DESCRIPTION)?;
+    check_text(
+        "description",
+        subscription.description.as_deref(),
+        MAX_DESCRIPTION,
+    )?;
     let filter = &mut subscription.filter;
     filter.event_types.sort_unstable();
     filter.event_types.dedup();
@@ -461,10 +465,14 @@ pub(crate) async fn rotate(
     let secret = new_secret(app);
     let mut after = before.clone();
     seal_into(app, &mut after, Some(&secret))?;
-    after.former_secret = before.secret.clone().filter(|_| hours > 0).map(|secret| FormerSecret {
-        secret,
-        until: now.plus_millis(hours * 3_600_000),
-    });
+    after.former_secret = before
+        .secret
+        .clone()
+        .filter(|_| hours > 0)
+        .map(|secret| FormerSecret {
+            secret,
+            until: now.plus_millis(hours * 3_600_000),
+        });
     after.updated_at = Some(now);
     after.revision = before.revision + 1;
     let view = CreatedView {
@@ -476,7 +484,10 @@ pub(crate) async fn rotate(
         .registry
         .replace_subscription(&before, &after, answer)
         .await?;
-    tracing::info!(subscription.id = id, "Made a new secret for subscription `{id}`");
+    tracing::info!(
+        subscription.id = id,
+        "Made a new secret for subscription `{id}`"
+    );
     Ok(outcome.map(|()| view))
 }
 
@@ -523,8 +534,7 @@ pub(crate) async fn test(app: &App, caller: &Caller, id: &str) -> Result<Outcome
         })
         .await?;
     let outgoing = Outgoing { delivery, event };
-    let attempted =
-        deliver::attempt(app, &subscription, std::slice::from_ref(&outgoing)).await?;
+    let attempted = deliver::attempt(app, &subscription, std::slice::from_ref(&outgoing)).await?;
     let is_delivered = attempted.is_delivered();
     if is_delivered && subscription.circuit.paused_until.is_some() {
         wake(app, &subscription).await?;
@@ -578,11 +588,7 @@ pub(crate) async fn earlier(app: &App, caller: &Caller) -> Result<Option<StoredR
 }
 
 /// Stores the answer under the idempotency key, if there is one.
-pub(crate) async fn keep<T: Serialize>(
-    app: &App,
-    caller: &Caller,
-    view: T,
-) -> Result<Outcome<T>> {
+pub(crate) async fn keep<T: Serialize>(app: &App, caller: &Caller, view: T) -> Result<Outcome<T>> {
     match caller.answer(200, &view, app.clock.now())? {
         None => Ok(Outcome::Done(view)),
         Some(answer) => {
@@ -593,8 +599,16 @@ pub(crate) async fn keep<T: Serialize>(
 }
 
 /// Puts the secret back into an answer in which it was stored sealed.
-pub(crate) fn unsealed(app: &App, tenant: &TenantName, mut stored: StoredResponse) -> StoredResponse {
-    let id = stored.body.get("id").and_then(Value::as_str).unwrap_or_default();
+pub(crate) fn unsealed(
+    app: &App,
+    tenant: &TenantName,
+    mut stored: StoredResponse,
+) -> StoredResponse {
+    let id = stored
+        .body
+        .get("id")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let owner = format!("subscription/{tenant}/{id}");
     if let Some(fields) = stored.body.as_object_mut()
         && let Some(Value::String(sealed)) = fields.remove("sealed_secret")

@@ -175,7 +175,12 @@ async fn put_missing(app: &App, missing: &[(usize, Fresh)]) -> Vec<(usize, bool)
         }
     }
     let taken = put_on_bus(app, found.iter().map(|(_, event)| event)).await;
-    outcomes.extend(found.iter().zip(taken).map(|((index, _), taken)| (*index, taken)));
+    outcomes.extend(
+        found
+            .iter()
+            .zip(taken)
+            .map(|((index, _), taken)| (*index, taken)),
+    );
     outcomes
 }
 

@@ -3,9 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use shared::App;
-use shared::domain::subscription::{
-    Attempt, DeliveryStatus, Filter, Format, SubscriptionStatus,
-};
+use shared::domain::subscription::{Attempt, DeliveryStatus, Filter, Format, SubscriptionStatus};
 use shared::domain::{
     Delivery, Event, EventType, ModelName, Principal, Subscription, Timestamp, VersionNumber,
 };

@@ -63,13 +63,22 @@ pub(crate) async fn list_events(
         let day = place.day.day();
         let page = app
             .registry
-            .feed_day(&caller.tenant, &day, &until, limit - events.len(), place.after.clone())
+            .feed_day(
+                &caller.tenant,
+                &day,
+                &until,
+                limit - events.len(),
+                place.after.clone(),
+            )
             .await?;
         looked_at += 1;
         if let Some((last, _)) = page.items.last() {
             place.after = Some(last.clone());
         }
-        let seen = page.items.iter().filter(|(_, event)| is_seen(&caller, event));
+        let seen = page
+            .items
+            .iter()
+            .filter(|(_, event)| is_seen(&caller, event));
         events.extend(seen.map(|(_, event)| event.to_wire()));
         if page.after.is_some() {
             break true;
@@ -115,7 +124,11 @@ fn first(since: Option<Timestamp>, now: Timestamp, safe: Timestamp) -> Place {
 }
 
 fn written(place: &Place) -> String {
-    format!("{:013}#{}", place.day.millis(), place.after.as_deref().unwrap_or_default())
+    format!(
+        "{:013}#{}",
+        place.day.millis(),
+        place.after.as_deref().unwrap_or_default()
+    )
 }
 
 fn parse(cursor: &str, now: Timestamp) -> Result<Place> {

@@ -55,9 +55,7 @@ impl Inbox {
 
     /// Serves both until the task is ended.
     pub(crate) async fn serve(self, listener: TcpListener) {
-        let router = Router::new()
-            .route("/", post(answer))
-            .with_state(self);
+        let router = Router::new().route("/", post(answer)).with_state(self);
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "The embedded EventBridge and SNS stopped serving");
         }
@@ -104,13 +102,16 @@ fn put_events(kept: &mut Kept, body: &[u8]) -> Response {
             .filter(Value::is_object);
         let Some(detail) = detail else {
             failed += 1;
-            answers.push(json!({"ErrorCode": "MalformedDetail", "ErrorMessage": "Detail is malformed."}));
+            answers.push(
+                json!({"ErrorCode": "MalformedDetail", "ErrorMessage": "Detail is malformed."}),
+            );
             continue;
         };
         if kept.failing_entries > 0 {
             kept.failing_entries -= 1;
             failed += 1;
-            answers.push(json!({"ErrorCode": "ThrottlingException", "ErrorMessage": "Rate exceeded"}));
+            answers
+                .push(json!({"ErrorCode": "ThrottlingException", "ErrorMessage": "Rate exceeded"}));
             continue;
         }
         entry["Detail"] = detail;

@@ -236,9 +236,15 @@ impl Filter {
             .as_ref()
             .is_some_and(|alias| self.aliases.contains(alias));
         let has_stage = ["from", "to", "stage"].iter().any(|side| {
-            event.data.get(*side).and_then(|value| value.as_str()).is_some_and(|name| {
-                self.stages.iter().any(|stage| stage.as_str().eq_ignore_ascii_case(name))
-            })
+            event
+                .data
+                .get(*side)
+                .and_then(|value| value.as_str())
+                .is_some_and(|name| {
+                    self.stages
+                        .iter()
+                        .any(|stage| stage.as_str().eq_ignore_ascii_case(name))
+                })
         });
         has_alias || has_stage
     }
@@ -259,7 +265,8 @@ impl Filter {
 /// assert!(!matches_pattern("fraud-?", "fraud-eu"));
 /// ```
 pub fn matches_pattern(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     // Where the last `*` was, and how much of the name it has swallowed: linear but for the stars.
     let (mut at, mut seen, mut star) = (0, 0, None);
     while seen < name.len() {
@@ -393,7 +400,11 @@ mod tests {
     #[test]
     fn patterns_match_whole_names() {
         let check = |pattern: &str, name: &str, expected: bool| {
-            assert_eq!(matches_pattern(pattern, name), expected, "{pattern} and {name}");
+            assert_eq!(
+                matches_pattern(pattern, name),
+                expected,
+                "{pattern} and {name}"
+            );
         };
         check("iris", "iris", true);
         check("iris", "iris2", false);
@@ -422,15 +433,24 @@ mod tests {
         assert_eq!(change, CircuitChange::Paused);
         assert!(paused.is_open(now));
         let (late, change) = paused.after(false, now);
-        assert_eq!((late.paused_until, change), (paused.paused_until, CircuitChange::None));
+        assert_eq!(
+            (late.paused_until, change),
+            (paused.paused_until, CircuitChange::None)
+        );
         // The probe fails: the pause is twice as long, and nobody is told again.
         now = now.plus_millis(FIRST_PAUSE_MILLIS);
         assert!(!paused.is_open(now));
         let (again, change) = paused.after(false, now);
         assert_eq!(change, CircuitChange::None);
-        assert_eq!(again.paused_until, Some(now.plus_millis(2 * FIRST_PAUSE_MILLIS)));
+        assert_eq!(
+            again.paused_until,
+            Some(now.plus_millis(2 * FIRST_PAUSE_MILLIS))
+        );
         let (closed, change) = again.after(true, now);
-        assert_eq!((closed, change), (Circuit::default(), CircuitChange::Resumed));
+        assert_eq!(
+            (closed, change),
+            (Circuit::default(), CircuitChange::Resumed)
+        );
         assert_eq!(Circuit::default().after(true, now).1, CircuitChange::None);
     }
 }

@@ -188,23 +188,41 @@ async fn a_name_that_changes_its_answer_leads_nowhere_inside() {
         .send()
         .await
         .unwrap_err();
-    assert_ne!(error_kind(&first), "address_forbidden", "a public address may be tried");
+    assert_ne!(
+        error_kind(&first),
+        "address_forbidden",
+        "a public address may be tried"
+    );
     let second = client.post(&url).send().await.unwrap_err();
     assert_eq!(error_kind(&second), "address_forbidden");
-    assert!(asked.load(Ordering::SeqCst) >= 2, "each connection asks anew");
+    assert!(
+        asked.load(Ordering::SeqCst) >= 2,
+        "each connection asks anew"
+    );
     let knocked = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
     assert!(knocked.is_err(), "nobody connected");
 }
 
 #[tokio::test]
 async fn one_address_inside_among_public_ones_is_refused() {
-    for inside in ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "fd00:ec2::254", "::ffff:10.0.0.1"] {
+    for inside in [
+        "127.0.0.1",
+        "10.1.2.3",
+        "169.254.169.254",
+        "::1",
+        "fd00:ec2::254",
+        "::ffff:10.0.0.1",
+    ] {
         let resolver = PublicResolver::with_lookup(false, move |_| {
             let parse = |text: &str| std::net::SocketAddr::new(text.parse().unwrap(), 0);
             Some(vec![parse("93.184.215.14"), parse(inside)])
         });
         let client = build_client(resolver).unwrap();
-        let error = client.post("https://mixed.example/").send().await.unwrap_err();
+        let error = client
+            .post("https://mixed.example/")
+            .send()
+            .await
+            .unwrap_err();
         assert_eq!(error_kind(&error), "address_forbidden", "{inside}");
     }
 }

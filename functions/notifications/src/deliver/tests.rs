@@ -72,4 +72,3 @@ fn a_receiver_may_ask_for_more_time_within_bounds() {
     assert_eq!(due(Some(120_000)), 121_500);
     assert_eq!(due(Some(u64::MAX)), 1_500 + MAX_RETRY_AFTER_MILLIS);
 }
-

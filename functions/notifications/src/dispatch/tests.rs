@@ -69,9 +69,17 @@ fn an_event_goes_to_those_who_want_it() {
             .collect();
         assert_eq!(found, expected, "{kind} of {model:?}");
     };
-    check(EventType::VersionReady, Some("iris"), &["all", "ready", "iris"]);
+    check(
+        EventType::VersionReady,
+        Some("iris"),
+        &["all", "ready", "iris"],
+    );
     check(EventType::VersionReady, Some("wine"), &["all", "ready"]);
-    check(EventType::AliasSet, Some("iris"), &["all", "iris", "iris-aliases"]);
+    check(
+        EventType::AliasSet,
+        Some("iris"),
+        &["all", "iris", "iris-aliases"],
+    );
     check(EventType::ModelCreated, None, &["all"]);
 }
 
@@ -83,8 +91,14 @@ fn patterns_stages_and_aliases_restrict() {
         model_pattern: Some("ir*".into()),
         ..Filter::default()
     };
-    assert!(wants(&pattern, &event(EventType::VersionReady, Some("iris"))));
-    assert!(!wants(&pattern, &event(EventType::VersionReady, Some("rose"))));
+    assert!(wants(
+        &pattern,
+        &event(EventType::VersionReady, Some("iris"))
+    ));
+    assert!(!wants(
+        &pattern,
+        &event(EventType::VersionReady, Some("rose"))
+    ));
     assert!(!wants(&pattern, &event(EventType::VersionReady, None)));
     let target = Filter {
         stages: vec![StageName::parse("Production").unwrap()],
@@ -96,9 +110,24 @@ fn patterns_stages_and_aliases_restrict() {
     set.alias = Some(AliasName::parse("champion").unwrap());
     assert!(wants(&target, &set));
     let moved = event(EventType::VersionStageChanged, Some("iris"));
-    assert!(wants(&target, &moved.clone().with("from", "Staging").with("to", "Production")));
-    assert!(wants(&target, &moved.clone().with("from", "Production").with("to", "Archived")));
-    assert!(!wants(&target, &moved.with("from", "None").with("to", "Staging")));
+    assert!(wants(
+        &target,
+        &moved
+            .clone()
+            .with("from", "Staging")
+            .with("to", "Production")
+    ));
+    assert!(wants(
+        &target,
+        &moved
+            .clone()
+            .with("from", "Production")
+            .with("to", "Archived")
+    ));
+    assert!(!wants(
+        &target,
+        &moved.with("from", "None").with("to", "Staging")
+    ));
 }
 
 #[test]
@@ -118,7 +147,11 @@ fn a_digest_is_due_at_the_end_of_its_window() {
     assert_eq!(due_of(&digest, at(14)), at(15));
     assert_eq!(due_of(&digest, at(15)), at(30));
     let event = event(EventType::VersionReady, Some("iris"));
-    assert!(first_delivery(&event, &digest, at(1), "01J").place.starts_with("digest#"));
+    assert!(
+        first_delivery(&event, &digest, at(1), "01J")
+            .place
+            .starts_with("digest#")
+    );
     digest.digest_minutes = None;
     assert_eq!(due_of(&digest, at(14)), at(14));
 }
@@ -140,9 +173,8 @@ fn a_registered_version_is_looked_after() {
 #[test]
 fn only_events_about_models_change_the_tag_index() {
     let pairs = json!([["team", "a"], ["team", "b"]]);
-    let changed = |kind| {
-        changed_tags(&event(kind, Some("iris")).with("tags_changed", pairs.clone())).len()
-    };
+    let changed =
+        |kind| changed_tags(&event(kind, Some("iris")).with("tags_changed", pairs.clone())).len();
     assert_eq!(changed(EventType::ModelUpdated), 2);
     assert_eq!(changed(EventType::ModelDeleted), 2);
     assert_eq!(changed(EventType::VersionUpdated), 0);

@@ -127,7 +127,11 @@ pub(crate) fn email(
             Some(template) => render(app, template, event, Target::Text)?,
             None => {
                 let mut lines = vec![summary(event)];
-                lines.extend(facts(event).iter().map(|(name, value)| format!("  {name}: {value}")));
+                lines.extend(
+                    facts(event)
+                        .iter()
+                        .map(|(name, value)| format!("  {name}: {value}")),
+                );
                 lines.extend(link(app, event).map(|link| format!("  {link}")));
                 lines.join("\n")
             }
@@ -135,7 +139,10 @@ pub(crate) fn email(
         texts.push(text);
     }
     texts.extend(rest_of(events));
-    Ok((format!("[Slipway] {}", headline(events)), texts.join("\n\n")))
+    Ok((
+        format!("[Slipway] {}", headline(events)),
+        texts.join("\n\n"),
+    ))
 }
 
 /// One line for all events.
@@ -147,13 +154,19 @@ fn headline(events: &[&Event]) -> String {
 }
 
 fn rest_of(events: &[&Event]) -> Option<String> {
-    let rest = events.len().checked_sub(MOST_SHOWN).filter(|rest| *rest > 0)?;
+    let rest = events
+        .len()
+        .checked_sub(MOST_SHOWN)
+        .filter(|rest| *rest > 0)?;
     Some(format!("and {rest} more"))
 }
 
 /// What a person wants to know beside the summary.
 fn facts(event: &Event) -> Vec<(&'static str, String)> {
-    let mut facts = vec![("By", event.actor.to_string()), ("At", event.time.to_string())];
+    let mut facts = vec![
+        ("By", event.actor.to_string()),
+        ("At", event.time.to_string()),
+    ];
     facts.extend(event.reason.clone().map(|reason| ("Why", reason)));
     let verdict = event.data.get("verdict").and_then(Value::as_str);
     facts.extend(verdict.map(|verdict| ("Verdict", verdict.to_owned())));

@@ -28,20 +28,32 @@ pub(super) fn summary(event: &Event) -> String {
         EventType::VersionPackaged => format!("{model} {version} was packaged"),
         EventType::VersionUpdated => format!("{model} {version} was updated"),
         EventType::VersionStageChanged => {
-            format!("{model} {version} moved from {} to {}", data("from"), data("to"))
+            format!(
+                "{model} {version} moved from {} to {}",
+                data("from"),
+                data("to")
+            )
         }
         EventType::VersionDeleted => format!("{model} {version} was deleted"),
         EventType::VersionRestored => format!("{model} {version} was restored"),
         EventType::AliasSet => format!("{alias} of {model} is version {}", data("to")),
         EventType::AliasRolledBack => {
-            format!("{alias} of {model} was rolled back to version {}", data("to"))
+            format!(
+                "{alias} of {model} was rolled back to version {}",
+                data("to")
+            )
         }
         EventType::AliasRemoved => format!("{alias} of {model} was removed"),
         EventType::DropRefused => format!("A drop for {model} was refused: {}", data("message")),
         EventType::SubscriptionTested => "This is a test of a subscription".to_owned(),
-        EventType::SubscriptionPaused => "An endpoint does not answer; its deliveries wait".to_owned(),
+        EventType::SubscriptionPaused => {
+            "An endpoint does not answer; its deliveries wait".to_owned()
+        }
         EventType::SubscriptionResumed => "An endpoint answers again".to_owned(),
-        #[expect(unreachable_patterns, reason = "types that others add read well enough by their name")]
+        #[expect(
+            unreachable_patterns,
+            reason = "types that others add read well enough by their name"
+        )]
         other => match (&event.model, event.version) {
             (Some(model), Some(version)) => format!("{other}: {model} {version}"),
             (Some(model), None) => format!("{other}: {model}"),
@@ -50,7 +62,13 @@ pub(super) fn summary(event: &Event) -> String {
     };
     // One line, whatever a name or a message contains.
     text.chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
         .collect()
 }
 
@@ -63,13 +81,14 @@ pub(super) fn link(app: &App, event: &Event) -> Option<String> {
     } else {
         format!("/t/{}", event.tenant)
     };
-    let model = percent_encoding::utf8_percent_encode(
-        model.as_str(),
-        percent_encoding::NON_ALPHANUMERIC,
-    );
+    let model =
+        percent_encoding::utf8_percent_encode(model.as_str(), percent_encoding::NON_ALPHANUMERIC);
     // An alias's event is about the version that the alias holds by it.
     let held = event.data.get("to").and_then(Value::as_u64);
-    let version = event.version.map(|version| u64::from(version.get())).or(held);
+    let version = event
+        .version
+        .map(|version| u64::from(version.get()))
+        .or(held);
     Some(match version {
         Some(version) => format!("{base}{tenant}/v1/models/{model}/versions/{version}"),
         None => format!("{base}{tenant}/v1/models/{model}"),

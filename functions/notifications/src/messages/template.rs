@@ -62,7 +62,10 @@ fn environment(target: Target) -> Environment<'static> {
         if value.is_safe() {
             return Ok(std::fmt::Write::write_str(output, &value.to_string())?);
         }
-        Ok(std::fmt::Write::write_str(output, &target.escape(&value.to_string()))?)
+        Ok(std::fmt::Write::write_str(
+            output,
+            &target.escape(&value.to_string()),
+        )?)
     });
     environment
 }

@@ -60,7 +60,10 @@ fn an_email_has_a_subject_and_a_digest_counts() {
     assert_eq!(subject, "[Slipway] 25 events of the model registry");
     assert!(text.ends_with("and 5 more"));
     let message = json_of(&slack(&app, &for_people(Format::Slack, None), &many).unwrap());
-    assert!(message["blocks"].as_array().unwrap().len() <= 50, "Slack takes 50 blocks");
+    assert!(
+        message["blocks"].as_array().unwrap().len() <= 50,
+        "Slack takes 50 blocks"
+    );
 }
 
 #[test]
@@ -86,14 +89,21 @@ fn a_template_says_it_in_its_owners_words() {
         ":tada: IRIS 1 IS READY <https://registry.example/v1/models/iris/versions/1|open>"
     );
     // What is not there is empty, however deep it is asked for.
-    assert_eq!(render(&app, "[{{ event.data.a.b }}]", &ready, Target::Text).unwrap(), "[]");
+    assert_eq!(
+        render(&app, "[{{ event.data.a.b }}]", &ready, Target::Text).unwrap(),
+        "[]"
+    );
 }
 
 #[test]
 fn a_template_that_is_wrong_or_endless_is_refused() {
     let app = app();
     let ready = event(EventType::VersionReady, Some("iris"));
-    for template in ["{{ event", "{% for %}", "{{ event.type | nonsense_filter_that( }}"] {
+    for template in [
+        "{{ event",
+        "{% for %}",
+        "{{ event.type | nonsense_filter_that( }}",
+    ] {
         assert!(check(template).is_err(), "{template}");
     }
     assert!(check(&"x".repeat(4_001)).is_err());

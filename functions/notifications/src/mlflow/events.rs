@@ -58,7 +58,11 @@ pub(crate) fn check(name: &str) -> Result<()> {
     }
     let all: Vec<String> = ACTIONS
         .iter()
-        .flat_map(|(entity, actions)| actions.iter().map(move |action| format!("{entity}.{action}")))
+        .flat_map(|(entity, actions)| {
+            actions
+                .iter()
+                .map(move |action| format!("{entity}.{action}"))
+        })
         .collect();
     Err(Error::invalid(
         "mlflow_events",
@@ -99,7 +103,11 @@ pub(crate) fn actions_of(event: &Event) -> Vec<(&'static str, Option<(String, Op
             let removed: Vec<String> = from_data(event, "tags_removed");
             set.into_iter()
                 .map(|(key, value)| ("set", Some((key, Some(value)))))
-                .chain(removed.into_iter().map(|key| ("deleted", Some((key, None)))))
+                .chain(
+                    removed
+                        .into_iter()
+                        .map(|key| ("deleted", Some((key, None)))),
+                )
                 .collect()
         }
         _ => Vec::new(),
@@ -146,13 +154,19 @@ mod tests {
 
     #[test]
     fn events_are_parsed_in_any_case_and_refused_in_mlflows_words() {
-        assert_eq!(parse("MODEL_VERSION", "CREATED").unwrap(), "model_version.created");
+        assert_eq!(
+            parse("MODEL_VERSION", "CREATED").unwrap(),
+            "model_version.created"
+        );
         let message = |entity: &str, action: &str| parse(entity, action).unwrap_err().message;
         assert_eq!(
             message("MODEL_VERSION_TAG", "CREATED"),
             "Invalid action 'created' for entity 'model_version_tag'. Valid actions are: ['set', 'deleted']"
         );
-        assert_eq!(message("run", "created"), "'run' is not a valid WebhookEntity");
+        assert_eq!(
+            message("run", "created"),
+            "'run' is not a valid WebhookEntity"
+        );
         assert!(check("prompt_alias.deleted").is_ok());
         assert!(check("prompt_alias.set").is_err());
     }
@@ -162,7 +176,10 @@ mod tests {
         let changed = event(EventType::VersionUpdated, Some("iris"))
             .with("tags_set", json!({"a": "1", "b": "2"}))
             .with("tags_removed", json!(["c"]));
-        let actions: Vec<&str> = actions_of(&changed).iter().map(|(action, _)| *action).collect();
+        let actions: Vec<&str> = actions_of(&changed)
+            .iter()
+            .map(|(action, _)| *action)
+            .collect();
         assert_eq!(actions, ["set", "set", "deleted"]);
         let only_deleted = Filter {
             mlflow_events: vec!["model_version_tag.deleted".into()],
@@ -172,6 +189,9 @@ mod tests {
         assert!(!are_wanted(&only_deleted, &changed, true));
         let described = event(EventType::VersionUpdated, Some("iris"));
         assert!(!may_be_wanted(&Filter::default(), &described));
-        assert!(!may_be_wanted(&Filter::default(), &event(EventType::VersionReady, Some("iris"))));
+        assert!(!may_be_wanted(
+            &Filter::default(),
+            &event(EventType::VersionReady, Some("iris"))
+        ));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{events, payload};
 use crate::address::parse_url;
-use crate::deliver::{send_message};
+use crate::deliver::send_message;
 use crate::subscriptions::{self, commit, seal_into};
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -150,7 +150,11 @@ async fn update(
     if let Some(secret) = fields.text("secret")? {
         // MLflow changes a secret at once; ours signs beside it only where somebody asked for that.
         after.former_secret = None;
-        seal_into(app, &mut after, Some(secret.as_str()).filter(|secret| !secret.is_empty()))?;
+        seal_into(
+            app,
+            &mut after,
+            Some(secret.as_str()).filter(|secret| !secret.is_empty()),
+        )?;
     }
     if let Some(status) = status_of(fields)? {
         after.status = status;

@@ -193,7 +193,10 @@ mod tests {
                 "tags": {"k": "v"}, "description": "d"})
         );
         let set = event(EventType::AliasSet, Some("iris")).with("to", 7);
-        assert_eq!(data_of(&set, "model_version_alias", &notes, None)["version"], "7");
+        assert_eq!(
+            data_of(&set, "model_version_alias", &notes, None)["version"],
+            "7"
+        );
         let tagged = event(EventType::VersionUpdated, Some("iris"));
         let tag = Some(("k".to_owned(), Some("v".to_owned())));
         assert_eq!(

@@ -95,8 +95,7 @@ impl Registry {
     ) -> Result<bool> {
         let update = Write::Update {
             key: keys::subscription(&subscription.tenant, &subscription.id),
-            update: Expression::new("SET #circuit = :after")
-                .value("after", text(json_of(after)?)),
+            update: Expression::new("SET #circuit = :after").value("after", text(json_of(after)?)),
             condition: Expression::new(
                 "attribute_exists(#pk) AND (#circuit = :before OR attribute_not_exists(#circuit))",
             )
