@@ -113,14 +113,14 @@ mod tests {
 
     #[test]
     fn what_was_sealed_is_opened_by_its_owner_alone() {
-        let sealer = sealer("a");
-        let sealed = sealer.seal("whsec_x", "t/1").unwrap();
-        assert!(!sealed.contains("whsec"));
-        assert_ne!(sealed, sealer.seal("whsec_x", "t/1").unwrap());
-        assert_eq!(sealer.open(&sealed, "t/1").unwrap(), "whsec_x");
-        assert!(sealer.open(&sealed, "t/2").is_err());
-        assert!(sealer.open("whsec_x", "t/1").is_err());
-        assert!(sealer.open(&sealed[..sealed.len() - 3], "t/1").is_err());
+        let ours = sealer("a");
+        let text = ours.seal("whsec_x", "t/1").unwrap();
+        assert!(!text.contains("whsec"));
+        assert_ne!(text, ours.seal("whsec_x", "t/1").unwrap());
+        assert_eq!(ours.open(&text, "t/1").unwrap(), "whsec_x");
+        assert!(ours.open(&text, "t/2").is_err());
+        assert!(ours.open("whsec_x", "t/1").is_err());
+        assert!(ours.open(&text[..text.len() - 3], "t/1").is_err());
     }
 
     #[test]

@@ -251,13 +251,10 @@ impl<'a> Sender<'a> {
             .filter(|(delivery, _)| {
                 delivery.status == DeliveryStatus::Pending && delivery.place == place.place
             });
-        match found {
-            Some((delivery, event)) => Ok(Some(Outgoing { delivery, event })),
-            None => {
-                registry.leave_lane(&run.lane, &place.place).await?;
-                Ok(None)
-            }
+        if found.is_none() {
+            registry.leave_lane(&run.lane, &place.place).await?;
         }
+        Ok(found.map(|(delivery, event)| Outgoing { delivery, event }))
     }
 
     /// Until when nothing may be sent, if that is not now.

@@ -79,8 +79,8 @@ pub(crate) struct NewSubscription {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChangedSubscription {
-    #[serde(default, deserialize_with = "given")]
-    name: Option<Option<String>>,
+    #[serde(default)]
+    name: Given<String>,
     #[serde(default)]
     url: Option<String>,
     #[serde(default)]
@@ -89,33 +89,50 @@ pub(crate) struct ChangedSubscription {
     event_types: Option<Vec<EventType>>,
     #[serde(default)]
     mlflow_events: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "given")]
-    model: Option<Option<ModelName>>,
-    #[serde(default, deserialize_with = "given")]
-    model_pattern: Option<Option<String>>,
+    #[serde(default)]
+    model: Given<ModelName>,
+    #[serde(default)]
+    model_pattern: Given<String>,
     #[serde(default)]
     stages: Option<Vec<StageName>>,
     #[serde(default)]
     aliases: Option<Vec<AliasName>>,
     #[serde(default)]
     tags: Option<BTreeMap<String, String>>,
-    #[serde(default, deserialize_with = "given")]
-    template: Option<Option<String>>,
-    #[serde(default, deserialize_with = "given")]
-    digest_minutes: Option<Option<u32>>,
+    #[serde(default)]
+    template: Given<String>,
+    #[serde(default)]
+    digest_minutes: Given<u32>,
     #[serde(default)]
     status: Option<SubscriptionStatus>,
-    #[serde(default, deserialize_with = "given")]
-    description: Option<Option<String>>,
+    #[serde(default)]
+    description: Given<String>,
     #[serde(default)]
     expected_revision: Option<u64>,
 }
 
-/// Tells `null` from what is absent.
-fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Option<Option<T>>, D::Error> {
-    Option::<T>::deserialize(deserializer).map(Some)
+/// A field of a change, which may be removed.
+#[derive(Debug, Clone, Default)]
+enum Given<T> {
+    /// It stays as it is.
+    #[default]
+    Absent,
+    /// It was given; `null` removes it.
+    Value(Option<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Option::<T>::deserialize(deserializer).map(Self::Value)
+    }
+}
+
+impl<T> Given<T> {
+    fn into_field(self, field: &mut Option<T>) {
+        if let Self::Value(value) = self {
+            *field = value;
+        }
+    }
 }
 
 /// The body that makes a new secret.
@@ -389,18 +406,20 @@ fn apply(after: &mut Subscription, change: ChangedSubscription) -> Result<()> {
     if let Some(url) = target(after.format, change.url, change.topic_arn)? {
         after.url = url;
     }
-    set(&mut after.name, change.name);
+    change.name.into_field(&mut after.name);
     set(&mut after.filter.event_types, change.event_types);
     set(&mut after.filter.mlflow_events, change.mlflow_events);
-    set(&mut after.filter.model, change.model);
-    set(&mut after.filter.model_pattern, change.model_pattern);
+    change.model.into_field(&mut after.filter.model);
+    change
+        .model_pattern
+        .into_field(&mut after.filter.model_pattern);
     set(&mut after.filter.stages, change.stages);
     set(&mut after.filter.aliases, change.aliases);
     set(&mut after.filter.tags, change.tags);
-    set(&mut after.template, change.template);
-    set(&mut after.digest_minutes, change.digest_minutes);
+    change.template.into_field(&mut after.template);
+    change.digest_minutes.into_field(&mut after.digest_minutes);
     set(&mut after.status, change.status);
-    set(&mut after.description, change.description);
+    change.description.into_field(&mut after.description);
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::{Event, Timestamp};
+use shared::domain::{Event, Scope, Timestamp};
 use shared::dynamodb::FEED_DAYS;
 use shared::dynamodb::keys::time_prefix;
 use shared::http::{Caller, Pages, Paging, Params, Reply};
@@ -14,8 +14,8 @@ use shared::{App, Error, ErrorCode, Result};
 
 /// Milliseconds of a day.
 const DAY_MILLIS: u64 = 24 * 3_600_000;
-/// Most days without an event that one request passes over.
-const MOST_EMPTY_DAYS: usize = 7;
+/// Most days that one request looks at: all that there are, so that a page without events says that there are none.
+const MOST_DAYS: usize = 32;
 
 /// The query of the feed.
 #[derive(Debug, Default, Deserialize)]
@@ -91,7 +91,7 @@ pub(crate) async fn list_events(
             day: Timestamp::from_millis((place.day.millis() / DAY_MILLIS + 1) * DAY_MILLIS),
             after: None,
         };
-        if events.len() >= limit || looked_at >= MOST_EMPTY_DAYS {
+        if events.len() >= limit || looked_at >= MOST_DAYS {
             break true;
         }
     };
@@ -106,10 +106,7 @@ fn is_seen(caller: &Caller, event: &Event) -> bool {
     match &event.model {
         Some(model) => caller.sees(model),
         // What is about no model tells of subscriptions, which are for those who may see everything.
-        None => caller
-            .scope
-            .as_ref()
-            .is_none_or(|scope| scope.reaches_every_model()),
+        None => caller.scope.as_ref().is_none_or(Scope::reaches_every_model),
     }
 }
 

@@ -31,14 +31,13 @@ pub(crate) fn slack(app: &App, subscription: &Subscription, events: &[&Event]) -
         }}));
     }
     for event in events.iter().take(MOST_SHOWN) {
-        let text = match &subscription.template {
-            Some(template) => render(app, template, event, Target::Slack)?,
-            None => {
-                let text = Target::Slack.escape(&summary(event));
-                match link(app, event) {
-                    Some(link) => format!("*<{link}|{text}>*"),
-                    None => format!("*{text}*"),
-                }
+        let text = if let Some(template) = &subscription.template {
+            render(app, template, event, Target::Slack)?
+        } else {
+            let text = Target::Slack.escape(&summary(event));
+            match link(app, event) {
+                Some(link) => format!("*<{link}|{text}>*"),
+                None => format!("*{text}*"),
             }
         };
         blocks.push(json!({"type": "section", "text": {
@@ -123,18 +122,18 @@ pub(crate) fn email(
 ) -> Result<(String, String)> {
     let mut texts = Vec::new();
     for event in events.iter().take(MOST_SHOWN) {
-        let text = match &subscription.template {
-            Some(template) => render(app, template, event, Target::Text)?,
-            None => {
-                let mut lines = vec![summary(event)];
-                lines.extend(
-                    facts(event)
-                        .iter()
-                        .map(|(name, value)| format!("  {name}: {value}")),
-                );
-                lines.extend(link(app, event).map(|link| format!("  {link}")));
-                lines.join("\n")
-            }
+        let text = if let Some(template) = &subscription.template {
+            render(app, template, event, Target::Text)?
+        } else {
+            let mut lines = vec![summary(event)];
+            let facts = facts(event);
+            lines.extend(
+                facts
+                    .iter()
+                    .map(|(name, value)| format!("  {name}: {value}")),
+            );
+            lines.extend(link(app, event).map(|link| format!("  {link}")));
+            lines.join("\n")
         };
         texts.push(text);
     }

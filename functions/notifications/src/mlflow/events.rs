@@ -90,8 +90,11 @@ pub(crate) fn entity_of(event: &Event, is_prompt: bool) -> Option<&'static str> 
     entities_of(event)[usize::from(is_prompt)]
 }
 
+/// A tag, with its value unless it is gone.
+pub(crate) type Tag = (String, Option<String>);
+
 /// MLflow's actions in an event of ours, each with the tag that it is about, if it is about one.
-pub(crate) fn actions_of(event: &Event) -> Vec<(&'static str, Option<(String, Option<String>)>)> {
+pub(crate) fn actions_of(event: &Event) -> Vec<(&'static str, Option<Tag>)> {
     match event.kind {
         EventType::ModelCreated
         | EventType::VersionRegistered

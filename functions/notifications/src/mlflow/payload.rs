@@ -2,7 +2,7 @@
 //!
 //! Shapes: `mlflow/webhooks/types.py`.
 
-use super::events::{self, actions_of, entity_of, is_wanted};
+use super::events::{self, Tag, actions_of, entity_of, is_wanted};
 use crate::facts::{model_notes, version_notes};
 use crate::payload::Message;
 use serde_json::{Map, Value, json};
@@ -45,12 +45,12 @@ pub(crate) async fn messages_of(
                 index => format!("{}-{}", event.id, index + 1),
             };
             let data = data_of(event, entity, &notes, tag);
-            message(id, entity, action, event.time, data)
+            message(id, entity, action, event.time, &data)
         })
         .collect())
 }
 
-fn message(id: String, entity: &str, action: &str, at: Timestamp, data: Value) -> Message {
+fn message(id: String, entity: &str, action: &str, at: Timestamp, data: &Value) -> Message {
     let body = json!({
         "entity": entity,
         "action": action,
@@ -69,12 +69,7 @@ fn python_time(at: Timestamp) -> String {
     at.to_string().replace('Z', "000+00:00")
 }
 
-fn data_of(
-    event: &Event,
-    entity: &str,
-    notes: &Notes,
-    tag: Option<(String, Option<String>)>,
-) -> Value {
+fn data_of(event: &Event, entity: &str, notes: &Notes, tag: Option<Tag>) -> Value {
     let mut data = Map::new();
     let name = event.model.as_ref().map_or("", |model| model.as_str());
     data.insert("name".into(), name.into());
@@ -162,7 +157,7 @@ pub(crate) fn example(event: &str, id: &str, at: Timestamp) -> Message {
     if entity != "budget_policy" {
         data["name"] = name.into();
     }
-    message(id.to_owned(), entity, action, at, data)
+    message(id.to_owned(), entity, action, at, &data)
 }
 
 #[cfg(test)]
