@@ -8,6 +8,7 @@
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
 //! packages              packages/<tenant>/<model>/<version>/manifest.json
+//! artifacts of runs     runs/<tenant>/<path below the root of all artifacts>
 //! ```
 //!
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
@@ -16,7 +17,7 @@
 
 use crate::domain::artifact::RESERVED_PREFIX;
 use crate::domain::{
-    Artifact, ArtifactPath, Digest, ModelName, TenantName, VersionId, VersionNumber,
+    Artifact, ArtifactPath, Digest, ModelName, StoredPath, TenantName, VersionId, VersionNumber,
 };
 use crate::error::{Error, Result};
 
@@ -96,6 +97,16 @@ pub fn manifest(id: &VersionId) -> String {
     )
 }
 
+/// Prefix of everything that the runs and logged models of a tenant keep.
+pub fn tracked_prefix(tenant: &TenantName) -> String {
+    format!("runs/{tenant}/")
+}
+
+/// A file that a run or a logged model keeps.
+pub fn tracked(tenant: &TenantName, path: &StoredPath) -> String {
+    format!("{}{path}", tracked_prefix(tenant))
+}
+
 /// Which version an object under `prefix` (such as `incoming`) belongs to, and the rest of its key.
 pub fn version_of<'a>(prefix: &str, key: &'a str) -> Option<(VersionId, &'a str)> {
     let mut parts = key.strip_prefix(prefix)?.strip_prefix('/')?.splitn(4, '/');
@@ -149,5 +160,12 @@ mod tests {
         );
         assert_eq!(drop_of("dropzone/default/iris/a/b").unwrap().2, "a/b");
         assert_eq!(drop_of("dropzone/default/iris"), None);
+        assert_eq!(
+            tracked(
+                &id.tenant,
+                &StoredPath::parse("0/8a1f/artifacts/plot.png").unwrap()
+            ),
+            "runs/team-a/0/8a1f/artifacts/plot.png"
+        );
     }
 }
