@@ -14,5 +14,5 @@ pub use body::{Body, Params};
 pub use caller::Caller;
 pub use cursor::{Pages, Paging};
 pub use reply::{Reply, respond};
-pub use routes::{Route, delete, get, mount, patch, post, put};
+pub use routes::{Edge, Route, delete, get, mount, patch, post, put};
 pub use target::Target;

@@ -8,6 +8,7 @@ use crate::http::access::{Access, Subject, Unknown, enforce};
 use crate::http::body::MAX_BODY_BYTES;
 use crate::http::caller::{ANONYMOUS, Caller, idempotency_of, identity_of};
 use crate::http::reply::{Failed, render_error};
+use crate::mlflow;
 use crate::telemetry::metrics;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
@@ -93,11 +94,21 @@ route_functions! {
 }
 
 /// Mounts routes, with and without the tenant prefix `/t/{tenant}`, behind all layers.
+///
+/// A path that begins with `/{api}/` is MLflow's, and is mounted under `/api/` and `/ajax-api/`.
 pub fn mount(app: App, routes: Vec<Route>) -> Router {
     let mut inner = Router::new();
     for route in routes {
         let guard = axum::middleware::from_fn_with_state(route.access, enforce);
-        inner = inner.route(route.path, route.handler.layer(guard));
+        let handler = route.handler.layer(guard);
+        match route.path.strip_prefix(mlflow::API) {
+            None => inner = inner.route(route.path, handler),
+            Some(rest) => {
+                for api in mlflow::APIS {
+                    inner = inner.route(&format!("{api}{rest}"), handler.clone());
+                }
+            }
+        }
     }
     let inner = inner
         .method_not_allowed_fallback(|unknown: Option<Extension<Unknown>>| async {
@@ -108,21 +119,13 @@ pub fn mount(app: App, routes: Vec<Route>) -> Router {
                 )
             })
         })
-        .fallback(|unknown: Option<Extension<Unknown>>, uri: Uri| async move {
-            known(unknown).err().unwrap_or_else(|| {
-                Error::new(
-                    ErrorCode::RouteNotFound,
-                    format!(
-                        "there is no route `{}`; see `/v1/openapi.json`",
-                        uri.path()
-                            .chars()
-                            .take(80)
-                            .flat_map(char::escape_debug)
-                            .collect::<String>()
-                    ),
-                )
-            })
-        })
+        .fallback(
+            |unknown: Option<Extension<Unknown>>, method: Method, uri: Uri| async move {
+                known(unknown)
+                    .err()
+                    .unwrap_or_else(|| route_not_found(&method, uri.path()))
+            },
+        )
         .layer(axum::middleware::from_fn(remember_route))
         .with_state(app.clone());
     let edge = tower::service_fn(move |request: Request| {
@@ -137,6 +140,52 @@ fn known(unknown: Option<Extension<Unknown>>) -> Result<()> {
     match unknown {
         Some(Extension(unknown)) => Err(unknown.refusal()),
         None => Ok(()),
+    }
+}
+
+fn route_not_found(method: &Method, path: &str) -> Error {
+    if mlflow::is_mlflow(path) {
+        return mlflow::endpoint_not_found(method, path);
+    }
+    Error::new(
+        ErrorCode::RouteNotFound,
+        format!(
+            "there is no route `{}`; see `/v1/openapi.json`",
+            path.chars()
+                .take(80)
+                .flat_map(char::escape_debug)
+                .collect::<String>()
+        ),
+    )
+}
+
+/// Whose API a path belongs to, and so which shape its errors have, whoever makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Ours: the error envelope.
+    Native,
+    /// MLflow's: `error_code` and `message`.
+    Mlflow,
+}
+
+impl Edge {
+    /// The edge of a path, with or without the tenant prefix.
+    pub fn of(path: &str) -> Self {
+        let rest = path
+            .strip_prefix("/t/")
+            .and_then(|rest| rest.find('/').map(|end| &rest[end..]));
+        if mlflow::is_mlflow(rest.unwrap_or(path)) {
+            Self::Mlflow
+        } else {
+            Self::Native
+        }
+    }
+
+    fn render(self, error: &Error, request_id: &str) -> Response {
+        match self {
+            Self::Native => render_error(error, request_id),
+            Self::Mlflow => mlflow::error::render(error),
+        }
     }
 }
 
@@ -159,6 +208,7 @@ async fn remember_route(request: Request, next: axum::middleware::Next) -> Respo
 async fn serve(app: App, inner: Router, request: Request) -> Response {
     let started = app.clock.now();
     let method = request.method().clone();
+    let edge = Edge::of(request.uri().path());
     let request_id = request_id_of(&app, &request);
     let span = tracing::info_span!("request", request.id = %request_id);
     let answer =
@@ -178,7 +228,7 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
         .get::<Failed>()
         .map(|failed| Arc::clone(&failed.0));
     let mut answer = match &failed {
-        Some(error) => render_error(error, &request_id),
+        Some(error) => edge.render(error, &request_id),
         None => answer,
     };
     let status = answer.status().as_u16();
