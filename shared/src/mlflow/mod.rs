@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod fields;
+pub mod filter;
 pub mod limits;
 
 pub use error::{MlflowCode, endpoint_not_found, invalid, refused};
