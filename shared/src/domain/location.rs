@@ -70,12 +70,9 @@ impl Location {
         }
         // The path is checked before it is taken apart, so that no part of it hides another.
         let stored = StoredPath::parse(path)?;
-        let Some((first, rest)) = path.split_once('/') else {
-            return Ok(Self::Stored(stored));
+        let Some((VERSIONS, rest)) = path.split_once('/') else {
+            return Ok(Self::Stored(stored.decoded()?));
         };
-        if first != VERSIONS {
-            return Ok(Self::Stored(stored));
-        }
         let mut parts = rest.splitn(3, '/');
         let name = parts.next().unwrap_or_default();
         let name = if is_encoded {
@@ -131,7 +128,7 @@ mod tests {
     #[test]
     fn locations_are_as_drawn() {
         let stored = |text| Location::Stored(StoredPath::parse(text).unwrap());
-        let version = |name, path: Option<&str>| Location::Version {
+        let version = |name: &str, path: Option<&str>| Location::Version {
             model: ModelName::parse(name).unwrap(),
             number: VersionNumber::new(3).unwrap(),
             path: path.map(|path| ArtifactPath::parse(path).unwrap()),
@@ -142,6 +139,10 @@ mod tests {
             stored("0/r/artifacts")
         );
         assert_eq!(Location::parse("versions").unwrap(), stored("versions"));
+        assert_eq!(
+            Location::parse("0/r/artifacts/a%2520b%.txt").unwrap(),
+            stored("0/r/artifacts/a b%.txt")
+        );
         assert_eq!(
             Location::parse("versions/my iris/3/a/b").unwrap(),
             version("my iris", Some("a/b"))

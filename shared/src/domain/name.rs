@@ -248,6 +248,22 @@ text_type!(
     }
 );
 
+impl StoredPath {
+    /// The path with every escape decoded, as MLflow's server reads it: one file has one name, however it is spelled.
+    pub fn decoded(&self) -> Result<Self, Error> {
+        let mut spelling = self.0.clone();
+        loop {
+            let decoded = percent_decode_str(&spelling)
+                .decode_utf8_lossy()
+                .into_owned();
+            if decoded == spelling {
+                return Self::parse(spelling);
+            }
+            spelling = decoded;
+        }
+    }
+}
+
 /// Checks a path of parts between `/`.
 fn check_path(text: &str, most_bytes: usize, most_parts: usize) -> Result<(), String> {
     if text.is_empty() || text.len() > most_bytes {
