@@ -28,6 +28,7 @@ impl Functions {
             query::routes(),
             notifications::routes(),
             artifacts::routes(),
+            authorizer::routes(),
         ];
         let none = Self {
             routes: routes.concat(),

@@ -10,6 +10,7 @@ pub mod model;
 pub mod name;
 pub mod subscription;
 pub mod time;
+pub mod token;
 pub mod tracking;
 pub mod version;
 

@@ -7,6 +7,7 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod tokens;
 mod tracking;
 mod versions;
 mod work;
