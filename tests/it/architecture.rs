@@ -40,8 +40,10 @@ fn nothing_says(folder: &str, words: &[&str]) {
     }
 }
 
-const FUNCTIONS: [&str; 6] = [
+const FUNCTIONS: [&str; 8] = [
     "artifact-validation",
+    "artifacts",
+    "authorizer",
     "notifications",
     "packaging",
     "promote",
@@ -164,12 +166,15 @@ fn routes() -> BTreeSet<String> {
         ("promote", promote::routes()),
         ("query", query::routes()),
         ("notifications", notifications::routes()),
+        ("artifacts", artifacts::routes()),
+        ("authorizer", authorizer::routes()),
     ]
     .into_iter()
     .flat_map(|(function, routes)| {
-        routes
-            .into_iter()
-            .map(move |route| format!("{function} {} {}", route.method, route.path))
+        routes.into_iter().map(move |route| {
+            let path = route.path.replace("{*path}", "{path+}");
+            format!("{function} {} {path}", route.method)
+        })
     })
     .collect()
 }
