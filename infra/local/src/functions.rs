@@ -29,6 +29,7 @@ impl Functions {
             notifications::routes(),
             artifacts::routes(),
             authorizer::routes(),
+            tracking::routes(),
         ];
         let none = Self {
             routes: routes.concat(),
