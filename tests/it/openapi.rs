@@ -121,6 +121,7 @@ fn the_description_has_exactly_the_routes_of_the_functions() {
         notifications::routes(),
         artifacts::routes(),
         authorizer::routes(),
+        tracking::routes(),
     ]
     .into_iter()
     .flatten()
