@@ -429,6 +429,7 @@ fn top_level_folders_are_the_agreed_ones() {
     let allowed = [
         "Cargo.toml",
         "Cargo.lock",
+        "clients",
         "functions",
         "shared",
         "infra",
