@@ -229,6 +229,14 @@ async fn a_token_may_do_what_it_allows_with_the_models_that_it_names() {
     create(&world, &reader, "/v1/models", json!({"name": "x"}))
         .await
         .expect_error(403, "permission_denied");
+    for (path, name) in [
+        ("/v1/models", "audio-2"),
+        ("/v1/models/audio/rename", "vision-audio"),
+        ("/v1/models/vision-cats/rename", "cats"),
+    ] {
+        let answer = create(&world, &vision, path, json!({"name": name})).await;
+        answer.expect_error(403, "permission_denied");
+    }
     for (token, path, status) in [
         (&reader, "/v1/models/audio", 200),
         (&vision, "/v1/models/vision-cats", 200),
