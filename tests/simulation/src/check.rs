@@ -167,20 +167,14 @@ impl Checker<'_> {
     /// Whether an answer fits what happened.
     fn answer(&mut self, number: usize, asked: &Asked) {
         let caused = self.caused.get(&number).cloned().unwrap_or_default();
-        // A deletion may take itself back.
-        let most = if asked.wish == Wish::DeleteModel {
-            2
-        } else {
-            1
-        };
-        if caused.len() > most {
+        if caused.len() > 1 {
             self.violated(format!("wish {number} was done {} times", caused.len()));
         }
         let Some(answer) = asked.answer.as_ref().filter(|answer| answer.is_certain()) else {
             return;
         };
         let until = asked.until.unwrap_or(u64::MAX);
-        if answer.status >= 400 && !caused.is_empty() && !(most == 2 && caused.len() == 2) {
+        if answer.status >= 400 && !caused.is_empty() {
             // Without an idempotency key, nobody can tell a repetition from another wish.
             if asked.key.is_some() || !asked.was_repeated {
                 self.violated(format!(

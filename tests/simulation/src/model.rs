@@ -88,8 +88,7 @@ impl Model {
                 allow(!holding, "an alias of the deleted model holds a version")?;
                 self.is_deleted = true;
             }
-            // A deletion that finds an alias after all takes itself back.
-            ("model.restored", Wish::RestoreModel | Wish::DeleteModel) => {
+            ("model.restored", Wish::RestoreModel) => {
                 allow(self.is_deleted, "the restored model is not deleted")?;
                 self.is_deleted = false;
             }

@@ -392,8 +392,8 @@ impl<'a> Run<'a> {
                     let reply = self.apply(&request);
                     self.tell(|| {
                         format!(
-                            "applied: {} {} {reply:?}",
-                            exchange.number, request.operation
+                            "applied: {} of process {}: {} {} {reply:?}",
+                            exchange.number, exchange.client, request.operation, request.body
                         )
                     });
                     self.network.put_back(exchange.answered(reply));
