@@ -137,6 +137,12 @@ pub(crate) async fn roll_back(
         .current_alias(&caller.tenant, model, name, command.expected_sequence)
         .await?
         .ok_or_else(|| alias_not_found(name, model))?;
+    if command
+        .expected_sequence
+        .is_some_and(|expected| expected != known.sequence)
+    {
+        return Err(lost(name, model, Some(&known)));
+    }
     let target = command.to_version.or(known.previous).ok_or_else(|| {
         Error::new(
             ErrorCode::Conflict,

@@ -58,6 +58,7 @@ pub(crate) async fn create(
         owner: command.owner.unwrap_or_else(|| caller.principal.clone()),
         notes,
         next_version: VersionNumber::FIRST,
+        held_aliases: 0,
         revision: 1,
         created_at: now,
         updated_at: now,
@@ -145,10 +146,11 @@ pub(crate) async fn delete(
     reason: Option<String>,
 ) -> Result<Outcome<ModelView>> {
     let before = app.registry.model(&caller.tenant, name).await?;
-    require_no_alias(app, caller, &before.name).await?;
+    if before.held_aliases > 0 {
+        return Err(in_use(app, caller, &before.name).await?);
+    }
     let now = app.clock.now();
-    let lies = before.name.clone();
-    let outcome = change(
+    change(
         app,
         caller,
         before,
@@ -162,44 +164,23 @@ pub(crate) async fn delete(
             })
         },
     )
-    .await?;
-    // An alias may have been set between the look and the deletion; then the deletion is taken back.
-    if let Err(error) = require_no_alias(app, caller, &lies).await {
-        let undoing = Caller {
-            idempotency: None,
-            ..caller.clone()
-        };
-        restore(
-            app,
-            &undoing,
-            name,
-            Some(error.message.chars().take(MAX_REASON).collect()),
-        )
-        .await?;
-        return Err(error);
-    }
-    Ok(outcome)
+    .await
 }
 
-/// Refuses a model that has an alias.
-async fn require_no_alias(app: &App, caller: &Caller, name: &ModelName) -> Result<()> {
+/// The error for a model whose aliases hold versions: it names them.
+async fn in_use(app: &App, caller: &Caller, name: &ModelName) -> Result<Error> {
     let aliases = app.registry.aliases_at(&caller.tenant, name).await?;
-    if let Some(alias) = aliases.first() {
-        let names: Vec<&str> = aliases
-            .iter()
-            .take(20)
-            .map(|alias| alias.name.as_str())
-            .collect();
-        return Err(Error::new(
-            ErrorCode::VersionInUse,
-            format!(
-                "registered model `{name}` has the alias `{}`; remove its aliases first",
-                alias.name
-            ),
-        )
-        .with("aliases", names));
-    }
-    Ok(())
+    let names: Vec<&str> = aliases
+        .iter()
+        .take(20)
+        .map(|alias| alias.name.as_str())
+        .collect();
+    let named = names.first().map_or_else(
+        || "an alias that holds a version".to_owned(),
+        |alias| format!("the alias `{alias}`"),
+    );
+    let message = format!("registered model `{name}` has {named}; remove its aliases first");
+    Ok(Error::new(ErrorCode::VersionInUse, message).with("aliases", names))
 }
 
 pub(crate) async fn restore(

@@ -138,6 +138,8 @@ pub struct Model {
     pub notes: Notes,
     /// The number that the next version gets.
     pub next_version: VersionNumber,
+    /// How many of its aliases hold a version; while one does, the model cannot be deleted.
+    pub held_aliases: u64,
     /// Optimistic-lock counter of the notes.
     pub revision: u64,
     /// When it was created.

@@ -320,7 +320,11 @@ impl Registry {
                     .value("zero", as_number(0)),
             });
         }
-        writes.extend(still_named(&alias.tenant, &alias.model));
+        match (change.from, alias.version) {
+            (None, Some(_)) => writes.push(count_alias(alias, "+")),
+            (Some(_), None) => writes.push(count_alias(alias, "-")),
+            _ => writes.extend(still_named(&alias.tenant, &alias.model)),
+        }
         Ok(writes)
     }
 
@@ -379,5 +383,33 @@ impl Registry {
             .items
             .into_iter()
             .find(|event| event.kind == kind && event.version == Some(id.number)))
+    }
+}
+
+/// Counts an alias that begins or ceases to hold a version, in the head of its model.
+///
+/// So a model is deleted only while no alias holds a version, and a deleted model's aliases get none.
+fn count_alias(alias: &Alias, sign: &str) -> Write {
+    let name = &alias.model;
+    let (mut condition, value) = if sign == "+" {
+        (String::from("attribute_not_exists(#deleted)"), None)
+    } else {
+        (String::from("#held > :zero"), Some(as_number(0)))
+    };
+    if name.is_known() {
+        condition.push_str(" AND #home = :home");
+    }
+    let mut condition = Expression::new(condition);
+    if let Some(zero) = value {
+        condition = condition.value("zero", zero);
+    }
+    if name.is_known() {
+        condition = condition.value("home", text(name.home()));
+    }
+    Write::Update {
+        key: keys::model(&alias.tenant, name),
+        update: Expression::new(format!("SET #held = #held {sign} :one"))
+            .value("one", as_number(1)),
+        condition,
     }
 }

@@ -196,10 +196,12 @@ impl Registry {
         head.insert("updated".into(), as_number(now.millis()));
         head.remove("deleted");
         let mut writes = self.take_name(&after, head, &slot, &event, naming).await?;
-        let as_read = Expression::new("#rev = :rev AND #next = :next AND #marked = :one")
-            .value("rev", as_number(before.revision))
-            .value("next", as_number(before.next_version.get()))
-            .value("one", as_number(1));
+        let as_read =
+            Expression::new("#rev = :rev AND #next = :next AND #held = :held AND #marked = :one")
+                .value("rev", as_number(before.revision))
+                .value("next", as_number(before.next_version.get()))
+                .value("held", as_number(before.held_aliases))
+                .value("one", as_number(1));
         let key = keys::model(tenant, &before.name);
         if before.name.is_displaced() {
             writes.push(Write::Delete {
