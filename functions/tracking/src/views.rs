@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use shared::domain::tracking::{
-    DatasetInput, Experiment, Lifecycle, LoggedMetric, LoggedModel, Metric, Run,
+    DatasetInput, Experiment, LoggedMetric, LoggedModel, Metric, Run,
 };
 use std::collections::BTreeMap;
 
@@ -189,10 +189,6 @@ pub(crate) fn logged_model(model: &LoggedModel) -> Value {
     });
     if let Some(fields) = info.as_object_mut() {
         put_list(fields, "tags", pairs(&model.tags));
-        if model.lifecycle == Lifecycle::Deleted {
-            // Only who asks for deleted ones gets to see it, and wants to know which they are.
-            fields.insert("lifecycle_stage".into(), model.lifecycle.as_str().into());
-        }
     }
     let mut data = Map::new();
     put_list(&mut data, "params", pairs(&model.params));

@@ -206,13 +206,12 @@ impl Registry {
     ) -> Result<Outcome<()>> {
         let key = run_key(tenant, run);
         let mut writes = writes_of(tenant, run, None)?;
-        writes.push(put_place(
-            tenant,
-            run.id.as_str(),
-            run.experiment_id,
-            &key.sk,
-        ));
-        self.commit(writes, tenant, answer, |_| throttled()).await
+        let place = place_item(tenant, run.id.as_str(), run.experiment_id, &key.sk);
+        writes.push(put_place(&place));
+        let outcome = self.commit(writes, tenant, answer, |_| throttled()).await?;
+        self.hints
+            .put(keys::tracked(tenant, run.id.as_str()), place);
+        Ok(outcome)
     }
 
     /// Reads a run with everything that it logged, or nothing if there is none; deleted or not.
@@ -379,17 +378,22 @@ pub(in crate::dynamodb::registry) fn link_to_run(id: &VersionId, run: &RunId) ->
     }
 }
 
-pub(super) fn put_place(
+/// Says where a run or a logged model lies.
+pub(super) fn place_item(
     tenant: &TenantName,
     id: &str,
     experiment: ExperimentId,
     sk: &str,
-) -> Write {
+) -> Item {
+    Builder::at(&keys::tracked(tenant, id))
+        .number("experiment", experiment.get())
+        .text("at", sk)
+        .build()
+}
+
+pub(super) fn put_place(place: &Item) -> Write {
     Write::Put {
-        item: Builder::at(&keys::tracked(tenant, id))
-            .number("experiment", experiment.get())
-            .text("at", sk)
-            .build(),
+        item: place.clone(),
         condition: Some(Expression::new("attribute_not_exists(#pk)")),
     }
 }
