@@ -7,6 +7,7 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod stages;
 mod tracking;
 mod versions;
 mod work;

@@ -13,4 +13,5 @@ mod sections;
 pub use experiments::NewExperiment;
 pub use listing::{Listed, Position};
 pub use logged_models::LoggedModelChange;
+pub(super) use runs::link_to_run;
 pub use runs::{RunChange, RunLink, RunWithExperiment};
