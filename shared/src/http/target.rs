@@ -1,5 +1,6 @@
 //! The names in a route's path, parsed.
 
+use crate::domain::tracking::LoggedModelId;
 use crate::domain::{AliasName, ModelName, TenantName, VersionId, VersionNumber};
 use crate::error::{Error, Result};
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -42,6 +43,16 @@ impl Target {
     /// The alias.
     pub fn alias(&self) -> Result<AliasName> {
         AliasName::parse(self.get("alias")?)
+    }
+
+    /// Whatever follows a route that ends with `{*path}`.
+    pub fn path(&self) -> Result<&str> {
+        self.get("path")
+    }
+
+    /// The id of a logged model.
+    pub fn logged_model(&self) -> Result<LoggedModelId> {
+        LoggedModelId::parse(self.get("model_id")?)
     }
 
     /// An id such as that of a subscription: at most 64 letters and digits.

@@ -317,22 +317,19 @@ impl<'a> Reader<'a> {
 
     /// A name in quotes, or as long as characters of names follow.
     fn name(&mut self, takes_dots: bool) -> Result<String> {
-        match self.peek() {
-            Some(quote @ ('`' | '"' | '\'')) => self.quoted(quote),
-            _ => {
-                let name: String = self
-                    .rest()
-                    .chars()
-                    .take_while(|character| {
-                        is_of_key(*character) && (takes_dots || *character != '.')
-                    })
-                    .collect();
-                if name.is_empty() {
-                    return Err(self.refused());
-                }
-                self.at += name.len();
-                Ok(name)
+        if let Some(quote @ ('`' | '"' | '\'')) = self.peek() {
+            self.quoted(quote)
+        } else {
+            let name: String = self
+                .rest()
+                .chars()
+                .take_while(|character| is_of_key(*character) && (takes_dots || *character != '.'))
+                .collect();
+            if name.is_empty() {
+                return Err(self.refused());
             }
+            self.at += name.len();
+            Ok(name)
         }
     }
 

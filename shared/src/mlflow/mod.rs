@@ -10,6 +10,7 @@ pub mod fields;
 pub mod filter;
 pub mod limits;
 pub mod shapes;
+pub mod uploads;
 
 pub use error::{MlflowCode, endpoint_not_found, invalid, refused};
 pub use fields::Fields;

@@ -14,7 +14,8 @@ mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use tracking::{
-    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+    ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
+    RunWithExperiment,
 };
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
