@@ -89,7 +89,7 @@ impl Registry {
     /// Builds the clients; makes no call.
     pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            table: Table::new(clients.dynamodb(), config),
+            table: Table::new(clients, config),
             streams: clients.streams(),
             hints: Hints::new(),
         }
