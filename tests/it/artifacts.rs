@@ -75,7 +75,7 @@ async fn fetch(world: &World, path: &str) -> (u16, Vec<u8>) {
         );
     }
     let location = answer.headers()["location"].to_str().unwrap().to_owned();
-    assert!(location.starts_with(world.stack.s3_url()), "{location}");
+    assert!(location.starts_with(&*world.stack.s3_url()), "{location}");
     let answer = client().get(location).send().await.unwrap();
     (
         answer.status().as_u16(),

@@ -272,6 +272,9 @@ pub(crate) async fn change(
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let before = app.registry.model(&caller.tenant, name).await?;
     let mut after = decide(&before)?;
+    if keeps_time && after == before {
+        return app.keep_unchanged(caller, status, show(&before)).await;
+    }
     after.revision = before.revision + 1;
     let now = app.clock.now();
     // A tag that an MLflow client sets is no change of the model to it; then the time was left as it is on purpose.

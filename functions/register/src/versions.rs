@@ -349,6 +349,9 @@ pub(crate) async fn annotate_shown(
         .await?
         .unwrap_or_default();
     let new = old.changed(change);
+    if keeps_time && new == old {
+        return app.keep_unchanged(caller, 200, show(&before, &old)).await;
+    }
     if is_native {
         new.check_changed(&old, change)?;
     } else {
@@ -412,7 +415,18 @@ pub(crate) async fn delete(
     caller: &Caller,
     id: &VersionId,
     reason: Option<String>,
-) -> Result<Outcome<VersionView>> {
+) -> Result<Outcome<Value>> {
+    delete_shown(app, caller, id, reason, &|version| native(app, version)).await
+}
+
+/// Deletes a version and answers as an edge shows it.
+pub(crate) async fn delete_shown(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    reason: Option<String>,
+    show: &(dyn Fn(&Version) -> Value + Send + Sync),
+) -> Result<Outcome<Value>> {
     change_existence(
         app,
         caller,
@@ -420,6 +434,7 @@ pub(crate) async fn delete(
         |_| VersionChange::Delete,
         EventType::VersionDeleted,
         reason,
+        show,
     )
     .await
 }
@@ -429,7 +444,7 @@ pub(crate) async fn restore(
     caller: &Caller,
     id: &VersionId,
     reason: Option<String>,
-) -> Result<Outcome<VersionView>> {
+) -> Result<Outcome<Value>> {
     change_existence(
         app,
         caller,
@@ -439,6 +454,7 @@ pub(crate) async fn restore(
         },
         EventType::VersionRestored,
         reason,
+        &|version| native(app, version),
     )
     .await
 }
@@ -451,7 +467,8 @@ async fn change_existence(
     change: impl Fn(&Version) -> VersionChange,
     kind: EventType,
     reason: Option<String>,
-) -> Result<Outcome<VersionView>> {
+    show: &(dyn Fn(&Version) -> Value + Send + Sync),
+) -> Result<Outcome<Value>> {
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let before = app.registry.version(id).await?;
     let event = app
@@ -465,7 +482,7 @@ async fn change_existence(
         updated_at: event.time,
         ..before.clone()
     };
-    let view = VersionView::of(app, &after);
+    let view = show(&after);
     let answer = caller.answer(200, &view, event.time)?;
     match app
         .registry
@@ -499,9 +516,6 @@ async fn change_existence(
             )
             .with("aliases", names))
         }
-        Err(Some(version)) => {
-            let view = VersionView::of(app, &version);
-            app.keep_unchanged(caller, 200, view).await
-        }
+        Err(Some(version)) => app.keep_unchanged(caller, 200, show(&version)).await,
     }
 }

@@ -9,6 +9,7 @@ pub mod error;
 pub mod fields;
 pub mod filter;
 pub mod limits;
+pub mod lookups;
 pub mod shapes;
 pub mod uploads;
 

@@ -4,25 +4,13 @@
 
 use crate::domain::model::Notes;
 use crate::domain::version::Origin;
-use crate::domain::{AliasName, Model, Status, Version, VersionNumber};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use crate::domain::{AliasName, Location, Model, Status, Version, VersionNumber};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// What a name in an artifact URI keeps as it is.
-const NAME: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
-
 /// Where the files of a version of ours are served, for clients that read artifacts by URI.
 pub fn artifact_uri(version: &Version) -> String {
-    format!(
-        "mlflow-artifacts:/versions/{}/{}",
-        utf8_percent_encode(version.id.model.as_str(), NAME),
-        version.id.number
-    )
+    Location::version_uri(&version.id.model, version.id.number)
 }
 
 /// Where a client finds the files of a version: with us, or where its source says.

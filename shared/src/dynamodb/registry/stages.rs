@@ -8,16 +8,40 @@
 use super::tracking::link_to_run;
 use super::{Registry, VersionChange};
 use crate::domain::model::{Model, Span, model_not_found};
-use crate::domain::{ModelName, StageName, TenantName, Version, VersionId, VersionNumber};
-use crate::dynamodb::items::{as_number, floor_of, model_from_item, top_of, version_from_item};
-use crate::dynamodb::keys;
+use crate::domain::version::DEFAULT_STAGES;
+use crate::domain::{
+    AliasName, ModelName, StageName, TenantName, Version, VersionId, VersionNumber,
+};
+use crate::dynamodb::items::{
+    Reader, alias_from_item, as_number, floor_of, model_from_item, top_of, version_from_item,
+};
+use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Write};
 use crate::error::Result;
+
+use std::collections::{BTreeMap, HashMap};
 
 /// How many versions the first look at a stage reads; each further one reads more.
 const FIRST_LOOK: usize = 25;
 /// Most versions that one look reads.
 const LONGEST_LOOK: usize = 1_000;
+
+/// What goes with a model when it is shown.
+#[derive(Debug, Clone, Default)]
+pub struct Neighbours {
+    /// The latest version of each stage that has one, by number.
+    pub latest: Vec<Version>,
+    /// What its aliases hold.
+    pub aliases: BTreeMap<AliasName, VersionNumber>,
+}
+
+fn id_of(model: &Model, number: VersionNumber) -> VersionId {
+    VersionId {
+        tenant: model.tenant.clone(),
+        model: model.name.clone(),
+        number,
+    }
+}
 
 impl Registry {
     /// The newest live version of a stage with a number up to the top of a span.
@@ -59,6 +83,86 @@ impl Registry {
             limit = (limit * 4).min(LONGEST_LOOK);
         }
         Ok(None)
+    }
+
+    /// The latest versions of each stage and the aliases of models, in as few reads as the models' heads allow.
+    ///
+    /// One BatchGetItem for every hundred latest versions and aliases; the answer is in the order of the models.
+    pub async fn neighbours(&self, models: &[Model]) -> Result<Vec<Neighbours>> {
+        let mut found: Vec<Neighbours> = models.iter().map(|_| Neighbours::default()).collect();
+        let mut wanted: Vec<Key> = Vec::new();
+        let mut owners: HashMap<String, usize> = HashMap::new();
+        for (index, model) in models.iter().enumerate() {
+            owners.insert(keys::model_partition(&model.tenant, &model.name), index);
+            for stage in DEFAULT_STAGES {
+                let span = model.span(&StageName::parse(*stage)?);
+                if !span.is_empty()
+                    && let Ok(number) = VersionNumber::new(span.top.into())
+                {
+                    wanted.push(keys::version(&id_of(model, number)));
+                }
+            }
+            for alias in &model.pointers.aliases {
+                wanted.push(keys::alias(&model.tenant, &model.name, alias));
+            }
+        }
+        wanted.sort_by(|left, right| (&left.pk, &left.sk).cmp(&(&right.pk, &right.sk)));
+        wanted.dedup();
+        for item in self.table.batch_get(&wanted, true).await? {
+            let reader = Reader(&item);
+            let Some(&index) = owners.get(reader.text("pk")?) else {
+                continue;
+            };
+            let (Some(model), Some(neighbours)) = (models.get(index), found.get_mut(index)) else {
+                continue;
+            };
+            if reader.text("sk")?.starts_with("A#") {
+                let alias = alias_from_item(&model.tenant, &model.name, &item)?;
+                neighbours
+                    .aliases
+                    .extend(alias.version.map(|number| (alias.name, number)));
+            } else {
+                let version = version_from_item(&model.tenant, &model.name, &item)?;
+                if version.deleted_at.is_none()
+                    && model.span(&version.stage).top == version.id.number.get()
+                {
+                    neighbours.latest.push(version);
+                }
+            }
+        }
+        for (model, neighbours) in models.iter().zip(&mut found) {
+            self.complete(model, neighbours).await?;
+        }
+        Ok(found)
+    }
+
+    /// Looks further for what the head of a model did not know.
+    async fn complete(&self, model: &Model, neighbours: &mut Neighbours) -> Result<()> {
+        if !model.pointers.is_complete {
+            let aliases = self.aliases(&model.tenant, &model.name).await?;
+            neighbours.aliases = aliases
+                .into_iter()
+                .filter_map(|alias| Some((alias.name, alias.version?)))
+                .collect();
+        }
+        for stage in DEFAULT_STAGES {
+            let stage = StageName::parse(*stage)?;
+            let span = model.span(&stage);
+            if span.is_empty() || neighbours.latest.iter().any(|one| one.stage == stage) {
+                continue;
+            }
+            // What stands at the top was looked at already; only a deletion or a change of stage leaves it there.
+            let below = Span {
+                top: span.top - 1,
+                ..span
+            };
+            neighbours.latest.extend(
+                self.newest_in_stage(&model.tenant, &model.name, &stage, below)
+                    .await?,
+            );
+        }
+        neighbours.latest.sort_by_key(|version| version.id.number);
+        Ok(())
     }
 
     /// The write of a model's head that goes with a version's entering a stage, and leaving another one.

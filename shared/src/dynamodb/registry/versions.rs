@@ -10,9 +10,10 @@ use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
     Builder, Reader, as_number, model_from_item, top_of, version_from_item, version_to_item,
 };
-use crate::dynamodb::keys;
+use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
 use crate::error::Result;
+use std::collections::HashMap;
 
 /// A decided registration.
 #[derive(Debug, Clone)]
@@ -200,6 +201,27 @@ impl Registry {
         Ok(Page { items, after })
     }
 
+    /// One page of versions by number, consistently, for searches that must know all of them.
+    pub async fn all_versions(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        limit: usize,
+        after: Option<String>,
+    ) -> Result<Page<Version>> {
+        let query = Query::new(keys::model_partition(tenant, model))
+            .prefix("V#")
+            .limit(limit)
+            .after(after)
+            .consistent();
+        let (items, after) = self.table.query(query).await?;
+        let items = items
+            .iter()
+            .map(|item| version_from_item(tenant, model, item))
+            .collect::<Result<_>>()?;
+        Ok(Page { items, after })
+    }
+
     /// JSON of a version's document that has an item of its own.
     pub async fn document(&self, id: &VersionId, document: &str) -> Result<Option<String>> {
         let item = self
@@ -208,6 +230,30 @@ impl Registry {
             .await?;
         item.map(|item| Reader(&item).text("json").map(str::to_owned))
             .transpose()
+    }
+
+    /// JSON of one document each of several versions, by version; in one call for every hundred.
+    pub async fn documents(
+        &self,
+        ids: &[&VersionId],
+        document: &str,
+    ) -> Result<HashMap<VersionId, String>> {
+        let wanted: HashMap<String, &VersionId> = ids
+            .iter()
+            .map(|id| (keys::version_document(id, document).pk, *id))
+            .collect();
+        let keys: Vec<Key> = ids
+            .iter()
+            .map(|id| keys::version_document(id, document))
+            .collect();
+        let mut found = HashMap::with_capacity(keys.len());
+        for item in self.table.batch_get(&keys, true).await? {
+            let reader = Reader(&item);
+            if let Some(id) = wanted.get(reader.text("pk")?) {
+                found.insert((*id).clone(), reader.text("json")?.to_owned());
+            }
+        }
+        Ok(found)
     }
 
     /// How far the validation of a version came: the sequence of its checkpoint, and where that lies.
@@ -399,7 +445,7 @@ impl Registry {
                 Ok(outcome) => return Ok(Ok(outcome)),
                 // Only the head refused: another change of a stage came between reading and writing it.
                 Err(refusals) if refusals.first().is_some_and(|refusal| !refusal.refused) => {
-                    pause(attempt.min(4)).await;
+                    self.table.pause(attempt.min(4)).await;
                 }
                 Err(refusals) => {
                     let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
