@@ -467,7 +467,10 @@ async fn fill(world: &World, experiment: u64, count: i64) {
     let item = client
         .get_item()
         .table_name(&world.stack.app().config.table)
-        .key("pk", AttributeValue::S(keys::runs(&tenant, ExperimentId::new(experiment))))
+        .key(
+            "pk",
+            AttributeValue::S(keys::runs(&tenant, ExperimentId::new(experiment))),
+        )
         .key("sk", AttributeValue::S(keys::newest_first(0, &first)))
         .send()
         .await
@@ -478,10 +481,19 @@ async fn fill(world: &World, experiment: u64, count: i64) {
         let mut copy = item.clone();
         let loss = Metric::new("loss", loss_of(at), 1, 1);
         for (name, value) in [
-            ("sk", AttributeValue::S(keys::newest_first(at, &format!("{at:032x}")))),
+            (
+                "sk",
+                AttributeValue::S(keys::newest_first(at, &format!("{at:032x}"))),
+            ),
             ("start", AttributeValue::N(at.to_string())),
-            ("params", AttributeValue::S(json!({"even": (at % 2 == 0).to_string()}).to_string())),
-            ("metrics", AttributeValue::B(Blob::new(metric::pack([&loss])))),
+            (
+                "params",
+                AttributeValue::S(json!({"even": (at % 2 == 0).to_string()}).to_string()),
+            ),
+            (
+                "metrics",
+                AttributeValue::B(Blob::new(metric::pack([&loss]))),
+            ),
         ] {
             copy.insert(name.to_owned(), value);
         }

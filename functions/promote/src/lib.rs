@@ -9,6 +9,7 @@
 
 mod aliases;
 mod handlers;
+mod mlflow;
 mod stages;
 
 use axum::Router;
@@ -18,7 +19,7 @@ use shared::http::{Route, delete, mount, post, put};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    let routes = vec![
+    let mut routes = vec![
         put("/v1/models/{model}/aliases/{alias}", handlers::set_alias),
         delete("/v1/models/{model}/aliases/{alias}", handlers::remove_alias),
         post(
@@ -30,6 +31,7 @@ pub fn routes() -> Vec<Route> {
             handlers::change_stage,
         ),
     ];
+    routes.extend(mlflow::routes());
     routes
         .into_iter()
         .map(|route| route.needs(Action::Promote))

@@ -10,6 +10,7 @@
 mod artifacts;
 mod handlers;
 mod history;
+mod mlflow;
 mod models;
 mod versions;
 
@@ -19,7 +20,7 @@ use shared::http::{Route, get, mount};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    vec![
+    let mut routes = vec![
         get("/v1/models", handlers::list_models),
         get("/v1/models/{model}", handlers::get_model),
         get("/v1/models/{model}/versions", handlers::list_versions),
@@ -51,7 +52,9 @@ pub fn routes() -> Vec<Route> {
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
         get("/v1/openapi.json", handlers::get_openapi).open(),
-    ]
+    ];
+    routes.extend(mlflow::routes());
+    routes
 }
 
 /// The function's HTTP side.

@@ -9,6 +9,7 @@
 
 mod drops;
 mod handlers;
+mod mlflow;
 mod models;
 mod uploads;
 mod versions;
@@ -21,7 +22,7 @@ use shared::{App, Result};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    vec![
+    let mut routes = vec![
         post("/v1/models", handlers::create_model),
         patch("/v1/models/{model}", handlers::update_model),
         delete("/v1/models/{model}", handlers::delete_model),
@@ -47,7 +48,9 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/finalize",
             handlers::finalize_version,
         ),
-    ]
+    ];
+    routes.extend(mlflow::routes());
+    routes
 }
 
 /// The function's HTTP side.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
+use shared::domain::model::{MAX_REASON, Notes, NotesChange, Pointers, check_text, is_searchable};
 use shared::domain::{EventType, Model, ModelName, Principal, VersionNumber};
 use shared::dynamodb::Outcome;
 use shared::http::Caller;
@@ -37,16 +37,38 @@ pub(crate) struct UpdateModel {
     expected_revision: Option<u64>,
 }
 
+/// How an edge shows a model: its status and the body, for the answer that goes under an idempotency key too.
+pub(crate) type Show<'a> = (u16, &'a (dyn Fn(&Model) -> Value + Send + Sync));
+
+/// As the native API shows a model.
+pub(crate) fn native(model: &Model) -> Value {
+    serde_json::to_value(ModelView::from(model)).unwrap_or_default()
+}
+
+pub(crate) async fn create_native(
+    app: &App,
+    caller: &Caller,
+    command: CreateModel,
+) -> Result<Outcome<Value>> {
+    let notes = Notes {
+        description: command.description.clone(),
+        tags: command.tags.clone(),
+    };
+    notes.check()?;
+    create(app, caller, command, (201, &native)).await
+}
+
 pub(crate) async fn create(
     app: &App,
     caller: &Caller,
     command: CreateModel,
-) -> Result<Outcome<ModelView>> {
+    (status, show): Show<'_>,
+) -> Result<Outcome<Value>> {
     let notes = Notes {
         description: command.description,
         tags: command.tags,
     };
-    notes.check()?;
+    notes.check_size()?;
     let now = app.clock.now();
     let model = Model {
         tenant: caller.tenant.clone(),
@@ -58,6 +80,7 @@ pub(crate) async fn create(
         created_at: now,
         updated_at: now,
         deleted_at: None,
+        pointers: Pointers::default(),
     };
     let event = app
         .event(
@@ -70,8 +93,8 @@ pub(crate) async fn create(
         .with("owner", model.owner.as_str())
         .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
         .with("revision", model.revision);
-    let view = ModelView::from(&model);
-    let answer = caller.answer(201, &view, now)?;
+    let view = show(&model);
+    let answer = caller.answer(status, &view, now)?;
     let outcome = app.registry.create_model(&model, &event, answer).await?;
     if matches!(outcome, Outcome::Done(())) {
         tracing::info!(
@@ -88,13 +111,22 @@ pub(crate) async fn update(
     caller: &Caller,
     name: &ModelName,
     command: UpdateModel,
-) -> Result<Outcome<ModelView>> {
-    change(app, caller, name, EventType::ModelUpdated, None, |before| {
-        before.require_live()?;
-        if let Some(expected) = command.expected_revision
-            && expected != before.revision
-        {
-            return Err(Error::new(
+) -> Result<Outcome<Value>> {
+    let show: Show<'_> = (200, &native);
+    change(
+        app,
+        caller,
+        name,
+        EventType::ModelUpdated,
+        None,
+        show,
+        false,
+        |before| {
+            before.require_live()?;
+            if let Some(expected) = command.expected_revision
+                && expected != before.revision
+            {
+                return Err(Error::new(
                 ErrorCode::Conflict,
                 format!(
                     "registered model `{name}` is at revision {}; read it again and decide anew",
@@ -102,19 +134,20 @@ pub(crate) async fn update(
                 ),
             )
             .with("current", json!({ "revision": before.revision })));
-        }
-        let mut after = before.clone();
-        let change = NotesChange {
-            description: command.description.clone(),
-            tags: command.tags.clone(),
-        };
-        after.notes = before.notes.changed(&change);
-        after.notes.check()?;
-        if let Some(owner) = &command.owner {
-            after.owner = owner.clone();
-        }
-        Ok(after)
-    })
+            }
+            let mut after = before.clone();
+            let change = NotesChange {
+                description: command.description.clone(),
+                tags: command.tags.clone(),
+            };
+            after.notes = before.notes.changed(&change);
+            after.notes.check_changed(&before.notes, &change)?;
+            if let Some(owner) = &command.owner {
+                after.owner = owner.clone();
+            }
+            Ok(after)
+        },
+    )
     .await
 }
 
@@ -123,7 +156,18 @@ pub(crate) async fn delete(
     caller: &Caller,
     name: &ModelName,
     reason: Option<String>,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
+    delete_shown(app, caller, name, reason, (200, &native)).await
+}
+
+/// Deletes a model and answers as an edge shows it.
+pub(crate) async fn delete_shown(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    reason: Option<String>,
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
     require_no_alias(app, caller, name).await?;
     let now = app.clock.now();
     let outcome = change(
@@ -132,6 +176,8 @@ pub(crate) async fn delete(
         name,
         EventType::ModelDeleted,
         reason,
+        show,
+        false,
         |before| {
             before.require_live()?;
             Ok(Model {
@@ -185,13 +231,15 @@ pub(crate) async fn restore(
     caller: &Caller,
     name: &ModelName,
     reason: Option<String>,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
     change(
         app,
         caller,
         name,
         EventType::ModelRestored,
         reason,
+        (200, &native),
+        false,
         |before| {
             if before.deleted_at.is_none() {
                 return Err(Error::new(
@@ -211,19 +259,28 @@ pub(crate) async fn restore(
 }
 
 /// Loads a model, lets `decide` change it, and commits the change.
-async fn change(
+pub(crate) async fn change(
     app: &App,
     caller: &Caller,
     name: &ModelName,
     kind: EventType,
     reason: Option<String>,
+    (status, show): Show<'_>,
+    keeps_time: bool,
     decide: impl FnOnce(&Model) -> Result<Model>,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let before = app.registry.model(&caller.tenant, name).await?;
     let mut after = decide(&before)?;
+    if keeps_time && after == before {
+        return app.keep_unchanged(caller, status, show(&before)).await;
+    }
     after.revision = before.revision + 1;
-    after.updated_at = app.clock.now();
+    let now = app.clock.now();
+    // A tag that an MLflow client sets is no change of the model to it; then the time was left as it is on purpose.
+    if !keeps_time {
+        after.updated_at = now;
+    }
     // A deleted model carries no tag in the index; its notes stay for the day it is restored.
     let carried = |model: &Model| {
         if model.deleted_at.is_some() {
@@ -245,8 +302,8 @@ async fn change(
             before.notes.description != after.notes.description,
         )
         .with("revision", after.revision);
-    let view = ModelView::from(&after);
-    let answer = caller.answer(200, &view, after.updated_at)?;
+    let view = show(&after);
+    let answer = caller.answer(status, &view, now)?;
     let outcome = app
         .registry
         .replace_model(&before, &after, &event, answer)
@@ -265,6 +322,8 @@ pub(crate) fn tag_pairs(before: &Notes, after: &Notes) -> Value {
     let left: BTreeSet<_> = before.tags.iter().collect();
     let right: BTreeSet<_> = after.tags.iter().collect();
     left.symmetric_difference(&right)
+        // An event tells no long value; a search by tag does not find it either.
+        .filter(|(_, value)| is_searchable(value))
         .map(|(key, value)| json!([key, value]))
         .collect()
 }

@@ -1,9 +1,7 @@
 //! What MLflow's clients see of experiments, runs and logged models: protobuf's JSON, which leaves out what is empty.
 
 use serde_json::{Map, Value, json};
-use shared::domain::tracking::{
-    DatasetInput, Experiment, LoggedMetric, LoggedModel, Metric, Run,
-};
+use shared::domain::tracking::{DatasetInput, Experiment, LoggedMetric, LoggedModel, Metric, Run};
 use std::collections::BTreeMap;
 
 /// Root of all artifacts, for experiments without one of their own.

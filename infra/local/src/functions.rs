@@ -28,6 +28,7 @@ impl Functions {
             query::routes(),
             notifications::routes(),
             tracking::routes(),
+            artifacts::routes(),
         ];
         let none = Self {
             routes: routes.concat(),

@@ -4,6 +4,7 @@ pub mod access;
 pub mod alias;
 pub mod artifact;
 pub mod event;
+pub mod location;
 pub mod metadata;
 pub mod model;
 pub mod name;
@@ -16,10 +17,12 @@ pub use access::{Action, Identity, Scope};
 pub use alias::{Alias, Expectation};
 pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};
+pub use location::Location;
 pub use metadata::Metadata;
 pub use model::Model;
 pub use name::{
-    AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, TenantName, VersionNumber,
+    AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, StoredPath, TenantName,
+    VersionNumber,
 };
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;

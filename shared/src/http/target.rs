@@ -45,6 +45,11 @@ impl Target {
         AliasName::parse(self.get("alias")?)
     }
 
+    /// Whatever follows a route that ends with `{*path}`.
+    pub fn path(&self) -> Result<&str> {
+        self.get("path")
+    }
+
     /// The run.
     pub fn run(&self) -> Result<RunId> {
         RunId::parse(self.get("run")?)
@@ -55,14 +60,14 @@ impl Target {
         ExperimentId::parse(self.get("experiment")?)
     }
 
-    /// The id of a logged model.
-    pub fn logged_model(&self) -> Result<LoggedModelId> {
-        LoggedModelId::parse(self.get("model_id")?)
-    }
-
     /// The key of a tag, as it is.
     pub fn tag(&self) -> Result<String> {
         self.get("tag").map(str::to_owned)
+    }
+
+    /// The id of a logged model.
+    pub fn logged_model(&self) -> Result<LoggedModelId> {
+        LoggedModelId::parse(self.get("model_id")?)
     }
 
     /// An id such as that of a subscription: at most 64 letters and digits.

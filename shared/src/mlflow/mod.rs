@@ -9,6 +9,9 @@ pub mod error;
 pub mod fields;
 pub mod filter;
 pub mod limits;
+pub mod lookups;
+pub mod shapes;
+pub mod uploads;
 
 pub use error::{MlflowCode, endpoint_not_found, invalid, refused};
 pub use fields::Fields;

@@ -8,7 +8,7 @@ use crate::domain::{
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
-    Reader, alias_from_item, alias_to_item, as_number, event_from_item, model_from_item,
+    Reader, alias_from_item, alias_to_item, as_number, event_from_item, held_by, model_from_item,
     version_from_item,
 };
 use crate::dynamodb::keys;
@@ -231,7 +231,8 @@ impl Registry {
         if let Some(to) = alias.version {
             writes.push(Write::Update {
                 key: keys::version(&id(to)),
-                update: Expression::new("SET #aliases = #aliases + :one")
+                update: Expression::new("SET #aliases = #aliases + :one, #held = :one")
+                    .named("held", held_by(&alias.name))
                     .value("one", as_number(1)),
                 condition: Expression::new("#status = :ready AND attribute_not_exists(#deleted)")
                     .value("ready", text(Status::Ready.as_str())),
@@ -240,9 +241,23 @@ impl Registry {
         if let Some(from) = change.from {
             writes.push(Write::Update {
                 key: keys::version(&id(from)),
-                update: Expression::new("SET #aliases = #aliases - :one")
+                update: Expression::new("SET #aliases = #aliases - :one REMOVE #held")
+                    .named("held", held_by(&alias.name))
                     .value("one", as_number(1)),
                 condition: Expression::new("#aliases > :zero").value("zero", as_number(0)),
+            });
+        }
+        // The model's head names the aliases that hold something; moving one from version to version leaves it alone.
+        let update = match (change.from, alias.version) {
+            (None, Some(_)) => Some(Expression::new("SET #held = :one").value("one", as_number(1))),
+            (Some(_), None) => Some(Expression::new("REMOVE #held")),
+            _ => None,
+        };
+        if let Some(update) = update {
+            writes.push(Write::Update {
+                key: keys::model(&alias.tenant, &alias.model),
+                update: update.named("held", held_by(&alias.name)),
+                condition: Expression::new("attribute_exists(#pk)"),
             });
         }
         Ok(writes)

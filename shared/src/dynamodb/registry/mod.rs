@@ -7,13 +7,16 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod stages;
 mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use stages::Neighbours;
 pub use tracking::{
-    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+    ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
+    RunWithExperiment,
 };
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
@@ -110,6 +113,11 @@ impl Registry {
         item.as_ref()
             .map(|item| stored_response(item, idempotency))
             .transpose()
+    }
+
+    /// Waits a little before a change that lost a race is run again, longer each time.
+    pub async fn wait_after_conflict(&self, attempt: u32) {
+        self.table.pause(attempt.min(5)).await;
     }
 
     /// Stores an answer alone, for operations that write nothing else; the first one wins.

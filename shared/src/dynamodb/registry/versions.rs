@@ -8,11 +8,12 @@ use crate::domain::{
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
-    Builder, Reader, as_number, model_from_item, version_from_item, version_to_item,
+    Builder, Reader, as_number, model_from_item, top_of, version_from_item, version_to_item,
 };
-use crate::dynamodb::keys;
+use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
 use crate::error::Result;
+use std::collections::HashMap;
 
 /// A decided registration.
 #[derive(Debug, Clone)]
@@ -45,8 +46,11 @@ pub enum VersionChange {
     },
     /// It is deleted, restorably.
     Delete,
-    /// It is restored.
-    Restore,
+    /// It is restored, into the stage in which it was deleted.
+    Restore {
+        /// That stage.
+        stage: StageName,
+    },
     /// Its notes change; `revision` is the one that was read.
     Annotate {
         /// The notes as they will be.
@@ -55,6 +59,8 @@ pub enum VersionChange {
         apart: Option<String>,
         /// The revision that was read.
         revision: u64,
+        /// When the version counts as changed last.
+        updated_at: Timestamp,
     },
 }
 
@@ -103,7 +109,9 @@ impl Registry {
                 Err(error) => return Err(error),
             };
             let version = registration.version;
-            let update = Expression::new("SET #next = :after, #updated = :updated")
+            let update = Expression::new("SET #next = :after, #updated = :updated, #top = :number")
+                .named("top", top_of(&version.stage))
+                .value("number", as_number(version.id.number.get()))
                 .value("after", as_number(version.id.number.next().get()))
                 .value("updated", as_number(version.created_at.millis()));
             let condition = Expression::new("#next = :next AND attribute_not_exists(#deleted)")
@@ -123,11 +131,13 @@ impl Registry {
             for (document, json) in &registration.documents {
                 writes.push(put_document(&version.id, document, json));
             }
+            writes.extend(Self::link_to_origin(&version));
             match self.try_commit(writes, tenant, registration.answer).await? {
                 Ok(Outcome::Done(())) => {
                     let mut head = head;
                     head.insert("next".into(), as_number(version.id.number.next().get()));
                     head.insert("updated".into(), as_number(version.created_at.millis()));
+                    head.insert(top_of(&version.stage), as_number(version.id.number.get()));
                     self.hints.put(key, head);
                     return Ok(Outcome::Done(version));
                 }
@@ -191,6 +201,27 @@ impl Registry {
         Ok(Page { items, after })
     }
 
+    /// One page of versions by number, consistently, for searches that must know all of them.
+    pub async fn all_versions(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        limit: usize,
+        after: Option<String>,
+    ) -> Result<Page<Version>> {
+        let query = Query::new(keys::model_partition(tenant, model))
+            .prefix("V#")
+            .limit(limit)
+            .after(after)
+            .consistent();
+        let (items, after) = self.table.query(query).await?;
+        let items = items
+            .iter()
+            .map(|item| version_from_item(tenant, model, item))
+            .collect::<Result<_>>()?;
+        Ok(Page { items, after })
+    }
+
     /// JSON of a version's document that has an item of its own.
     pub async fn document(&self, id: &VersionId, document: &str) -> Result<Option<String>> {
         let item = self
@@ -199,6 +230,30 @@ impl Registry {
             .await?;
         item.map(|item| Reader(&item).text("json").map(str::to_owned))
             .transpose()
+    }
+
+    /// JSON of one document each of several versions, by version; in one call for every hundred.
+    pub async fn documents(
+        &self,
+        ids: &[&VersionId],
+        document: &str,
+    ) -> Result<HashMap<VersionId, String>> {
+        let wanted: HashMap<String, &VersionId> = ids
+            .iter()
+            .map(|id| (keys::version_document(id, document).pk, *id))
+            .collect();
+        let keys: Vec<Key> = ids
+            .iter()
+            .map(|id| keys::version_document(id, document))
+            .collect();
+        let mut found = HashMap::with_capacity(keys.len());
+        for item in self.table.batch_get(&keys, true).await? {
+            let reader = Reader(&item);
+            if let Some(id) = wanted.get(reader.text("pk")?) {
+                found.insert((*id).clone(), reader.text("json")?.to_owned());
+            }
+        }
+        Ok(found)
     }
 
     /// How far the validation of a version came: the sequence of its checkpoint, and where that lies.
@@ -306,15 +361,19 @@ impl Registry {
                 condition_values.push(("none", as_number(0)));
                 "#aliases = :none AND attribute_not_exists(#deleted)"
             }
-            VersionChange::Restore => {
+            VersionChange::Restore { stage } => {
                 remove.push("#deleted");
-                "attribute_exists(#deleted)"
+                condition_values.push(("stage", text(stage.as_str())));
+                "attribute_exists(#deleted) AND #stage = :stage"
             }
             VersionChange::Annotate {
                 notes,
                 apart,
                 revision,
+                updated_at,
             } => {
+                values.retain(|(name, _)| *name != "updated");
+                values.push(("updated", as_number(updated_at.millis())));
                 set.push("#rev = :rev");
                 values.push(("rev", as_number(revision + 1)));
                 match notes {
@@ -341,6 +400,11 @@ impl Registry {
                 condition_values.push(("read", as_number(revision)));
                 "#rev = :read AND attribute_not_exists(#deleted)"
             }
+        };
+        let stage = match change {
+            VersionChange::MoveTo { to, .. } => Some(to),
+            VersionChange::Restore { stage } => Some(stage),
+            _ => None,
         };
         let mut update = format!("SET {}", set.join(", "));
         if !remove.is_empty() {
@@ -372,18 +436,29 @@ impl Registry {
                 .map(|(name, json)| put_document(id, name, json)),
         );
         self.hints.forget(&key);
-        match self.try_commit(writes, &id.tenant, answer).await? {
-            Ok(outcome) => Ok(Ok(outcome)),
-            Err(refusals) => {
-                let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
-                let version = item
-                    // An update of a missing item is refused with an empty one.
-                    .filter(|item| item.contains_key("status"))
-                    .map(|item| version_from_item(&id.tenant, &id.model, &item))
-                    .transpose()?;
-                Ok(Err(version))
+        for attempt in 1..=RACE_ATTEMPTS {
+            let mut writes = writes.clone();
+            if let Some(stage) = stage {
+                writes.push(self.span_write(id, change, stage).await?);
+            }
+            match self.try_commit(writes, &id.tenant, answer.clone()).await? {
+                Ok(outcome) => return Ok(Ok(outcome)),
+                // Only the head refused: another change of a stage came between reading and writing it.
+                Err(refusals) if refusals.first().is_some_and(|refusal| !refusal.refused) => {
+                    self.table.pause(attempt.min(4)).await;
+                }
+                Err(refusals) => {
+                    let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
+                    let version = item
+                        // An update of a missing item is refused with an empty one.
+                        .filter(|item| item.contains_key("status"))
+                        .map(|item| version_from_item(&id.tenant, &id.model, &item))
+                        .transpose()?;
+                    return Ok(Err(version));
+                }
             }
         }
+        Err(throttled())
     }
 }
 

@@ -370,7 +370,6 @@ impl Registry {
 }
 
 /// The write that says that a version was registered from a run; belongs in the transaction of the registration.
-#[expect(dead_code, reason = "registrations that name a run write it")]
 pub(in crate::dynamodb::registry) fn link_to_run(id: &VersionId, run: &RunId) -> Write {
     Write::Put {
         item: Builder::at(&keys::version_of_run(id, run.as_str())).build(),
