@@ -755,8 +755,12 @@ async fn logging_survives_every_cut() {
             world.run("0", 1).await;
         },
         async |world, _| {
-            let run = world.found(json!({"experiment_ids": ["0"]})).await;
-            let mut body = batch(&run[0], 0, 50);
+            let search = json!({"experiment_ids": ["0"]});
+            let found = world.mlflow("runs/search", search).await.body;
+            let Some(run) = found["runs"][0]["info"]["run_id"].as_str() else {
+                return false;
+            };
+            let mut body = batch(run, 0, 50);
             body["params"] = json!([{"key": "p", "value": "y".repeat(2_000)}]);
             // Without a key: what a client logs again after a lost answer is there once anyhow.
             world.mlflow("runs/log-batch", body).await.status < 300
@@ -821,4 +825,88 @@ async fn clients_learn_what_the_server_offers_without_logging_in() {
     for path in ["/health", "/version", "/t/team-a/health"] {
         assert_eq!(world.get(path).await.status, 200, "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_and_the_versions_made_from_them_are_linked_both_ways_and_seen_natively() {
+    let world = World::start().await;
+    let experiment = world.experiment("e").await;
+    let run = world.run(&experiment, 1).await;
+    world
+        .mlflow("runs/log-batch", batch(&run, 0, 30))
+        .await
+        .expect(200);
+    world
+        .mlflow("registered-models/create", json!({"name": "iris"}))
+        .await
+        .expect(200);
+    let body = json!({"name": "iris", "source": "s3://elsewhere/model", "run_id": run});
+    let version = world
+        .mlflow("model-versions/create", body)
+        .await
+        .expect(200);
+    assert_eq!(version["model_version"]["run_id"], run.as_str());
+
+    let shown = world.get(&format!("/v1/runs/{run}")).await.expect(200);
+    assert_eq!(shown["versions"], json!([{"model": "iris", "version": 1}]));
+    assert_eq!(shown["metrics"]["m9"]["value"], 29.0);
+    let version = world.get("/v1/models/iris/versions/1").await.expect(200);
+    assert_eq!(version["origin"]["run_id"], run.as_str());
+
+    let experiments = world.get("/v1/experiments?limit=1").await.expect(200);
+    assert_eq!(experiments["experiments"][0]["name"], "Default");
+    let cursor = text(&experiments["next_cursor"]);
+    let experiments = world
+        .get(&format!("/v1/experiments?limit=1&cursor={cursor}"))
+        .await
+        .expect(200);
+    assert_eq!(experiments["experiments"][0]["id"], experiment.as_str());
+    assert!(experiments.get("next_cursor").is_none());
+    world.get("/v1/experiments/1").await.expect(200);
+    world
+        .get("/v1/experiments/77")
+        .await
+        .expect_error(404, "experiment_not_found");
+
+    world.run(&experiment, 2).await;
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    for _ in 0..2 {
+        let path = format!("/v1/experiments/{experiment}/runs?limit=1{cursor}");
+        let page = world.get(&path).await.expect(200);
+        seen.push(page["runs"][0]["started_at_ms"].clone());
+        cursor = format!(
+            "&cursor={}",
+            page["next_cursor"].as_str().unwrap_or_default()
+        );
+    }
+    assert_eq!(seen, [2, 1]);
+
+    let path = format!("/v1/runs/{run}/metrics?key=m9&limit=2");
+    let page = world.get(&path).await.expect(200);
+    assert_eq!(page["points"][1]["step"], 19);
+    let cursor = text(&page["next_cursor"]);
+    let page = world
+        .get(&format!("{path}&cursor={cursor}"))
+        .await
+        .expect(200);
+    assert_eq!(
+        page["points"],
+        json!([{"value": 29.0, "timestamp_ms": 29, "step": 29}])
+    );
+    for (path, code) in [
+        ("/v1/runs/nothing", "run_not_found"),
+        ("/v1/runs/nothing/metrics?key=a", "run_not_found"),
+        ("/v1/logged-models/m-nothing", "logged_model_not_found"),
+    ] {
+        world.get(path).await.expect_error(404, code);
+    }
+    let body = json!({"experiment_id": "0", "name": "lm", "source_run_id": run});
+    let model = world.mlflow("logged-models", body).await.expect(200);
+    let id = text(&model["model"]["info"]["model_id"]);
+    let shown = world
+        .get(&format!("/v1/logged-models/{id}"))
+        .await
+        .expect(200);
+    assert_eq!(shown["run_id"], run.as_str());
 }

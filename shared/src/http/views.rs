@@ -72,6 +72,22 @@ pub struct PackageView {
     pub at: Timestamp,
 }
 
+/// Where a version came from, as an MLflow client said it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OriginView {
+    /// The URI that was registered.
+    pub source: String,
+    /// The run that made it; `GET /v1/runs/{run}` shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Link to a run of another server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_link: Option<String>,
+    /// The logged model that it is; `GET /v1/logged-models/{model_id}` shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+}
+
 /// A model version.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VersionView {
@@ -91,6 +107,9 @@ pub struct VersionView {
     pub size_bytes: u64,
     /// Digest of the metadata.
     pub metadata_digest: String,
+    /// Where it came from, if it was registered by URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<OriginView>,
     /// Who registered it.
     pub registered_by: String,
     /// When it was registered.
@@ -123,6 +142,12 @@ impl VersionView {
             artifact_count: version.artifact_count,
             size_bytes: version.size_bytes,
             metadata_digest: version.metadata_digest.to_string(),
+            origin: version.origin.as_ref().map(|origin| OriginView {
+                source: origin.source.clone(),
+                run_id: origin.run_id.clone(),
+                run_link: origin.run_link.clone(),
+                model_id: origin.model_id.clone(),
+            }),
             registered_by: version.registered_by.to_string(),
             created_at: version.created_at,
             updated_at: version.updated_at,

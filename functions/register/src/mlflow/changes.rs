@@ -4,7 +4,6 @@ use serde_json::Value;
 use shared::domain::{Alias, EventType, ModelName, VersionNumber};
 use shared::dynamodb::{AliasChange, Outcome};
 use shared::http::Caller;
-use shared::mlflow::{MlflowCode, refused};
 use shared::{App, ErrorCode, Result};
 
 /// How often a change that met another one is run again.
@@ -25,34 +24,6 @@ where
         }
     }
     run().await
-}
-
-/// Looks whether a creation happened of which the store did not say whether it did.
-///
-/// Clients up to 3.17 repeat a creation after any 5xx, so that one may only be answered if nothing was created.
-pub(super) async fn looked_up(
-    outcome: Result<Outcome<Value>>,
-    find: impl Future<Output = Result<Option<Value>>>,
-) -> Result<Outcome<Value>> {
-    let error = match outcome {
-        Err(error) if matches!(error.code, ErrorCode::Unavailable | ErrorCode::Internal) => error,
-        other => return other,
-    };
-    match find.await {
-        Ok(Some(created)) => Ok(Outcome::Done(created)),
-        Ok(None) => Err(error),
-        Err(second) => {
-            tracing::error!(
-                error = error.chain(),
-                second = second.chain(),
-                "A creation failed, and so did the look whether it happened"
-            );
-            Err(refused(
-                MlflowCode::Aborted,
-                "It is not known whether the creation happened: the store does not answer. Look before you try again.",
-            ))
-        }
-    }
 }
 
 /// Removes the aliases of a model, or those of one version, each with its entry in the history.

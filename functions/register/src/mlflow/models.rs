@@ -1,6 +1,6 @@
 //! Registered models of MLflow: create, update, delete, tag.
 
-use super::changes::{looked_up, remove_aliases, until_won};
+use super::changes::{remove_aliases, until_won};
 use crate::models::{self, CreateModel};
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use shared::domain::{EventType, Model, ModelName};
 use shared::dynamodb::Outcome;
 use shared::http::{Caller, Reply, respond};
 use shared::mlflow::limits::{self, check_key, check_tag, checked_model_name};
-use shared::mlflow::{Fields, MlflowCode, lookups, refused, shapes};
+use shared::mlflow::{Fields, MlflowCode, looked_up, lookups, refused, shapes};
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! Versions of MLflow: create, update, delete, tag.
 
-use super::changes::{looked_up, remove_aliases, until_won};
+use super::changes::{remove_aliases, until_won};
 use super::models::{is_prompt, tags_of};
 use super::sources::{self, Request};
 use crate::versions::{self, Draft, Noted, register_draft};
@@ -11,7 +11,7 @@ use shared::domain::{Metadata, ModelName, Status, Version, VersionId};
 use shared::dynamodb::Outcome;
 use shared::http::{Caller, Reply, respond};
 use shared::mlflow::limits::{self, Wanted, check_key, check_tag, checked_model_name};
-use shared::mlflow::{Fields, MlflowCode, error, refused, shapes};
+use shared::mlflow::{Fields, MlflowCode, error, looked_up, refused, shapes};
 use shared::s3::keys;
 use shared::{App, Result};
 use std::collections::BTreeMap;
