@@ -169,10 +169,7 @@ async fn candidates(app: &App, caller: &Caller, conditions: &Conditions) -> Resu
         }
     }
     models.retain(|model| {
-        model.deleted_at.is_none()
-            && model.version_count() > 0
-            && caller.sees(&model.name)
-            && (conditions.wants_prompts || !is_prompt(&model.notes))
+        model.deleted_at.is_none() && model.version_count() > 0 && caller.sees(&model.name)
     });
     Ok(models)
 }

@@ -178,8 +178,7 @@ async fn of_model(app: &App, caller: &Caller, mut origin: Origin) -> Result<Reso
             }
         },
     };
-    let version = app.registry.version(&id).await?;
-    version.require_live()?;
+    let version = app.registry.live_version(&id).await?;
     origin.source = format!("models:/{}/{}", id.model, id.number);
     let earlier = version.origin.clone().unwrap_or_default();
     origin.run_id = origin.run_id.or(earlier.run_id);
@@ -328,8 +327,7 @@ async fn at(app: &App, caller: &Caller, mut origin: Origin, location: &str) -> R
             model,
             number,
         };
-        let version = app.registry.version(&id).await?;
-        version.require_live()?;
+        let version = app.registry.live_version(&id).await?;
         return copy(app, &version, origin).await;
     }
     let bucket = app.bucket.name();

@@ -164,6 +164,36 @@ impl Registry {
             .ok_or_else(|| version_not_found(id))
     }
 
+    /// Reads a version that is there, and of a model that is there: MLflow knows no restorable deletion.
+    pub async fn live_version(&self, id: &VersionId) -> Result<Version> {
+        let (model_key, key) = (keys::model(&id.tenant, &id.model), keys::version(id));
+        let (mut head, mut found) = (None, None);
+        for item in self
+            .table
+            .batch_get(&[model_key.clone(), key.clone()], true)
+            .await?
+        {
+            if Reader(&item).text("pk")? == model_key.pk {
+                head = Some(item);
+            } else {
+                found = Some(item);
+            }
+        }
+        let (Some(head), Some(item)) = (head, found) else {
+            return Err(version_not_found(id));
+        };
+        if model_from_item(&id.tenant, &head)?
+            .model
+            .deleted_at
+            .is_some()
+        {
+            return Err(version_not_found(id));
+        }
+        let version = version_from_item(&id.tenant, &id.model, &item)?;
+        version.require_live()?;
+        Ok(version)
+    }
+
     /// Reads a version as one eventually consistent read: half the price, at most about a second behind.
     pub async fn glance_version(&self, id: &VersionId) -> Result<Version> {
         self.find_version(id, false)
