@@ -18,5 +18,6 @@ mod lambda;
 mod mlflow;
 mod openapi;
 mod tenants;
+mod tracking;
 mod validation;
 mod world;

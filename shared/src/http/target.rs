@@ -1,6 +1,6 @@
 //! The names in a route's path, parsed.
 
-use crate::domain::tracking::LoggedModelId;
+use crate::domain::tracking::{ExperimentId, LoggedModelId, RunId};
 use crate::domain::{AliasName, ModelName, TenantName, VersionId, VersionNumber};
 use crate::error::{Error, Result};
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -48,6 +48,21 @@ impl Target {
     /// Whatever follows a route that ends with `{*path}`.
     pub fn path(&self) -> Result<&str> {
         self.get("path")
+    }
+
+    /// The run.
+    pub fn run(&self) -> Result<RunId> {
+        RunId::parse(self.get("run")?)
+    }
+
+    /// The experiment.
+    pub fn experiment(&self) -> Result<ExperimentId> {
+        ExperimentId::parse(self.get("experiment")?)
+    }
+
+    /// The key of a tag, as it is.
+    pub fn tag(&self) -> Result<String> {
+        self.get("tag").map(str::to_owned)
     }
 
     /// The id of a logged model.
