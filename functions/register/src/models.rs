@@ -117,10 +117,8 @@ pub(crate) async fn update(
         app,
         caller,
         name,
-        EventType::ModelUpdated,
-        None,
+        Wanted::of(EventType::ModelUpdated, None),
         show,
-        false,
         |before| {
             before.require_live()?;
             if let Some(expected) = command.expected_revision
@@ -174,10 +172,8 @@ pub(crate) async fn delete_shown(
         app,
         caller,
         name,
-        EventType::ModelDeleted,
-        reason,
+        Wanted::of(EventType::ModelDeleted, reason),
         show,
-        false,
         |before| {
             before.require_live()?;
             Ok(Model {
@@ -236,10 +232,8 @@ pub(crate) async fn restore(
         app,
         caller,
         name,
-        EventType::ModelRestored,
-        reason,
+        Wanted::of(EventType::ModelRestored, reason),
         (200, &native),
-        false,
         |before| {
             if before.deleted_at.is_none() {
                 return Err(Error::new(
@@ -258,17 +252,39 @@ pub(crate) async fn restore(
     .await
 }
 
+/// What kind of change of a model is wanted, and why.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) kind: EventType,
+    pub(crate) reason: Option<String>,
+    /// Whether the model counts as unchanged: a tag is no change of it to MLflow's clients.
+    pub(crate) keeps_time: bool,
+}
+
+impl Wanted {
+    fn of(kind: EventType, reason: Option<String>) -> Self {
+        Self {
+            kind,
+            reason,
+            keeps_time: false,
+        }
+    }
+}
+
 /// Loads a model, lets `decide` change it, and commits the change.
 pub(crate) async fn change(
     app: &App,
     caller: &Caller,
     name: &ModelName,
-    kind: EventType,
-    reason: Option<String>,
+    wanted: Wanted,
     (status, show): Show<'_>,
-    keeps_time: bool,
     decide: impl FnOnce(&Model) -> Result<Model>,
 ) -> Result<Outcome<Value>> {
+    let Wanted {
+        kind,
+        reason,
+        keeps_time,
+    } = wanted;
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let before = app.registry.model(&caller.tenant, name).await?;
     let mut after = decide(&before)?;
@@ -277,7 +293,6 @@ pub(crate) async fn change(
     }
     after.revision = before.revision + 1;
     let now = app.clock.now();
-    // A tag that an MLflow client sets is no change of the model to it; then the time was left as it is on purpose.
     if !keeps_time {
         after.updated_at = now;
     }

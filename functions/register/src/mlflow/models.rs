@@ -1,7 +1,7 @@
 //! Registered models of MLflow: create, update, delete, tag.
 
 use super::changes::{looked_up, remove_aliases, until_won};
-use crate::models::{self, CreateModel};
+use crate::models::{self, CreateModel, Wanted};
 use axum::extract::State;
 use serde_json::{Value, json};
 use shared::domain::model::{Notes, NotesChange};
@@ -149,10 +149,12 @@ async fn noted(
             app,
             caller,
             name,
-            EventType::ModelUpdated,
-            None,
+            Wanted {
+                kind: EventType::ModelUpdated,
+                reason: None,
+                keeps_time,
+            },
             (200, &show),
-            keeps_time,
             |before| {
                 before.require_live()?;
                 let mut after = before.clone();

@@ -87,7 +87,7 @@ impl Registry {
 
     /// The latest versions of each stage and the aliases of models, in as few reads as the models' heads allow.
     ///
-    /// One BatchGetItem for every hundred latest versions and aliases; the answer is in the order of the models.
+    /// One `BatchGetItem` for every hundred latest versions and aliases; the answer is in the order of the models.
     pub async fn neighbours(&self, models: &[Model]) -> Result<Vec<Neighbours>> {
         let mut found: Vec<Neighbours> = models.iter().map(|_| Neighbours::default()).collect();
         let mut wanted: Vec<Key> = Vec::new();
@@ -271,18 +271,18 @@ fn head_write(key: &keys::Key, head: &Item, changed: &[(StageName, Span)]) -> Wr
             names.push((name, attribute));
         }
     }
-    let named = |mut expression: Expression| {
+    let with_names = |mut expression: Expression| {
         for (name, attribute) in &names {
             expression = expression.named(name, attribute.clone());
         }
         expression
     };
     let update = values.into_iter().fold(
-        named(Expression::new(format!("SET {}", set.join(", ")))),
+        with_names(Expression::new(format!("SET {}", set.join(", ")))),
         |expression, (name, value)| expression.value(&name, value),
     );
     let condition = seen.into_iter().fold(
-        named(Expression::new(conditions.join(" AND "))),
+        with_names(Expression::new(conditions.join(" AND "))),
         |expression, (name, value)| expression.value(&name, value),
     );
     Write::Update {
