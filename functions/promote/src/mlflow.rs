@@ -142,7 +142,7 @@ async fn archive_others(
     let mut span = head.span(stage);
     while let Some(version) = app
         .registry
-        .newest_in_stage(&caller.tenant, &id.model, stage, span)
+        .newest_in_stage(&caller.tenant, &head.name, stage, span)
         .await?
     {
         span.top = version.id.number.get() - 1;

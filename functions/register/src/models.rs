@@ -1,10 +1,11 @@
 //! Registered models: create, update, delete, restore.
 
+use crate::names::displaced;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, Notes, NotesChange, Pointers, check_text, is_searchable};
 use shared::domain::{EventType, Model, ModelName, Principal, VersionNumber};
-use shared::dynamodb::Outcome;
+use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
 use shared::http::views::ModelView;
 use shared::{App, Error, ErrorCode, Result};
@@ -21,6 +22,9 @@ pub(crate) struct CreateModel {
     pub(crate) tags: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) owner: Option<Principal>,
+    /// Whether the name of a deleted model may be used again; that model stays restorable by its id.
+    #[serde(default)]
+    pub(crate) replace_deleted: bool,
 }
 
 /// Changes what people write about a registered model.
@@ -82,28 +86,35 @@ pub(crate) async fn create(
         deleted_at: None,
         pointers: Pointers::default(),
     };
-    let event = app
-        .event(
-            EventType::ModelCreated,
-            &caller.tenant,
-            &caller.principal,
-            &caller.request_id,
-        )
-        .about(&model.name)
-        .with("owner", model.owner.as_str())
-        .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
-        .with("revision", model.revision);
-    let view = show(&model);
-    let answer = caller.answer(status, &view, now)?;
-    let outcome = app.registry.create_model(&model, &event, answer).await?;
-    if matches!(outcome, Outcome::Done(())) {
+    let decide = |model: &Model| {
+        let event = app
+            .event(
+                EventType::ModelCreated,
+                &caller.tenant,
+                &caller.principal,
+                &caller.request_id,
+            )
+            .about(&model.name)
+            .with("owner", model.owner.as_str())
+            .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
+            .with("revision", model.revision);
+        Ok((event, caller.answer(status, &show(model), now)?))
+    };
+    let naming = Naming {
+        ulid: app.ids.next(),
+        may_displace: command.replace_deleted,
+        decide: &decide,
+        displaced: &|holder| displaced(app, caller, holder),
+    };
+    let outcome = app.registry.create_model(&model, &naming).await?;
+    if matches!(outcome, Outcome::Done(_)) {
         tracing::info!(
             model.name = model.name.as_str(),
             "Created registered model `{}`",
             model.name
         );
     }
-    Ok(outcome.map(|()| view))
+    Ok(outcome.map(|model| show(&model)))
 }
 
 pub(crate) async fn update(
@@ -112,13 +123,13 @@ pub(crate) async fn update(
     name: &ModelName,
     command: UpdateModel,
 ) -> Result<Outcome<Value>> {
-    let show: Show<'_> = (200, &native);
+    let before = app.registry.model(&caller.tenant, name).await?;
     change(
         app,
         caller,
-        name,
+        before,
         Wanted::of(EventType::ModelUpdated, None),
-        show,
+        (200, &native),
         |before| {
             before.require_live()?;
             if let Some(expected) = command.expected_revision
@@ -166,12 +177,14 @@ pub(crate) async fn delete_shown(
     reason: Option<String>,
     show: Show<'_>,
 ) -> Result<Outcome<Value>> {
-    require_no_alias(app, caller, name).await?;
+    let before = app.registry.model(&caller.tenant, name).await?;
+    require_no_alias(app, caller, &before.name).await?;
     let now = app.clock.now();
+    let lies = before.name.clone();
     let outcome = change(
         app,
         caller,
-        name,
+        before,
         Wanted::of(EventType::ModelDeleted, reason),
         show,
         |before| {
@@ -184,7 +197,7 @@ pub(crate) async fn delete_shown(
     )
     .await?;
     // An alias may have been set between the look and the deletion; then the deletion is taken back.
-    if let Err(error) = require_no_alias(app, caller, name).await {
+    if let Err(error) = require_no_alias(app, caller, &lies).await {
         let undoing = Caller {
             idempotency: None,
             ..caller.clone()
@@ -203,7 +216,7 @@ pub(crate) async fn delete_shown(
 
 /// Refuses a model that has an alias.
 async fn require_no_alias(app: &App, caller: &Caller, name: &ModelName) -> Result<()> {
-    let aliases = app.registry.aliases(&caller.tenant, name).await?;
+    let aliases = app.registry.aliases_at(&caller.tenant, name).await?;
     if let Some(alias) = aliases.first() {
         let names: Vec<&str> = aliases
             .iter()
@@ -228,10 +241,11 @@ pub(crate) async fn restore(
     name: &ModelName,
     reason: Option<String>,
 ) -> Result<Outcome<Value>> {
+    let before = app.registry.model(&caller.tenant, name).await?;
     change(
         app,
         caller,
-        name,
+        before,
         Wanted::of(EventType::ModelRestored, reason),
         (200, &native),
         |before| {
@@ -271,11 +285,11 @@ impl Wanted {
     }
 }
 
-/// Loads a model, lets `decide` change it, and commits the change.
+/// Lets `decide` change a model as it was read, and commits the change.
 pub(crate) async fn change(
     app: &App,
     caller: &Caller,
-    name: &ModelName,
+    before: Model,
     wanted: Wanted,
     (status, show): Show<'_>,
     decide: impl FnOnce(&Model) -> Result<Model>,
@@ -286,7 +300,7 @@ pub(crate) async fn change(
         keeps_time,
     } = wanted;
     check_text("reason", reason.as_deref(), MAX_REASON)?;
-    let before = app.registry.model(&caller.tenant, name).await?;
+    let name = &before.name;
     let mut after = decide(&before)?;
     if keeps_time && after == before {
         return app.keep_unchanged(caller, status, show(&before)).await;

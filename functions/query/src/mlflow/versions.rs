@@ -179,10 +179,7 @@ async fn of_model(app: &App, conditions: &Conditions, model: &Model) -> Result<V
     let mut found = Vec::new();
     let mut after = None;
     loop {
-        let page = app
-            .registry
-            .all_versions(&model.tenant, &model.name, LOOK, after)
-            .await?;
+        let page = app.registry.all_versions(model, LOOK, after).await?;
         found.extend(page.items.into_iter().filter(|version| {
             version.deleted_at.is_none()
                 && conditions.hold_for_attributes(|key| attribute(version, key))
