@@ -440,7 +440,7 @@ async fn large_runs_lie_in_parts_and_are_read_whole() {
     let found = world
         .found(json!({"experiment_ids": ["0"], "filter": format!("params.`p0-1` = '{value}'")}))
         .await;
-    assert_eq!(found, [run.clone()]);
+    assert_eq!(found, std::slice::from_ref(&run));
     assert_eq!(
         world.found(json!({"experiment_ids": ["0"]})).await,
         [other, run.clone()]

@@ -64,10 +64,12 @@ async fn set_registered_model_alias(
         aliases::move_alias(&app, &caller, &id.model, &alias, &wanted, &|_| json!({})).await;
     // In MLflow's words it is the version that is not there, whatever happened to its model.
     let outcome = match outcome {
-        Err(error) if error.code == ErrorCode::ModelNotFound => Err(refused(
-            MlflowCode::ResourceDoesNotExist,
-            error::version_not_found(id.model.as_str(), &id.number.to_string()),
-        )),
+        Err(error) if matches!(error.code, ErrorCode::ModelNotFound | ErrorCode::Deleted) => {
+            Err(refused(
+                MlflowCode::ResourceDoesNotExist,
+                error::version_not_found(id.model.as_str(), &id.number.to_string()),
+            ))
+        }
         other => other,
     };
     respond(&app, &caller, 200, outcome).await
@@ -113,8 +115,7 @@ async fn transition_model_version_stage(
         )));
     }
     let id = named(&caller, checked_model_name(&name)?, &version)?;
-    let before = app.registry.version(&id).await?;
-    before.require_live()?;
+    let before = app.registry.live_version(&id).await?;
     // What is to be shown of the version is read before it moves: after that, nothing may fail.
     let notes = app
         .load_document(&id, "notes", &before.notes)
@@ -141,7 +142,7 @@ async fn archive_others(
     let mut span = head.span(stage);
     while let Some(version) = app
         .registry
-        .newest_in_stage(&caller.tenant, &id.model, stage, span)
+        .newest_in_stage(&caller.tenant, &head.name, stage, span)
         .await?
     {
         span.top = version.id.number.get() - 1;

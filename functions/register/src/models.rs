@@ -1,10 +1,11 @@
 //! Registered models: create, update, delete, restore.
 
+use crate::names::displaced;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, Notes, NotesChange, Pointers, check_text, is_searchable};
 use shared::domain::{EventType, Model, ModelName, Principal, VersionNumber};
-use shared::dynamodb::Outcome;
+use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
 use shared::http::views::ModelView;
 use shared::{App, Error, ErrorCode, Result};
@@ -21,6 +22,9 @@ pub(crate) struct CreateModel {
     pub(crate) tags: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) owner: Option<Principal>,
+    /// Whether the name of a deleted model may be used again; that model stays restorable by its id.
+    #[serde(default)]
+    pub(crate) replace_deleted: bool,
 }
 
 /// Changes what people write about a registered model.
@@ -82,28 +86,35 @@ pub(crate) async fn create(
         deleted_at: None,
         pointers: Pointers::default(),
     };
-    let event = app
-        .event(
-            EventType::ModelCreated,
-            &caller.tenant,
-            &caller.principal,
-            &caller.request_id,
-        )
-        .about(&model.name)
-        .with("owner", model.owner.as_str())
-        .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
-        .with("revision", model.revision);
-    let view = show(&model);
-    let answer = caller.answer(status, &view, now)?;
-    let outcome = app.registry.create_model(&model, &event, answer).await?;
-    if matches!(outcome, Outcome::Done(())) {
+    let decide = |model: &Model| {
+        let event = app
+            .event(
+                EventType::ModelCreated,
+                &caller.tenant,
+                &caller.principal,
+                &caller.request_id,
+            )
+            .about(&model.name)
+            .with("owner", model.owner.as_str())
+            .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
+            .with("revision", model.revision);
+        Ok((event, caller.answer(status, &show(model), now)?))
+    };
+    let naming = Naming {
+        ulid: app.ids.next(),
+        may_displace: command.replace_deleted,
+        decide: &decide,
+        displaced: &|holder| displaced(app, caller, holder),
+    };
+    let outcome = app.registry.create_model(&model, &naming).await?;
+    if matches!(outcome, Outcome::Done(_)) {
         tracing::info!(
             model.name = model.name.as_str(),
             "Created registered model `{}`",
             model.name
         );
     }
-    Ok(outcome.map(|()| view))
+    Ok(outcome.map(|model| show(&model)))
 }
 
 pub(crate) async fn update(
@@ -112,15 +123,13 @@ pub(crate) async fn update(
     name: &ModelName,
     command: UpdateModel,
 ) -> Result<Outcome<Value>> {
-    let show: Show<'_> = (200, &native);
+    let before = app.registry.model(&caller.tenant, name).await?;
     change(
         app,
         caller,
-        name,
-        EventType::ModelUpdated,
-        None,
-        show,
-        false,
+        before,
+        Wanted::of(EventType::ModelUpdated, None),
+        (200, &native),
         |before| {
             before.require_live()?;
             if let Some(expected) = command.expected_revision
@@ -168,16 +177,16 @@ pub(crate) async fn delete_shown(
     reason: Option<String>,
     show: Show<'_>,
 ) -> Result<Outcome<Value>> {
-    require_no_alias(app, caller, name).await?;
+    let before = app.registry.model(&caller.tenant, name).await?;
+    require_no_alias(app, caller, &before.name).await?;
     let now = app.clock.now();
+    let lies = before.name.clone();
     let outcome = change(
         app,
         caller,
-        name,
-        EventType::ModelDeleted,
-        reason,
+        before,
+        Wanted::of(EventType::ModelDeleted, reason),
         show,
-        false,
         |before| {
             before.require_live()?;
             Ok(Model {
@@ -188,7 +197,7 @@ pub(crate) async fn delete_shown(
     )
     .await?;
     // An alias may have been set between the look and the deletion; then the deletion is taken back.
-    if let Err(error) = require_no_alias(app, caller, name).await {
+    if let Err(error) = require_no_alias(app, caller, &lies).await {
         let undoing = Caller {
             idempotency: None,
             ..caller.clone()
@@ -207,7 +216,7 @@ pub(crate) async fn delete_shown(
 
 /// Refuses a model that has an alias.
 async fn require_no_alias(app: &App, caller: &Caller, name: &ModelName) -> Result<()> {
-    let aliases = app.registry.aliases(&caller.tenant, name).await?;
+    let aliases = app.registry.aliases_at(&caller.tenant, name).await?;
     if let Some(alias) = aliases.first() {
         let names: Vec<&str> = aliases
             .iter()
@@ -232,14 +241,13 @@ pub(crate) async fn restore(
     name: &ModelName,
     reason: Option<String>,
 ) -> Result<Outcome<Value>> {
+    let before = app.registry.model(&caller.tenant, name).await?;
     change(
         app,
         caller,
-        name,
-        EventType::ModelRestored,
-        reason,
+        before,
+        Wanted::of(EventType::ModelRestored, reason),
         (200, &native),
-        false,
         |before| {
             if before.deleted_at.is_none() {
                 return Err(Error::new(
@@ -258,26 +266,47 @@ pub(crate) async fn restore(
     .await
 }
 
-/// Loads a model, lets `decide` change it, and commits the change.
+/// What kind of change of a model is wanted, and why.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) kind: EventType,
+    pub(crate) reason: Option<String>,
+    /// Whether the model counts as unchanged: a tag is no change of it to MLflow's clients.
+    pub(crate) keeps_time: bool,
+}
+
+impl Wanted {
+    fn of(kind: EventType, reason: Option<String>) -> Self {
+        Self {
+            kind,
+            reason,
+            keeps_time: false,
+        }
+    }
+}
+
+/// Lets `decide` change a model as it was read, and commits the change.
 pub(crate) async fn change(
     app: &App,
     caller: &Caller,
-    name: &ModelName,
-    kind: EventType,
-    reason: Option<String>,
+    before: Model,
+    wanted: Wanted,
     (status, show): Show<'_>,
-    keeps_time: bool,
     decide: impl FnOnce(&Model) -> Result<Model>,
 ) -> Result<Outcome<Value>> {
+    let Wanted {
+        kind,
+        reason,
+        keeps_time,
+    } = wanted;
     check_text("reason", reason.as_deref(), MAX_REASON)?;
-    let before = app.registry.model(&caller.tenant, name).await?;
+    let name = &before.name;
     let mut after = decide(&before)?;
     if keeps_time && after == before {
         return app.keep_unchanged(caller, status, show(&before)).await;
     }
     after.revision = before.revision + 1;
     let now = app.clock.now();
-    // A tag that an MLflow client sets is no change of the model to it; then the time was left as it is on purpose.
     if !keeps_time {
         after.updated_at = now;
     }

@@ -228,7 +228,7 @@ pub(crate) async fn register_draft(
             head.require_live()?;
             let id = VersionId {
                 tenant: caller.tenant.clone(),
-                model: model.clone(),
+                model: head.name.clone(),
                 number: head.next_version,
             };
             for artifact in &artifacts {
@@ -344,6 +344,7 @@ pub(crate) async fn annotate_shown(
     } = noted;
     let before = app.registry.version(id).await?;
     before.require_live()?;
+    let id = &before.id;
     let old: Notes = app
         .load_document(id, "notes", &before.notes)
         .await?
@@ -471,6 +472,7 @@ async fn change_existence(
 ) -> Result<Outcome<Value>> {
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let before = app.registry.version(id).await?;
+    let id = &before.id;
     let event = app
         .event(kind, &id.tenant, &caller.principal, &caller.request_id)
         .about(&id.model)

@@ -7,6 +7,7 @@ pub mod event;
 pub mod location;
 pub mod metadata;
 pub mod model;
+pub mod model_name;
 pub mod name;
 pub mod subscription;
 pub mod time;
@@ -20,9 +21,9 @@ pub use event::{Event, EventType};
 pub use location::Location;
 pub use metadata::Metadata;
 pub use model::Model;
+pub use model_name::ModelName;
 pub use name::{
-    AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, StoredPath, TenantName,
-    VersionNumber,
+    AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
 };
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;

@@ -11,7 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, ArtifactRoot, Judgement, Listed, Loaded, LoggedModelChange, Moved, Neighbours,
-    NewExperiment, Page, Position, Registration, Registry, RunChange, RunLink, RunWithExperiment,
-    VersionChange, WorkItem, WorkKind,
+    AliasChange, ArtifactRoot, Judgement, Listed, Loaded, LoggedModelChange, Moved, Naming,
+    Neighbours, NewExperiment, Page, Position, Registration, Registry, RunChange, RunLink,
+    RunWithExperiment, VersionChange, WorkItem, WorkKind,
 };

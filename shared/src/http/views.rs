@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::domain::model::Notes;
+use crate::domain::version::Origin;
 use crate::domain::{Alias, Metadata, Model, Timestamp, Version, VersionNumber};
 use crate::s3::keys;
 use serde::Serialize;
@@ -12,6 +13,8 @@ use std::collections::BTreeMap;
 pub struct ModelView {
     /// Its name.
     pub name: String,
+    /// What it keeps when it is renamed.
+    pub model_id: String,
     /// Who answers for it.
     pub owner: String,
     /// Free text.
@@ -36,6 +39,7 @@ impl From<&Model> for ModelView {
     fn from(model: &Model) -> Self {
         Self {
             name: model.name.to_string(),
+            model_id: model.name.home().to_owned(),
             owner: model.owner.to_string(),
             description: model.notes.description.clone(),
             tags: model.notes.tags.clone(),
@@ -72,22 +76,6 @@ pub struct PackageView {
     pub at: Timestamp,
 }
 
-/// Where a version came from, as an MLflow client said it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct OriginView {
-    /// The URI that was registered.
-    pub source: String,
-    /// The run that made it; `GET /v1/runs/{run}` shows it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_id: Option<String>,
-    /// Link to a run of another server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_link: Option<String>,
-    /// The logged model that it is; `GET /v1/logged-models/{model_id}` shows it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model_id: Option<String>,
-}
-
 /// A model version.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VersionView {
@@ -107,9 +95,6 @@ pub struct VersionView {
     pub size_bytes: u64,
     /// Digest of the metadata.
     pub metadata_digest: String,
-    /// Where it came from, if it was registered by URI.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub origin: Option<OriginView>,
     /// Who registered it.
     pub registered_by: String,
     /// When it was registered.
@@ -128,6 +113,12 @@ pub struct VersionView {
     /// The package.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<PackageView>,
+    /// Where it came from, if it was registered by URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Whether its files lie elsewhere, so that it was never validated.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_reference: bool,
 }
 
 impl VersionView {
@@ -142,12 +133,6 @@ impl VersionView {
             artifact_count: version.artifact_count,
             size_bytes: version.size_bytes,
             metadata_digest: version.metadata_digest.to_string(),
-            origin: version.origin.as_ref().map(|origin| OriginView {
-                source: origin.source.clone(),
-                run_id: origin.run_id.clone(),
-                run_link: origin.run_link.clone(),
-                model_id: origin.model_id.clone(),
-            }),
             registered_by: version.registered_by.to_string(),
             created_at: version.created_at,
             updated_at: version.updated_at,
@@ -167,6 +152,8 @@ impl VersionView {
                 manifest_digest: package.manifest_digest.to_string(),
                 at: package.at,
             }),
+            origin: version.origin.clone(),
+            is_reference: version.is_reference(),
         }
     }
 }

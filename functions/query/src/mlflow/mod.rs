@@ -161,9 +161,7 @@ async fn live_version(app: &App, caller: &Caller, fields: &Fields) -> Result<Ver
         model,
         number,
     };
-    let version = app.registry.version(&id).await?;
-    version.require_live()?;
-    Ok(version)
+    app.registry.live_version(&id).await
 }
 
 async fn get_model_version(

@@ -14,7 +14,7 @@ use shared::domain::{Model, Version};
 use shared::http::{Caller, Pages, Reply};
 use shared::mlflow::{Fields, limits, lookups, shapes};
 use shared::{App, Result};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 /// Versions on a page unless the caller says how many, and the most that it may say; as in MLflow.
 const MAX_RESULTS: usize = 200_000;
@@ -134,7 +134,7 @@ async fn candidates(app: &App, caller: &Caller, conditions: &Conditions) -> Resu
         .only("run_id")
         .filter(|runs| runs.iter().all(|run| RunId::parse(run.as_str()).is_ok()))
     {
-        let mut names = BTreeMap::new();
+        let mut names = BTreeSet::new();
         for run in runs {
             let run = RunId::parse(run)?;
             let mut after = None;
@@ -143,14 +143,14 @@ async fn candidates(app: &App, caller: &Caller, conditions: &Conditions) -> Resu
                     .registry
                     .versions_of_run(&caller.tenant, &run, LOOK, after)
                     .await?;
-                names.extend(page.items.into_iter().map(|link| (link.model, ())));
+                names.extend(page.items.into_iter().map(|link| link.model));
                 after = page.after;
                 if after.is_none() {
                     break;
                 }
             }
         }
-        for name in names.into_keys() {
+        for name in names {
             models.extend(named(app, caller, name.as_str()).await?);
         }
     } else {
@@ -169,10 +169,7 @@ async fn candidates(app: &App, caller: &Caller, conditions: &Conditions) -> Resu
         }
     }
     models.retain(|model| {
-        model.deleted_at.is_none()
-            && model.version_count() > 0
-            && caller.sees(&model.name)
-            && (conditions.wants_prompts || !is_prompt(&model.notes))
+        model.deleted_at.is_none() && model.version_count() > 0 && caller.sees(&model.name)
     });
     Ok(models)
 }
@@ -182,10 +179,7 @@ async fn of_model(app: &App, conditions: &Conditions, model: &Model) -> Result<V
     let mut found = Vec::new();
     let mut after = None;
     loop {
-        let page = app
-            .registry
-            .all_versions(&model.tenant, &model.name, LOOK, after)
-            .await?;
+        let page = app.registry.all_versions(model, LOOK, after).await?;
         found.extend(page.items.into_iter().filter(|version| {
             version.deleted_at.is_none()
                 && conditions.hold_for_attributes(|key| attribute(version, key))

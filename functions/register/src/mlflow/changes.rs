@@ -66,7 +66,7 @@ async fn remove_alias(
                     &caller.principal,
                     &caller.request_id,
                 )
-                .about(&alias.model)
+                .about(&loaded.model)
                 .of_alias(&alias.name, current.sequence + 1)
                 .because(Some("what it held was deleted".to_owned()))
                 .with("from", from.get())

@@ -14,6 +14,10 @@ pub(crate) fn routes() -> Vec<Route> {
             "/{api}/2.0/mlflow/registered-models/create",
             models::create_registered_model,
         ),
+        post(
+            "/{api}/2.0/mlflow/registered-models/rename",
+            models::rename_registered_model,
+        ),
         patch(
             "/{api}/2.0/mlflow/registered-models/update",
             models::update_registered_model,

@@ -1,7 +1,8 @@
 //! Registered models of MLflow: create, update, delete, tag.
 
 use super::changes::{remove_aliases, until_won};
-use crate::models::{self, CreateModel};
+use crate::models::{self, CreateModel, Wanted};
+use crate::names::{self, RenameModel};
 use axum::extract::State;
 use serde_json::{Value, json};
 use shared::domain::model::{Notes, NotesChange};
@@ -55,6 +56,8 @@ pub(super) async fn create_registered_model(
         description: notes.description.clone(),
         tags: notes.tags.clone(),
         owner: None,
+        // A name that was deleted is free to MLflow's clients; what had it stays restorable, by its id.
+        replace_deleted: true,
     };
     let began = app.clock.now();
     let outcome = models::create(&app, &caller, command, (200, &created)).await;
@@ -64,10 +67,8 @@ pub(super) async fn create_registered_model(
             Err(error) if error.code == ErrorCode::ModelNotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let is_ours = model.created_at >= began
-            && model.revision == 1
-            && model.notes == notes
-            && model.owner == caller.principal;
+        let is_ours =
+            model.created_at >= began && model.notes == notes && model.owner == caller.principal;
         Ok(is_ours.then(|| created(&model)))
     };
     let outcome = looked_up(outcome, found).await;
@@ -117,16 +118,52 @@ pub(super) async fn update_registered_model(
     };
     let name = checked_model_name(&name)?;
     let outcome = noted(&app, &caller, &name, &change, false).await;
+    shown_whole(&app, &caller, &name, outcome).await
+}
+
+/// Answers a change with all that MLflow shows of a model, which is more than what the change read.
+async fn shown_whole(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    outcome: Result<Outcome<Value>>,
+) -> Result<Reply> {
     let is_done = matches!(outcome, Ok(Outcome::Done(_)));
-    let reply = respond(&app, &caller, 200, outcome).await?;
+    let reply = respond(app, caller, 200, outcome).await?;
     if !is_done {
         return Ok(reply);
     }
-    // The answer shows what the change did not touch, too.
-    match app.registry.model(&caller.tenant, &name).await {
-        Ok(model) => Reply::ok(lookups::changed_model(&app, &model).await),
+    // The change is made, so that nothing which fails now may fail the answer.
+    match app.registry.model(&caller.tenant, name).await {
+        Ok(model) => Reply::ok(lookups::changed_model(app, &model).await),
         Err(_) => Ok(reply),
     }
+}
+
+pub(super) async fn rename_registered_model(
+    State(app): State<App>,
+    caller: Caller,
+    fields: Fields,
+) -> Result<Reply> {
+    let name = fields.required("name")?;
+    let new_name = fields.required("new_name")?;
+    let to = checked_model_name(&new_name)?;
+    let name = checked_model_name(&name)?;
+    if name == to {
+        // Nothing is renamed, and the model must be there.
+        let model = app.registry.model(&caller.tenant, &name).await?;
+        model.require_live()?;
+        return Reply::ok(lookups::changed_model(&app, &model).await);
+    }
+    let outcome = until_won(&app, || {
+        let command = RenameModel {
+            name: to.clone(),
+            reason: None,
+        };
+        names::rename_shown(&app, &caller, &name, command, (200, &created))
+    })
+    .await;
+    shown_whole(&app, &caller, &to, outcome).await
 }
 
 /// Changes the notes of a model.
@@ -144,15 +181,18 @@ async fn noted(
             created(model)
         }
     };
-    until_won(app, || {
+    until_won(app, || async {
+        let before = app.registry.model(&caller.tenant, name).await?;
         models::change(
             app,
             caller,
-            name,
-            EventType::ModelUpdated,
-            None,
+            before,
+            Wanted {
+                kind: EventType::ModelUpdated,
+                reason: None,
+                keeps_time,
+            },
             (200, &show),
-            keeps_time,
             |before| {
                 before.require_live()?;
                 let mut after = before.clone();
@@ -161,6 +201,7 @@ async fn noted(
                 Ok(after)
             },
         )
+        .await
     })
     .await
 }

@@ -165,9 +165,10 @@ async fn of_model(app: &App, caller: &Caller, mut origin: Origin) -> Result<Reso
             versioned(app, caller, name, suffix).await?
         }
         Some(_) => return Err(improper()),
-        None => match rest.rsplit_once('@') {
-            Some((name, alias)) => aliased(app, caller, name, alias).await?,
-            None => {
+        None => {
+            if let Some((name, alias)) = rest.rsplit_once('@') {
+                aliased(app, caller, name, alias).await?
+            } else {
                 let id = LoggedModelId::parse(rest)?;
                 let model = app.registry.logged_model(&caller.tenant, &id).await?;
                 origin.model_id.get_or_insert_with(|| id.to_string());
@@ -176,10 +177,9 @@ async fn of_model(app: &App, caller: &Caller, mut origin: Origin) -> Result<Reso
                 }
                 return at(app, caller, origin, &model.artifact_uri).await;
             }
-        },
+        }
     };
-    let version = app.registry.version(&id).await?;
-    version.require_live()?;
+    let version = app.registry.live_version(&id).await?;
     origin.source = format!("models:/{}/{}", id.model, id.number);
     let earlier = version.origin.clone().unwrap_or_default();
     origin.run_id = origin.run_id.or(earlier.run_id);
@@ -328,8 +328,7 @@ async fn at(app: &App, caller: &Caller, mut origin: Origin, location: &str) -> R
             model,
             number,
         };
-        let version = app.registry.version(&id).await?;
-        version.require_live()?;
+        let version = app.registry.live_version(&id).await?;
         return copy(app, &version, origin).await;
     }
     let bucket = app.bucket.name();

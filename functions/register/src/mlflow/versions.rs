@@ -154,6 +154,7 @@ async fn noted(
     keeps_time: bool,
     show: impl Fn(&Version, &Notes) -> Value + Copy,
 ) -> Result<Outcome<Value>> {
+    app.registry.live_version(id).await?;
     until_won(app, || {
         let noted = Noted {
             change,
@@ -178,8 +179,7 @@ pub(super) async fn delete_model_version(
 }
 
 async fn deleted(app: &App, caller: &Caller, id: &VersionId) -> Result<Outcome<Value>> {
-    let before = app.registry.version(id).await?;
-    before.require_live()?;
+    let before = app.registry.live_version(id).await?;
     if before.alias_count > 0 {
         remove_aliases(app, caller, &id.model, Some(id.number)).await?;
     }

@@ -6,13 +6,16 @@
 
 mod aliases;
 mod deliveries;
+mod identity;
 mod models;
+mod renames;
 mod stages;
 mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use renames::Naming;
 pub use stages::Neighbours;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,

@@ -5,15 +5,16 @@
 //! that a top may be a version that was deleted since: whoever looks for the latest looks further down then, and the
 //! dispatch of the deletion moves the top down for those who come later.
 
+use super::identity::{Slot, named_as_read};
 use super::tracking::link_to_run;
 use super::{Registry, VersionChange};
-use crate::domain::model::{Model, Span, model_not_found};
+use crate::domain::model::{Model, Span};
 use crate::domain::version::DEFAULT_STAGES;
 use crate::domain::{
     AliasName, ModelName, StageName, TenantName, Version, VersionId, VersionNumber,
 };
 use crate::dynamodb::items::{
-    Reader, alias_from_item, as_number, floor_of, model_from_item, top_of, version_from_item,
+    Reader, alias_from_item, as_number, floor_of, top_of, version_from_item,
 };
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Write};
@@ -87,7 +88,7 @@ impl Registry {
 
     /// The latest versions of each stage and the aliases of models, in as few reads as the models' heads allow.
     ///
-    /// One BatchGetItem for every hundred latest versions and aliases; the answer is in the order of the models.
+    /// One `BatchGetItem` for every hundred latest versions and aliases; the answer is in the order of the models.
     pub async fn neighbours(&self, models: &[Model]) -> Result<Vec<Neighbours>> {
         let mut found: Vec<Neighbours> = models.iter().map(|_| Neighbours::default()).collect();
         let mut wanted: Vec<Key> = Vec::new();
@@ -171,14 +172,15 @@ impl Registry {
         id: &VersionId,
         change: &VersionChange,
         entered: &StageName,
-    ) -> Result<Write> {
+    ) -> Result<Option<Write>> {
         let key = keys::model(&id.tenant, &id.model);
-        let head = self
-            .table
-            .get(&key, true)
-            .await?
-            .ok_or_else(|| model_not_found(&id.model))?;
-        let model = model_from_item(&id.tenant, &head)?.model;
+        let Slot::Held(model, head) = self.read_slot(&id.tenant, &key).await? else {
+            return Ok(None);
+        };
+        if model.name.home() != id.model.home() {
+            // The name means another model by now; the write of the version is refused, and says so.
+            return Ok(None);
+        }
         let mut changed = vec![(entered.clone(), model.span(entered).with(id.number))];
         if let VersionChange::MoveTo { from, to } = change
             && from != to
@@ -187,7 +189,7 @@ impl Registry {
             changed.push((from.clone(), span));
         }
         self.hints.forget(&key);
-        Ok(head_write(&key, &head, &changed))
+        Ok(Some(head_write(&key, &model.name, &head, &changed)))
     }
 
     /// The span of a stage after a version left it, if that changes it.
@@ -224,17 +226,24 @@ impl Registry {
     /// Moves the top of a stage's span down from a version that was deleted; does nothing if it moved already.
     pub async fn settle_stage(&self, id: &VersionId, stage: &StageName) -> Result<()> {
         let key = keys::model(&id.tenant, &id.model);
-        let Some(head) = self.table.get(&key, true).await? else {
+        let Slot::Held(model, head) = self.read_slot(&id.tenant, &key).await? else {
             return Ok(());
         };
-        let model = model_from_item(&id.tenant, &head)?.model;
+        if model.name.home() != id.model.home() {
+            return Ok(());
+        }
         let Some(span) = self.span_without(id, stage, &model).await? else {
             return Ok(());
         };
         self.hints.forget(&key);
         // If the head changed meanwhile, its top is right, or a look further down finds what is.
         self.table
-            .write(head_write(&key, &head, &[(stage.clone(), span)]))
+            .write(head_write(
+                &key,
+                &model.name,
+                &head,
+                &[(stage.clone(), span)],
+            ))
             .await
             .map(drop)
     }
@@ -248,8 +257,8 @@ impl Registry {
 }
 
 /// Rewrites spans of a head, if they are as they were read.
-fn head_write(key: &keys::Key, head: &Item, changed: &[(StageName, Span)]) -> Write {
-    let (mut set, mut conditions) = (Vec::new(), vec!["attribute_exists(#pk)".to_owned()]);
+fn head_write(key: &Key, model: &ModelName, head: &Item, changed: &[(StageName, Span)]) -> Write {
+    let (mut set, mut conditions) = (Vec::new(), Vec::new());
     let mut names = Vec::new();
     let mut values = Vec::new();
     let mut seen = Vec::new();
@@ -271,18 +280,21 @@ fn head_write(key: &keys::Key, head: &Item, changed: &[(StageName, Span)]) -> Wr
             names.push((name, attribute));
         }
     }
-    let named = |mut expression: Expression| {
+    let with_names = |mut expression: Expression| {
         for (name, attribute) in &names {
             expression = expression.named(name, attribute.clone());
         }
         expression
     };
     let update = values.into_iter().fold(
-        named(Expression::new(format!("SET {}", set.join(", ")))),
+        with_names(
+            Expression::new(format!("SET {} ADD #pointers :one", set.join(", ")))
+                .value("one", as_number(1)),
+        ),
         |expression, (name, value)| expression.value(&name, value),
     );
     let condition = seen.into_iter().fold(
-        named(Expression::new(conditions.join(" AND "))),
+        with_names(named_as_read(model).and(&conditions.join(" AND "))),
         |expression, (name, value)| expression.value(&name, value),
     );
     Write::Update {

@@ -1,5 +1,6 @@
 //! Versions: register, read, list, change; and their checkpoints.
 
+use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::version::{Document, Package, Validation, version_not_found};
@@ -8,7 +9,7 @@ use crate::domain::{
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
-    Builder, Reader, as_number, model_from_item, top_of, version_from_item, version_to_item,
+    Builder, Reader, as_number, top_of, version_from_item, version_to_item,
 };
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
@@ -94,14 +95,13 @@ impl Registry {
         for attempt in 1..=RACE_ATTEMPTS {
             let fresh = known.is_none();
             let head = match known.take() {
-                Some(item) => item,
-                None => self
-                    .table
-                    .get(&key, true)
-                    .await?
-                    .ok_or_else(|| model_not_found(name))?,
+                Some(item) => Some(item),
+                None => self.table.get(&key, true).await?,
             };
-            let model = model_from_item(tenant, &head)?.model;
+            let slot = head.map(|item| slot_of(tenant, item)).transpose()?;
+            let Some(Slot::Held(model, head)) = slot else {
+                return Err(model_not_found(name));
+            };
             let registration = match decide(&model) {
                 Ok(registration) => registration,
                 // A stale hint must not refuse what the truth would allow.
@@ -114,8 +114,18 @@ impl Registry {
                 .value("number", as_number(version.id.number.get()))
                 .value("after", as_number(version.id.number.next().get()))
                 .value("updated", as_number(version.created_at.millis()));
-            let condition = Expression::new("#next = :next AND attribute_not_exists(#deleted)")
-                .value("next", as_number(version.id.number.get()));
+            let lies = if model.name.is_known() {
+                "#home = :home"
+            } else {
+                "attribute_not_exists(#home)"
+            };
+            let mut condition = Expression::new(format!(
+                "#next = :next AND attribute_not_exists(#deleted) AND {lies}"
+            ))
+            .value("next", as_number(version.id.number.get()));
+            if model.name.is_known() {
+                condition = condition.value("home", text(model.name.home()));
+            }
             let mut writes = vec![
                 Write::Update {
                     key: key.clone(),
@@ -164,6 +174,41 @@ impl Registry {
             .ok_or_else(|| version_not_found(id))
     }
 
+    /// Reads a version that is there, and of a model that is there: MLflow knows no restorable deletion.
+    pub async fn live_version(&self, id: &VersionId) -> Result<Version> {
+        let head_key = keys::model(&id.tenant, &id.model.plain());
+        let key = keys::version(id);
+        let (mut head, mut found) = (None, None);
+        for item in self
+            .table
+            .batch_get(&[head_key.clone(), key.clone()], true)
+            .await?
+        {
+            if Reader(&item).text("pk")? == head_key.pk {
+                head = Some(slot_of(&id.tenant, item)?);
+            } else {
+                found = Some(item);
+            }
+        }
+        let Some(Slot::Held(model, _)) = head else {
+            return Err(version_not_found(id));
+        };
+        if model.deleted_at.is_some() {
+            return Err(version_not_found(id));
+        }
+        let id = VersionId {
+            model: model.name.clone(),
+            ..id.clone()
+        };
+        if keys::version(&id) != key {
+            found = self.table.get(&keys::version(&id), true).await?;
+        }
+        let item = found.ok_or_else(|| version_not_found(&id))?;
+        let version = version_from_item(&id.tenant, &id.model, &item)?;
+        version.require_live()?;
+        Ok(version)
+    }
+
     /// Reads a version as one eventually consistent read: half the price, at most about a second behind.
     pub async fn glance_version(&self, id: &VersionId) -> Result<Version> {
         self.find_version(id, false)
@@ -173,6 +218,30 @@ impl Registry {
 
     async fn find_version(&self, id: &VersionId, consistent: bool) -> Result<Option<Version>> {
         let item = self.table.get(&keys::version(id), consistent).await?;
+        if let Some(item) = item.as_ref().filter(|item| !is_marked(item)) {
+            let model = if id.model.is_known() {
+                id.model.clone()
+            } else {
+                // What is not marked lies under the name that it has.
+                ModelName::parse(id.model.home())?
+            };
+            return version_from_item(&id.tenant, &model, item).map(Some);
+        }
+        let Some(model) = self.elsewhere(&id.tenant, &id.model).await? else {
+            return item
+                .filter(|_| id.model.is_known())
+                .map(|item| version_from_item(&id.tenant, &id.model, &item))
+                .transpose();
+        };
+        let lies_there = model.home() == id.model.home();
+        let id = VersionId {
+            model,
+            ..id.clone()
+        };
+        let item = match item.filter(|_| lies_there) {
+            Some(item) => Some(item),
+            None => self.table.get(&keys::version(&id), consistent).await?,
+        };
         item.map(|item| version_from_item(&id.tenant, &id.model, &item))
             .transpose()
     }
@@ -186,30 +255,29 @@ impl Registry {
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<Version>> {
-        let mut query = Query::new(keys::model_partition(tenant, model))
-            .prefix("V#")
-            .limit(limit)
-            .after(after);
-        if !ascending {
-            query = query.backward();
-        }
-        let (items, after) = self.table.query(query).await?;
-        let items = items
-            .iter()
-            .map(|item| version_from_item(tenant, model, item))
-            .collect::<Result<_>>()?;
-        Ok(Page { items, after })
+        let (model, page) = self
+            .page_of(tenant, model, "V#", ascending, limit, after)
+            .await?;
+        Ok(Page {
+            items: page
+                .items
+                .iter()
+                .map(|item| version_from_item(tenant, &model, item))
+                .collect::<Result<_>>()?,
+            after: page.after,
+        })
     }
 
     /// One page of versions by number, consistently, for searches that must know all of them.
+    ///
+    /// The model is one whose head was read.
     pub async fn all_versions(
         &self,
-        tenant: &TenantName,
-        model: &ModelName,
+        model: &Model,
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<Version>> {
-        let query = Query::new(keys::model_partition(tenant, model))
+        let query = Query::new(keys::model_partition(&model.tenant, &model.name))
             .prefix("V#")
             .limit(limit)
             .after(after)
@@ -217,17 +285,27 @@ impl Registry {
         let (items, after) = self.table.query(query).await?;
         let items = items
             .iter()
-            .map(|item| version_from_item(tenant, model, item))
+            .map(|item| version_from_item(&model.tenant, &model.name, item))
             .collect::<Result<_>>()?;
         Ok(Page { items, after })
     }
 
     /// JSON of a version's document that has an item of its own.
     pub async fn document(&self, id: &VersionId, document: &str) -> Result<Option<String>> {
-        let item = self
+        let mut item = self
             .table
             .get(&keys::version_document(id, document), true)
             .await?;
+        if item.is_none()
+            && let Some(model) = self.elsewhere(&id.tenant, &id.model).await?
+        {
+            let id = VersionId {
+                model,
+                ..id.clone()
+            };
+            let key = keys::version_document(&id, document);
+            item = self.table.get(&key, true).await?;
+        }
         item.map(|item| Reader(&item).text("json").map(str::to_owned))
             .transpose()
     }
@@ -416,6 +494,7 @@ impl Registry {
             .fold(Expression::new(update), |expression, (name, value)| {
                 expression.value(name, value)
             });
+        let condition = format!("{condition}{}", unmarked(&id.model));
         let condition = condition_values
             .into_iter()
             .fold(Expression::new(condition), |expression, (name, value)| {
@@ -438,25 +517,47 @@ impl Registry {
         self.hints.forget(&key);
         for attempt in 1..=RACE_ATTEMPTS {
             let mut writes = writes.clone();
-            if let Some(stage) = stage {
-                writes.push(self.span_write(id, change, stage).await?);
-            }
-            match self.try_commit(writes, &id.tenant, answer.clone()).await? {
+            let span = match stage {
+                Some(stage) => self.span_write(id, change, stage).await?,
+                None => None,
+            };
+            let has_span = span.is_some();
+            // The write of the head checks by itself that the model still has its name.
+            writes.extend(span.or_else(|| still_named(&id.tenant, &id.model)));
+            let refusals = match self.try_commit(writes, &id.tenant, answer.clone()).await? {
                 Ok(outcome) => return Ok(Ok(outcome)),
+                Err(refusals) => refusals,
+            };
+            let is_current = refusals.first().is_none_or(|refusal| refusal.refused);
+            if !is_current && has_span {
                 // Only the head refused: another change of a stage came between reading and writing it.
-                Err(refusals) if refusals.first().is_some_and(|refusal| !refusal.refused) => {
-                    self.table.pause(attempt.min(4)).await;
-                }
-                Err(refusals) => {
-                    let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
-                    let version = item
-                        // An update of a missing item is refused with an empty one.
-                        .filter(|item| item.contains_key("status"))
-                        .map(|item| version_from_item(&id.tenant, &id.model, &item))
-                        .transpose()?;
-                    return Ok(Err(version));
-                }
+                self.table.pause(attempt.min(4)).await;
+                continue;
             }
+            let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
+            let has_moved = item
+                .as_ref()
+                .is_none_or(|item| is_marked(item) || !item.contains_key("status"));
+            if !id.model.is_known() && has_moved {
+                if let Some(model) = self.elsewhere(&id.tenant, &id.model).await? {
+                    let event = event.clone().about(&model);
+                    let id = VersionId {
+                        model,
+                        ..id.clone()
+                    };
+                    return Box::pin(self.change_version(&id, change, &event, answer)).await;
+                }
+                return Ok(Err(None));
+            }
+            if !is_current {
+                return Err(throttled());
+            }
+            let version = item
+                // An update of a missing item is refused with an empty one.
+                .filter(|item| item.contains_key("status"))
+                .map(|item| version_from_item(&id.tenant, &id.model, &item))
+                .transpose()?;
+            return Ok(Err(version));
         }
         Err(throttled())
     }
