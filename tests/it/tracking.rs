@@ -551,7 +551,7 @@ async fn ten_thousand_runs_are_searched_honestly_and_within_the_budget() {
     assert!(world.probe.units() <= 2_000.0, "{}", world.probe.units());
 
     let all: BTreeSet<String> = world
-        .found(json!({"experiment_ids": ids, "max_results": 3_000, "order_by": ["metrics.loss"]}))
+        .found(json!({"experiment_ids": ids, "max_results": 50_000, "order_by": ["metrics.loss"]}))
         .await
         .into_iter()
         .collect();
@@ -852,6 +852,17 @@ async fn runs_and_the_versions_made_from_them_are_linked_both_ways_and_seen_nati
     assert_eq!(shown["metrics"]["m9"]["value"], 29.0);
     let version = world.get("/v1/models/iris/versions/1").await.expect(200);
     assert_eq!(version["origin"]["run_id"], run.as_str());
+
+    let body = json!({"name": "iris", "new_name": "flowers"});
+    world
+        .mlflow("registered-models/rename", body)
+        .await
+        .expect(200);
+    let shown = world.get(&format!("/v1/runs/{run}")).await.expect(200);
+    assert_eq!(
+        shown["versions"],
+        json!([{"model": "flowers", "version": 1}])
+    );
 
     let experiments = world.get("/v1/experiments?limit=1").await.expect(200);
     assert_eq!(experiments["experiments"][0]["name"], "Default");

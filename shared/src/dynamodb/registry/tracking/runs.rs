@@ -16,7 +16,7 @@ use crate::dynamodb::registry::{Page, RACE_ATTEMPTS, Registry};
 use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, throttled};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Sections of a run.
 pub(super) const SECTIONS: [&str; 4] = ["params", "tags", "metrics", "io"];
@@ -339,7 +339,7 @@ impl Registry {
         Err(throttled())
     }
 
-    /// Versions that were registered from a run, by model and number.
+    /// Versions that were registered from a run, by model and number, under the names that the models have by now.
     pub async fn versions_of_run(
         &self,
         tenant: &TenantName,
@@ -352,19 +352,24 @@ impl Registry {
             .after(after)
             .consistent();
         let (rows, after) = self.table.query(query).await?;
-        let items = rows
-            .iter()
-            .map(|row| {
-                let sk = sort_key(row);
-                let (model, number) = sk
-                    .rsplit_once('#')
-                    .ok_or_else(|| Reader(row).broken("sk"))?;
-                Ok(RunLink {
-                    model: ModelName::parse(model)?,
+        let mut names: BTreeMap<String, Option<ModelName>> = BTreeMap::new();
+        let mut items = Vec::new();
+        for row in &rows {
+            let sk = sort_key(row);
+            let (home, number) = sk
+                .rsplit_once('#')
+                .ok_or_else(|| Reader(row).broken("sk"))?;
+            if !names.contains_key(home) {
+                let model = self.find_home(tenant, &ModelName::of_home(home)?).await?;
+                names.insert(home.to_owned(), model);
+            }
+            if let Some(Some(model)) = names.get(home) {
+                items.push(RunLink {
+                    model: model.clone(),
                     number: VersionNumber::parse(number.trim_start_matches('0'))?,
-                })
-            })
-            .collect::<Result<_>>()?;
+                });
+            }
+        }
         Ok(Page { items, after })
     }
 }
