@@ -271,7 +271,7 @@ pub(crate) async fn register_draft(
             .collect();
             let mut event = event
                 .clone()
-                .about(model)
+                .about(&version.id.model)
                 .of_version(version.id.number)
                 .with("artifact_count", version.artifact_count)
                 .with("size_bytes", version.size_bytes);
