@@ -61,14 +61,14 @@ impl Target {
         ExperimentId::parse(self.get("experiment")?)
     }
 
-    /// The key of a tag, as it is.
-    pub fn tag(&self) -> Result<String> {
-        self.get("tag").map(str::to_owned)
-    }
-
     /// The id of a logged model.
     pub fn logged_model(&self) -> Result<LoggedModelId> {
         LoggedModelId::parse(self.get("model_id")?)
+    }
+
+    /// The key of a tag, as it is.
+    pub fn tag(&self) -> Result<String> {
+        self.get("tag").map(str::to_owned)
     }
 
     /// An id such as that of a subscription: at most 64 letters and digits.

@@ -12,6 +12,7 @@ mod models;
 mod renames;
 mod stages;
 mod subscriptions;
+mod tokens;
 mod tracking;
 mod versions;
 mod work;
