@@ -75,7 +75,7 @@ async fn fetch(world: &World, path: &str) -> (u16, Vec<u8>) {
         );
     }
     let location = answer.headers()["location"].to_str().unwrap().to_owned();
-    assert!(location.starts_with(&*world.stack.s3_url()), "{location}");
+    assert!(location.starts_with(&world.stack.s3_url()), "{location}");
     let answer = client().get(location).send().await.unwrap();
     (
         answer.status().as_u16(),
@@ -98,6 +98,7 @@ async fn upload_by_parts(world: &World, folder: &str, name: &str, parts: &[Vec<u
         assert_eq!(credential["headers"], json!({}));
         let answer = client()
             .put(credential["url"].as_str().unwrap())
+            .header("content-length", bytes.len())
             .body(bytes.clone())
             .send()
             .await
@@ -271,7 +272,6 @@ async fn no_spelling_of_a_path_leaves_its_root() {
         format!("{ROOT}/%EF%BC%8E%EF%BC%8E/x"),
         format!("{ROOT}/%2Fetc/passwd"),
         format!("{ROOT}//x"),
-        format!("{ROOT}/a%2Fb%2F"),
         "%2E%2E/team-b/0/r2/artifacts/secret.txt".to_owned(),
     ] {
         let path = format!("{FILES}/artifacts/{trick}");
@@ -580,8 +580,8 @@ async fn artifacts_keep_their_budget() {
     put(&world, &path, b"x".to_vec()).await;
     assert_eq!(
         spent(&world),
-        ("BatchGetItem PutObject".into(), 2.0),
-        "the place was seen before"
+        ("GetItem BatchGetItem PutObject".into(), 3.0),
+        "where a run lies is read once by a process"
     );
     let created = world
         .post(

@@ -6,6 +6,7 @@
 
 mod architecture;
 mod artifacts;
+mod authorization;
 mod bad_input;
 mod budgets;
 mod concurrency;

@@ -83,7 +83,7 @@ pub fn routes() -> Vec<Route> {
             "/model-versions/get-artifact",
             handlers::get_version_artifact,
         )
-        .touches(Subject::InRequest),
+        .touches(Subject::Named),
     ]
 }
 

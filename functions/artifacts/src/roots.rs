@@ -26,7 +26,8 @@ pub(crate) async fn require_owner(app: &App, caller: &Caller, path: &StoredPath)
     if candidates.is_empty() {
         return Err(invalid(format!(
             "Invalid path '{path}': it lies in the artifact root of no run and no logged model. Use the \
-             artifact URI that the run or logged model has."
+             artifact URI that the run or logged model has. (Clients of MLflow before 2.11 leave the root out of \
+             multipart uploads; update them, or switch MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD off.)"
         )));
     }
     for (owner, root) in candidates.into_iter().take(MOST_CANDIDATES) {

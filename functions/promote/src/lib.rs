@@ -5,7 +5,7 @@
 //! - **Writes:** aliases with their history, alias counts and stages of versions, events, idempotency answers.
 //! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`.
 //! - **On failure:** answers the error envelope and changes nothing; a lost race answers 409 with the winner.
-//! - **Permissions:** table read and write; nothing in the bucket.
+//! - **Permissions:** table read and write; bucket read of documents.
 
 mod aliases;
 mod handlers;

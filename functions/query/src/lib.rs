@@ -8,6 +8,7 @@
 //! - **Permissions:** table read; bucket read; presigned GET.
 
 mod artifacts;
+mod feed;
 mod handlers;
 mod history;
 mod mlflow;
@@ -58,6 +59,7 @@ pub fn routes() -> Vec<Route> {
         get("/v1/runs/{run}", handlers::get_run),
         get("/v1/runs/{run}/metrics", handlers::get_metric_history),
         get("/v1/logged-models/{model_id}", handlers::get_logged_model),
+        get("/v1/events", feed::list_events),
         get("/v1/openapi.json", handlers::get_openapi).open(),
     ];
     routes.extend(mlflow::routes());

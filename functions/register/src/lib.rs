@@ -1,11 +1,11 @@
 //! Function card: `register`
 //!
 //! - **Trigger:** HTTP (the routes below); queue of S3 notifications for `dropzone/`; schedule.
-//! - **Reads:** models, versions and their documents; listings of `incoming/` and `dropzone/`.
+//! - **Reads:** models, versions and their documents; listings of `incoming/`, `dropzone/` and `runs/`; runs and logged models that a version comes from.
 //! - **Writes:** models, versions, documents, events, idempotency answers; work of kind `drop`; delete markers in `dropzone/`.
 //! - **Emits:** `model.*`, `version.registered`, `version.finalized`, `version.updated`, `version.deleted`, `version.restored`, `drop.refused`.
 //! - **On failure:** HTTP answers the error envelope and changes nothing; messages are redelivered, then dead-lettered.
-//! - **Permissions:** table read and write; presigned PUT and multipart on `incoming/`; list; hide in `dropzone/`.
+//! - **Permissions:** table read and write; presigned PUT and multipart on `incoming/`; list; read `runs/`; hide in `dropzone/`.
 
 mod drops;
 mod handlers;

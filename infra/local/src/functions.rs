@@ -27,8 +27,9 @@ impl Functions {
             promote::routes(),
             query::routes(),
             notifications::routes(),
-            tracking::routes(),
             artifacts::routes(),
+            authorizer::routes(),
+            tracking::routes(),
         ];
         let none = Self {
             routes: routes.concat(),

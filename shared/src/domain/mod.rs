@@ -11,6 +11,7 @@ pub mod model_name;
 pub mod name;
 pub mod subscription;
 pub mod time;
+pub mod token;
 pub mod tracking;
 pub mod version;
 

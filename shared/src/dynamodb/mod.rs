@@ -11,7 +11,8 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, ArtifactRoot, Judgement, Listed, Loaded, LoggedModelChange, Moved, Naming,
-    Neighbours, NewExperiment, Page, Position, Registration, Registry, RunChange, RunLink,
-    RunWithExperiment, VersionChange, WorkItem, WorkKind,
+    AliasChange, ArtifactRoot, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded,
+    LoggedModelChange, Moved, Naming, Neighbours, NewExperiment, Page, Place, Position,
+    Registration, Registry, RunChange, RunLink, RunWithExperiment, VersionChange, WorkItem,
+    WorkKind,
 };

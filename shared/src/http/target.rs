@@ -11,7 +11,8 @@ use http::request::Parts;
 pub struct Target(Vec<(String, String)>);
 
 impl Target {
-    fn get(&self, name: &str) -> Result<&str> {
+    /// A part of the path as it came, unchecked.
+    pub fn get(&self, name: &str) -> Result<&str> {
         self.0
             .iter()
             .find(|(key, _)| key == name)
@@ -60,14 +61,14 @@ impl Target {
         ExperimentId::parse(self.get("experiment")?)
     }
 
-    /// The key of a tag, as it is.
-    pub fn tag(&self) -> Result<String> {
-        self.get("tag").map(str::to_owned)
-    }
-
     /// The id of a logged model.
     pub fn logged_model(&self) -> Result<LoggedModelId> {
         LoggedModelId::parse(self.get("model_id")?)
+    }
+
+    /// The key of a tag, as it is.
+    pub fn tag(&self) -> Result<String> {
+        self.get("tag").map(str::to_owned)
     }
 
     /// An id such as that of a subscription: at most 64 letters and digits.

@@ -168,6 +168,7 @@ pub fn translated(error: &Error) -> (MlflowCode, String) {
         ErrorCode::PermissionDenied => (MlflowCode::PermissionDenied, own()),
         ErrorCode::RouteNotFound | ErrorCode::MethodNotAllowed => (MlflowCode::EndpointNotFound, own()),
         ErrorCode::SubscriptionNotFound
+        | ErrorCode::TokenNotFound
         | ErrorCode::ArtifactNotFound
         | ErrorCode::ExperimentNotFound
         | ErrorCode::RunNotFound

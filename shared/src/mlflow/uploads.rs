@@ -14,7 +14,7 @@ pub fn file_too_large() -> Error {
         format!(
             "The file is larger than {MAX_PLAIN_BYTES} bytes, which is the most that can be sent through the server. \
              Set MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD=true and MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE=4000000 in \
-             the environment of the client (MLflow 2.9 or newer), or use MLflow 3.18 or newer, which needs no setting: \
+             the environment of the client (MLflow 2.11 or newer), or use MLflow 3.18 or newer, which needs no setting: \
              larger files then go straight to S3."
         ),
     )
