@@ -6,12 +6,12 @@ use shared::test_util::Cut;
 
 /// What an operation cost.
 #[derive(Debug)]
-struct Cost {
-    operations: Vec<String>,
-    units: f64,
+pub(crate) struct Cost {
+    pub(crate) operations: Vec<String>,
+    pub(crate) units: f64,
 }
 
-async fn cost<T>(world: &World, act: impl Future<Output = T>) -> (T, Cost) {
+pub(crate) async fn cost<T>(world: &World, act: impl Future<Output = T>) -> (T, Cost) {
     world.probe.reset(Cut::Never);
     let value = act.await;
     (
@@ -25,7 +25,7 @@ async fn cost<T>(world: &World, act: impl Future<Output = T>) -> (T, Cost) {
 
 impl Cost {
     #[track_caller]
-    fn is(&self, operations: &[&str], most_units: f64) {
+    pub(crate) fn is(&self, operations: &[&str], most_units: f64) {
         assert_eq!(self.operations, operations, "{self:?}");
         assert!(self.units <= most_units, "{self:?} is over {most_units}");
     }

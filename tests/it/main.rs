@@ -20,5 +20,6 @@ mod mlflow;
 mod names;
 mod openapi;
 mod tenants;
+mod tracking;
 mod validation;
 mod world;

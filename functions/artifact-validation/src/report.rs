@@ -491,6 +491,8 @@ pub(crate) mod tests {
             updated_at: Timestamp::default(),
             finalized_at: None,
             deleted_at: None,
+            aliases: std::collections::BTreeSet::new(),
+            origin: None,
             artifact_count: 2,
             size_bytes: 6,
             metadata: Place::Absent,

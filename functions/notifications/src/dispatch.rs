@@ -100,6 +100,7 @@ impl Batch {
     /// Dispatches an event, once; whether it was not dispatched before.
     pub(crate) async fn dispatch(&self, event: &Event) -> Result<bool> {
         index_tags(&self.app, event).await?;
+        settle_stage(&self.app, event).await?;
         let subscriptions = self.subscriptions_of(&event.tenant).await?;
         let wanting = wanting(&self.app, event, &subscriptions).await?;
         let stamp = self.app.ids.next();
@@ -346,6 +347,10 @@ pub(crate) fn due_of(subscription: &Subscription, at: Timestamp) -> Timestamp {
 
 /// What must happen after an event, should the regular way to it be lost.
 fn work_of(event: &Event) -> Vec<WorkItem> {
+    // A version whose files lie elsewhere is ready from the beginning.
+    if event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY") {
+        return Vec::new();
+    }
     let kinds: &[WorkKind] = match event.kind {
         EventType::VersionRegistered => &[WorkKind::Validate],
         EventType::VersionReady => &[WorkKind::Package],
@@ -365,6 +370,29 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
             subject: subject.clone(),
         })
         .collect()
+}
+
+/// Lets a model's head look past a version that was deleted, so that later questions need not.
+async fn settle_stage(app: &App, event: &Event) -> Result<()> {
+    let (EventType::VersionDeleted, Some(model), Some(number)) =
+        (event.kind, &event.model, event.version)
+    else {
+        return Ok(());
+    };
+    let id = VersionId {
+        tenant: event.tenant.clone(),
+        model: model.clone(),
+        number,
+    };
+    let version = match app.registry.version(&id).await {
+        Ok(version) => version,
+        Err(error) if error.code == ErrorCode::VersionNotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if version.deleted_at.is_none() {
+        return Ok(());
+    }
+    app.registry.settle_stage(&id, &version.stage).await
 }
 
 /// Brings the index of every tag that an event names in line with what the model carries by now.

@@ -104,6 +104,8 @@ mod tests {
             updated_at: Timestamp::from_millis(0),
             finalized_at: None,
             deleted_at: None,
+            aliases: std::collections::BTreeSet::new(),
+            origin: None,
             artifact_count: 2,
             size_bytes: 5,
             metadata: Document::Absent,

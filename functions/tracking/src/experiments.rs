@@ -7,7 +7,7 @@ use shared::domain::tracking::experiment::experiment_not_found;
 use shared::domain::tracking::{Experiment, ExperimentId, Lifecycle, rules};
 use shared::dynamodb::NewExperiment;
 use shared::http::{Caller, Reply, respond};
-use shared::mlflow::{Fields, invalid};
+use shared::mlflow::{Fields, invalid, looked_up};
 use shared::{App, Error, ErrorCode, Result};
 
 /// The experiment that a request names.
@@ -43,6 +43,18 @@ pub(crate) async fn create(
         })
         .await
         .map(|outcome| outcome.map(|experiment| view(&experiment)));
+    let outcome = looked_up(outcome, async {
+        match app
+            .registry
+            .experiment_by_name(&caller.tenant, &new.name)
+            .await
+        {
+            Ok(found) => Ok((found.created_at == now).then(|| view(&found))),
+            Err(error) if error.code == ErrorCode::ExperimentNotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 

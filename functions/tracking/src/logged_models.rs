@@ -11,7 +11,7 @@ use shared::domain::tracking::{Lifecycle, LoggedModel, LoggedModelId, LoggedMode
 use shared::dynamodb::LoggedModelChange;
 use shared::http::{Caller, Reply, Target, respond};
 use shared::mlflow::fields::missing;
-use shared::mlflow::{Fields, invalid};
+use shared::mlflow::{Fields, invalid, looked_up};
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::BTreeMap;
 
@@ -53,7 +53,12 @@ pub(crate) async fn create(
         .registry
         .create_logged_model(&caller.tenant, &model, answer)
         .await
-        .map(|outcome| outcome.map(|()| view));
+        .map(|outcome| outcome.map(|()| view.clone()));
+    let outcome = looked_up(outcome, async {
+        let found = app.registry.find_logged_model(&caller.tenant, &model.id);
+        Ok(found.await?.map(|_| view))
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 

@@ -1,9 +1,7 @@
 //! What MLflow's clients see of experiments, runs and logged models: protobuf's JSON, which leaves out what is empty.
 
 use serde_json::{Map, Value, json};
-use shared::domain::tracking::{
-    DatasetInput, Experiment, Lifecycle, LoggedMetric, LoggedModel, Metric, Run,
-};
+use shared::domain::tracking::{DatasetInput, Experiment, LoggedMetric, LoggedModel, Metric, Run};
 use std::collections::BTreeMap;
 
 /// Root of all artifacts, for experiments without one of their own.
@@ -189,10 +187,6 @@ pub(crate) fn logged_model(model: &LoggedModel) -> Value {
     });
     if let Some(fields) = info.as_object_mut() {
         put_list(fields, "tags", pairs(&model.tags));
-        if model.lifecycle == Lifecycle::Deleted {
-            // Only who asks for deleted ones gets to see it, and wants to know which they are.
-            fields.insert("lifecycle_stage".into(), model.lifecycle.as_str().into());
-        }
     }
     let mut data = Map::new();
     put_list(&mut data, "params", pairs(&model.params));

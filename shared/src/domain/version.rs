@@ -2,10 +2,11 @@
 
 use crate::domain::model::Notes;
 use crate::domain::{
-    Digest, ModelName, Principal, StageName, TenantName, Timestamp, VersionNumber,
+    AliasName, Digest, ModelName, Principal, StageName, TenantName, Timestamp, VersionNumber,
 };
 use crate::error::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Is the content complete and checked?
@@ -103,6 +104,25 @@ pub struct Package {
     pub at: Timestamp,
 }
 
+/// Where a version came from, as an MLflow client said it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The URI that was registered; may be empty.
+    pub source: String,
+    /// The run that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Link to a run of another server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_link: Option<String>,
+    /// The logged model that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+    /// Where the files lie, if that is neither here nor what `source` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+}
+
 /// A model version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
@@ -114,6 +134,10 @@ pub struct Version {
     pub stage: StageName,
     /// How many aliases hold it.
     pub alias_count: u32,
+    /// The aliases that hold it, as far as they were set since versions keep their names.
+    pub aliases: BTreeSet<AliasName>,
+    /// Where it came from, if it was registered by URI.
+    pub origin: Option<Origin>,
     /// Who registered it.
     pub registered_by: Principal,
     /// The request that registered it; follows it through all its events.
@@ -147,6 +171,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// Whether its files lie elsewhere, so that nobody looked at them: it is `READY` and was never validated.
+    pub fn is_reference(&self) -> bool {
+        self.origin.is_some() && self.artifact_count == 0
+    }
+
     /// Refuses a version that is deleted or not `READY`.
     pub fn require_promotable(&self) -> Result<()> {
         self.require_live()?;

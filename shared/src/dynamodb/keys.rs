@@ -31,7 +31,7 @@
 //! their large parts   the same                           <of the thing>#<section>#<part>
 //! where either lies   T#<tenant>#TI#<run or model>       #
 //! metric points       T#<tenant>#TH#<run>                K#<sha256 of name>#<ulid> | B#<ulid>
-//! versions of a run   T#<tenant>#TV#<run>                <model>#<number>
+//! versions of a run   T#<tenant>#TV#<run>                <home>#<number>
 //! work that is due    W#<kind>                           <due, 13 digits>#<sha256 of subject>
 //! outbox checkpoint   W#outbox                           <stream shard>
 //! ```
@@ -334,7 +334,7 @@ pub fn versions_of_run(tenant: &TenantName, run: &str) -> String {
 pub fn version_of_run(id: &VersionId, run: &str) -> Key {
     key(
         versions_of_run(&id.tenant, run),
-        format!("{}#{:010}", id.model, id.number.get()),
+        format!("{}#{:010}", id.model.home(), id.number.get()),
     )
 }
 

@@ -12,6 +12,7 @@ mod table;
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
     AliasChange, ArtifactRoot, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded,
-    LoggedModelChange, Moved, Naming, NewExperiment, Page, Place, Position, Registration, Registry,
-    RunChange, RunLink, RunWithExperiment, VersionChange, WorkItem, WorkKind,
+    LoggedModelChange, Moved, Naming, Neighbours, NewExperiment, Page, Place, Position,
+    Registration, Registry, RunChange, RunLink, RunWithExperiment, VersionChange, WorkItem,
+    WorkKind,
 };

@@ -54,6 +54,20 @@ impl Expression {
         }
     }
 
+    /// This and another condition.
+    pub(super) fn and(self, other: &str) -> Self {
+        let mut both = Self::new(format!("{} AND {other}", self.text));
+        both.names.extend(self.names);
+        both.values.extend(self.values);
+        both
+    }
+
+    /// Lets `#word` stand for an attribute of another name, such as one that is made of a user's text.
+    pub(super) fn named(mut self, word: &str, attribute: impl Into<String>) -> Self {
+        self.names.insert(format!("#{word}"), attribute.into());
+        self
+    }
+
     pub(super) fn value(mut self, name: &str, value: AttributeValue) -> Self {
         self.values.insert(format!(":{name}"), value);
         self

@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::domain::model::Notes;
+use crate::domain::version::Origin;
 use crate::domain::{Alias, Metadata, Model, Timestamp, Version, VersionNumber};
 use crate::s3::keys;
 use serde::Serialize;
@@ -112,6 +113,12 @@ pub struct VersionView {
     /// The package.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<PackageView>,
+    /// Where it came from, if it was registered by URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Whether its files lie elsewhere, so that it was never validated.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_reference: bool,
 }
 
 impl VersionView {
@@ -145,6 +152,8 @@ impl VersionView {
                 manifest_digest: package.manifest_digest.to_string(),
                 at: package.at,
             }),
+            origin: version.origin.clone(),
+            is_reference: version.is_reference(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod feed;
 mod identity;
 mod models;
 mod renames;
+mod stages;
 mod subscriptions;
 mod tokens;
 mod tracking;
@@ -20,6 +21,7 @@ pub use aliases::{AliasChange, Loaded, Moved};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
 pub use renames::Naming;
+pub use stages::Neighbours;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
     RunWithExperiment,
@@ -119,6 +121,11 @@ impl Registry {
         item.as_ref()
             .map(|item| stored_response(item, idempotency))
             .transpose()
+    }
+
+    /// Waits a little before a change that lost a race is run again, longer each time.
+    pub async fn wait_after_conflict(&self, attempt: u32) {
+        self.table.pause(attempt.min(5)).await;
     }
 
     /// Stores an answer alone, for operations that write nothing else; the first one wins.

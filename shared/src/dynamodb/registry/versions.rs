@@ -8,10 +8,13 @@ use crate::domain::{
     Event, Model, ModelName, StageName, Status, TenantName, Timestamp, Version, VersionId,
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
-use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item, version_to_item};
-use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Write, text, throttled};
+use crate::dynamodb::items::{
+    Builder, Reader, as_number, top_of, version_from_item, version_to_item,
+};
+use crate::dynamodb::keys::{self, Key};
+use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
 use crate::error::Result;
+use std::collections::HashMap;
 
 /// A decided registration.
 #[derive(Debug, Clone)]
@@ -44,8 +47,11 @@ pub enum VersionChange {
     },
     /// It is deleted, restorably.
     Delete,
-    /// It is restored.
-    Restore,
+    /// It is restored, into the stage in which it was deleted.
+    Restore {
+        /// That stage.
+        stage: StageName,
+    },
     /// Its notes change; `revision` is the one that was read.
     Annotate {
         /// The notes as they will be.
@@ -54,6 +60,8 @@ pub enum VersionChange {
         apart: Option<String>,
         /// The revision that was read.
         revision: u64,
+        /// When the version counts as changed last.
+        updated_at: Timestamp,
     },
 }
 
@@ -101,7 +109,9 @@ impl Registry {
                 Err(error) => return Err(error),
             };
             let version = registration.version;
-            let update = Expression::new("SET #next = :after, #updated = :updated")
+            let update = Expression::new("SET #next = :after, #updated = :updated, #top = :number")
+                .named("top", top_of(&version.stage))
+                .value("number", as_number(version.id.number.get()))
                 .value("after", as_number(version.id.number.next().get()))
                 .value("updated", as_number(version.created_at.millis()));
             let lies = if model.name.is_known() {
@@ -131,11 +141,13 @@ impl Registry {
             for (document, json) in &registration.documents {
                 writes.push(put_document(&version.id, document, json));
             }
+            writes.extend(Self::link_to_origin(&version));
             match self.try_commit(writes, tenant, registration.answer).await? {
                 Ok(Outcome::Done(())) => {
                     let mut head = head;
                     head.insert("next".into(), as_number(version.id.number.next().get()));
                     head.insert("updated".into(), as_number(version.created_at.millis()));
+                    head.insert(top_of(&version.stage), as_number(version.id.number.get()));
                     self.hints.put(key, head);
                     return Ok(Outcome::Done(version));
                 }
@@ -160,6 +172,41 @@ impl Registry {
         self.find_version(id, true)
             .await?
             .ok_or_else(|| version_not_found(id))
+    }
+
+    /// Reads a version that is there, and of a model that is there: MLflow knows no restorable deletion.
+    pub async fn live_version(&self, id: &VersionId) -> Result<Version> {
+        let head_key = keys::model(&id.tenant, &id.model.plain());
+        let key = keys::version(id);
+        let (mut head, mut found) = (None, None);
+        for item in self
+            .table
+            .batch_get(&[head_key.clone(), key.clone()], true)
+            .await?
+        {
+            if Reader(&item).text("pk")? == head_key.pk {
+                head = Some(slot_of(&id.tenant, item)?);
+            } else {
+                found = Some(item);
+            }
+        }
+        let Some(Slot::Held(model, _)) = head else {
+            return Err(version_not_found(id));
+        };
+        if model.deleted_at.is_some() {
+            return Err(version_not_found(id));
+        }
+        let id = VersionId {
+            model: model.name.clone(),
+            ..id.clone()
+        };
+        if keys::version(&id) != key {
+            found = self.table.get(&keys::version(&id), true).await?;
+        }
+        let item = found.ok_or_else(|| version_not_found(&id))?;
+        let version = version_from_item(&id.tenant, &id.model, &item)?;
+        version.require_live()?;
+        Ok(version)
     }
 
     /// Reads a version as one eventually consistent read: half the price, at most about a second behind.
@@ -221,6 +268,28 @@ impl Registry {
         })
     }
 
+    /// One page of versions by number, consistently, for searches that must know all of them.
+    ///
+    /// The model is one whose head was read.
+    pub async fn all_versions(
+        &self,
+        model: &Model,
+        limit: usize,
+        after: Option<String>,
+    ) -> Result<Page<Version>> {
+        let query = Query::new(keys::model_partition(&model.tenant, &model.name))
+            .prefix("V#")
+            .limit(limit)
+            .after(after)
+            .consistent();
+        let (items, after) = self.table.query(query).await?;
+        let items = items
+            .iter()
+            .map(|item| version_from_item(&model.tenant, &model.name, item))
+            .collect::<Result<_>>()?;
+        Ok(Page { items, after })
+    }
+
     /// JSON of a version's document that has an item of its own.
     pub async fn document(&self, id: &VersionId, document: &str) -> Result<Option<String>> {
         let mut item = self
@@ -239,6 +308,30 @@ impl Registry {
         }
         item.map(|item| Reader(&item).text("json").map(str::to_owned))
             .transpose()
+    }
+
+    /// JSON of one document each of several versions, by version; in one call for every hundred.
+    pub async fn documents(
+        &self,
+        ids: &[&VersionId],
+        document: &str,
+    ) -> Result<HashMap<VersionId, String>> {
+        let wanted: HashMap<String, &VersionId> = ids
+            .iter()
+            .map(|id| (keys::version_document(id, document).pk, *id))
+            .collect();
+        let keys: Vec<Key> = ids
+            .iter()
+            .map(|id| keys::version_document(id, document))
+            .collect();
+        let mut found = HashMap::with_capacity(keys.len());
+        for item in self.table.batch_get(&keys, true).await? {
+            let reader = Reader(&item);
+            if let Some(id) = wanted.get(reader.text("pk")?) {
+                found.insert((*id).clone(), reader.text("json")?.to_owned());
+            }
+        }
+        Ok(found)
     }
 
     /// How far the validation of a version came: the sequence of its checkpoint, and where that lies.
@@ -346,15 +439,19 @@ impl Registry {
                 condition_values.push(("none", as_number(0)));
                 "#aliases = :none AND attribute_not_exists(#deleted)"
             }
-            VersionChange::Restore => {
+            VersionChange::Restore { stage } => {
                 remove.push("#deleted");
-                "attribute_exists(#deleted)"
+                condition_values.push(("stage", text(stage.as_str())));
+                "attribute_exists(#deleted) AND #stage = :stage"
             }
             VersionChange::Annotate {
                 notes,
                 apart,
                 revision,
+                updated_at,
             } => {
+                values.retain(|(name, _)| *name != "updated");
+                values.push(("updated", as_number(updated_at.millis())));
                 set.push("#rev = :rev");
                 values.push(("rev", as_number(revision + 1)));
                 match notes {
@@ -381,6 +478,11 @@ impl Registry {
                 condition_values.push(("read", as_number(revision)));
                 "#rev = :read AND attribute_not_exists(#deleted)"
             }
+        };
+        let stage = match change {
+            VersionChange::MoveTo { to, .. } => Some(to),
+            VersionChange::Restore { stage } => Some(stage),
+            _ => None,
         };
         let mut update = format!("SET {}", set.join(", "));
         if !remove.is_empty() {
@@ -412,38 +514,52 @@ impl Registry {
                 .iter()
                 .map(|(name, json)| put_document(id, name, json)),
         );
-        writes.extend(still_named(&id.tenant, &id.model));
         self.hints.forget(&key);
-        match self.try_commit(writes, &id.tenant, answer.clone()).await? {
-            Ok(outcome) => Ok(Ok(outcome)),
-            Err(refusals) => {
-                let is_current = refusals.first().is_none_or(|refusal| refusal.refused);
-                let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
-                let has_moved = item
-                    .as_ref()
-                    .is_none_or(|item| is_marked(item) || !item.contains_key("status"));
-                if !id.model.is_known() && has_moved {
-                    if let Some(model) = self.elsewhere(&id.tenant, &id.model).await? {
-                        let event = event.clone().about(&model);
-                        let id = VersionId {
-                            model,
-                            ..id.clone()
-                        };
-                        return Box::pin(self.change_version(&id, change, &event, answer)).await;
-                    }
-                    return Ok(Err(None));
-                }
-                if !is_current {
-                    return Err(throttled());
-                }
-                let version = item
-                    // An update of a missing item is refused with an empty one.
-                    .filter(|item| item.contains_key("status"))
-                    .map(|item| version_from_item(&id.tenant, &id.model, &item))
-                    .transpose()?;
-                Ok(Err(version))
+        for attempt in 1..=RACE_ATTEMPTS {
+            let mut writes = writes.clone();
+            let span = match stage {
+                Some(stage) => self.span_write(id, change, stage).await?,
+                None => None,
+            };
+            let has_span = span.is_some();
+            // The write of the head checks by itself that the model still has its name.
+            writes.extend(span.or_else(|| still_named(&id.tenant, &id.model)));
+            let refusals = match self.try_commit(writes, &id.tenant, answer.clone()).await? {
+                Ok(outcome) => return Ok(Ok(outcome)),
+                Err(refusals) => refusals,
+            };
+            let is_current = refusals.first().is_none_or(|refusal| refusal.refused);
+            if !is_current && has_span {
+                // Only the head refused: another change of a stage came between reading and writing it.
+                self.table.pause(attempt.min(4)).await;
+                continue;
             }
+            let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
+            let has_moved = item
+                .as_ref()
+                .is_none_or(|item| is_marked(item) || !item.contains_key("status"));
+            if !id.model.is_known() && has_moved {
+                if let Some(model) = self.elsewhere(&id.tenant, &id.model).await? {
+                    let event = event.clone().about(&model);
+                    let id = VersionId {
+                        model,
+                        ..id.clone()
+                    };
+                    return Box::pin(self.change_version(&id, change, &event, answer)).await;
+                }
+                return Ok(Err(None));
+            }
+            if !is_current {
+                return Err(throttled());
+            }
+            let version = item
+                // An update of a missing item is refused with an empty one.
+                .filter(|item| item.contains_key("status"))
+                .map(|item| version_from_item(&id.tenant, &id.model, &item))
+                .transpose()?;
+            return Ok(Err(version));
         }
+        Err(throttled())
     }
 }
 
