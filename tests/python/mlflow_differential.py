@@ -275,7 +275,7 @@ def expected(path: str, fields: dict, stock: tuple, ours: tuple) -> bool:
     # A name that was deleted is free at once with both, but ours says so in other words until it is used again.
     if stock[0] == ours[0] and stock[0] >= 400 and stock[1] == ours[1]:
         # The same refusal; the lists of Python in its words come in another order each time.
-        words = ("{", "Invalid clause", "Expected", "Invalid model version source")
+        words = ("{", "Invalid clause", "Expected", "Invalid model version source", "Missing value for required parameter")
         return any(word in str(stock[2]) for word in words)
     # A caller's mistake is no fault of the server.
     return stock[0] == 500 and 400 <= ours[0] < 500

@@ -84,6 +84,11 @@ async fn delete_registered_model_alias(
     let alias = fields.required("alias")?;
     let name = checked_model_name(&name)?;
     let Some(alias) = known_alias(&alias)? else {
+        // No alias can have this name, so that there is none to remove; the model must be there all the same.
+        app.registry
+            .model(&caller.tenant, &name)
+            .await?
+            .require_live()?;
         return Reply::ok(json!({}));
     };
     let wanted = aliases::Move::to(None, Expectation::Unconditional);

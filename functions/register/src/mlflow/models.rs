@@ -80,6 +80,15 @@ pub(super) async fn create_registered_model(
     }
 }
 
+/// A text as Python shows it.
+fn quoted(text: &str) -> String {
+    if text.contains('\'') && !text.contains('"') {
+        format!("\"{text}\"")
+    } else {
+        format!("'{text}'")
+    }
+}
+
 /// The refusal of a name that is taken, which says by what.
 async fn taken(app: &App, caller: &Caller, name: &ModelName, is_new_prompt: bool) -> Error {
     let is_old_prompt = match app.registry.model(&caller.tenant, name).await {
@@ -97,9 +106,10 @@ async fn taken(app: &App, caller: &Caller, name: &ModelName, is_new_prompt: bool
         format!("{} (name={name}) already exists.", word(is_new_prompt))
     } else {
         format!(
-            "Tried to create a {} with name '{name}', but the name is already taken by a {}. \
+            "Tried to create a {} with name {}, but the name is already taken by a {}. \
              MLflow does not allow creating a model and a prompt with the same name.",
             word(is_new_prompt).to_lowercase(),
+            quoted(name.as_str()),
             word(is_old_prompt).to_lowercase()
         )
     };

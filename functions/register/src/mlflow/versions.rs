@@ -173,6 +173,8 @@ pub(super) async fn delete_model_version(
 ) -> Result<Reply> {
     let name = fields.required("name")?;
     let version = fields.required("version")?;
+    // The number is checked before the name, as in MLflow's server.
+    limits::version_number(&version)?;
     let id = named(&caller, &name, &version)?;
     let outcome = deleted(&app, &caller, &id).await;
     respond(&app, &caller, 200, outcome).await
