@@ -8,6 +8,7 @@
 //! - **Permissions:** table read; bucket read; presigned GET.
 
 mod artifacts;
+mod feed;
 mod handlers;
 mod history;
 mod models;
@@ -15,7 +16,7 @@ mod versions;
 
 use axum::Router;
 use shared::App;
-use shared::http::{Route, get, mount};
+use shared::http::{Route, Subject, get, mount};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
@@ -50,6 +51,8 @@ pub fn routes() -> Vec<Route> {
             handlers::list_alias_history,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
+        // It tells of every model.
+        get("/v1/events", feed::list_events).touches(Subject::Everything),
         get("/v1/openapi.json", handlers::get_openapi).open(),
     ]
 }

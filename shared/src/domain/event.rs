@@ -76,6 +76,10 @@ event_types! {
     TokenRevoked => "token.revoked",
     /// A subscription was tested.
     SubscriptionTested => "subscription.tested",
+    /// An endpoint failed too often in a row; its deliveries wait.
+    SubscriptionPaused => "subscription.paused",
+    /// A paused endpoint answers again.
+    SubscriptionResumed => "subscription.resumed",
 }
 
 impl EventType {

@@ -6,15 +6,19 @@
 
 mod aliases;
 mod deliveries;
+mod feed;
 mod identity;
 mod models;
 mod renames;
+mod subscriptions;
 mod tokens;
 mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use deliveries::{Lane, Place};
+pub use feed::{Dispatch, FEED_DAYS};
 pub use renames::Naming;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
