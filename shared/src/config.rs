@@ -60,6 +60,8 @@ pub struct Config {
     pub token_secret: Option<String>,
     /// `ADMINISTRATOR_TOKEN`: whether the administrator's token, made from the secret alone, is taken; `true` unless set.
     pub administrator_token: bool,
+    /// `JWT_SUBJECTS`: patterns of the subjects of JWTs that are let in, separated by commas; every subject unless set.
+    pub jwt_subjects: Vec<String>,
     /// `S3_ARTIFACT_ROOTS`: whether new runs keep their files at `s3://` roots, for clients with IAM credentials.
     pub s3_artifact_roots: bool,
     /// `JWT_GROUPS_CLAIM`: the claim of a JWT that names the caller's groups; `groups` unless set.
@@ -149,6 +151,11 @@ impl Config {
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
             token_secret: get("TOKEN_SECRET"),
             administrator_token: get("ADMINISTRATOR_TOKEN").is_none_or(|text| text == "true"),
+            jwt_subjects: get("JWT_SUBJECTS")
+                .unwrap_or_else(|| "*".into())
+                .split(',')
+                .map(|pattern| pattern.trim().to_owned())
+                .collect(),
             s3_artifact_roots: flag("S3_ARTIFACT_ROOTS"),
             jwt_groups_claim: get("JWT_GROUPS_CLAIM").unwrap_or_else(|| "groups".into()),
         })
