@@ -20,9 +20,9 @@
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
 //! subscription        T#<tenant>#W                       <ulid>
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
-//! token               T#<tenant>#K                       <ulid>
 //! waiting delivery    T#<tenant>#Y#<subscription>        <lane>#<ulid of dispatch>
 //! dead letter         T#<tenant>#Z#<subscription>        <event ulid>
+//! token               T#<tenant>#K                       <ulid>
 //! experiment          T#<tenant>#TX                      <id>
 //! next experiment     T#<tenant>#TC                      #
 //! experiment's name   T#<tenant>#TN#<sha256 of name>     #

@@ -554,7 +554,7 @@ fn variables(
 struct Secrets {
     /// The key of page cursors.
     cursors: String,
-    /// The key that seals the secrets of subscriptions.
+    /// The key under which secrets of subscriptions are sealed.
     sealing: String,
     /// The secret access key of S3.
     s3: String,
@@ -565,7 +565,7 @@ struct Secrets {
 impl Secrets {
     fn of(folder: &DataFolder, options: &StackOptions) -> anyhow::Result<Self> {
         let has_tokens = options.login == Login::Token;
-        let kept = |name| kept_secret(folder, &options.clock, name);
+        let kept = |name| secret(folder, name, &options.clock);
         Ok(Self {
             cursors: kept("cursor-secret")?,
             sealing: kept("secrets-key")?,
@@ -579,8 +579,8 @@ impl Secrets {
     }
 }
 
-/// Reads a key from its file, or makes one, so that what was made with it stays good over a restart.
-fn kept_secret(folder: &DataFolder, clock: &Clock, name: &str) -> anyhow::Result<String> {
+/// Reads a secret, or makes one, so that what was made with it stays good over a restart.
+fn secret(folder: &DataFolder, name: &str, clock: &Clock) -> anyhow::Result<String> {
     let path = folder.path().join(name);
     let doing = || format!("the file `{}` is not usable", path.display());
     match fs::read_to_string(&path) {
