@@ -261,6 +261,13 @@ fn the_embedded_table_is_that_of_the_template() {
     }
 }
 
+#[test]
+fn abandoned_uploads_end_as_the_template_says() {
+    let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
+    let days = number(&resource(&template, "Bucket"), "DaysAfterInitiation");
+    assert_eq!(definition::ABANDONED_UPLOADS.as_secs(), days * 24 * 3_600);
+}
+
 /// The lines of one resource of the template.
 fn resource<'a>(template: &'a str, name: &str) -> Vec<&'a str> {
     let opening = format!("  {name}:");

@@ -18,7 +18,7 @@ mod versions;
 
 use axum::Router;
 use shared::App;
-use shared::http::{Route, get, mount};
+use shared::http::{Route, Subject, get, mount};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
@@ -59,7 +59,8 @@ pub fn routes() -> Vec<Route> {
         get("/v1/runs/{run}", handlers::get_run),
         get("/v1/runs/{run}/metrics", handlers::get_metric_history),
         get("/v1/logged-models/{model_id}", handlers::get_logged_model),
-        get("/v1/events", feed::list_events),
+        // It tells of every model.
+        get("/v1/events", feed::list_events).touches(Subject::Everything),
         get("/v1/openapi.json", handlers::get_openapi).open(),
     ];
     routes.extend(mlflow::routes());

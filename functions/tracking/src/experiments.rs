@@ -61,7 +61,9 @@ pub(crate) async fn create(
 pub(crate) async fn get(State(app): State<App>, caller: Caller, fields: Fields) -> Result<Reply> {
     let id = experiment_id(&fields)?;
     let experiment = app.registry.experiment(&caller.tenant, id).await?;
-    Reply::ok(json!({"experiment": views::experiment(&experiment)}))
+    Reply::ok(
+        json!({"experiment": views::experiment(&experiment, &views::artifact_root(&app, &caller))}),
+    )
 }
 
 pub(crate) async fn get_by_name(
@@ -74,7 +76,9 @@ pub(crate) async fn get_by_name(
         .registry
         .experiment_by_name(&caller.tenant, &name)
         .await?;
-    Reply::ok(json!({"experiment": views::experiment(&experiment)}))
+    Reply::ok(
+        json!({"experiment": views::experiment(&experiment, &views::artifact_root(&app, &caller))}),
+    )
 }
 
 /// Changes the experiment that a request names; the answer is empty.

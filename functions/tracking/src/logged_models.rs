@@ -2,7 +2,7 @@
 
 use crate::experiments;
 use crate::runs::{enumerated, new_id, random_name};
-use crate::views::{self, ARTIFACT_ROOT};
+use crate::views::{self, artifact_root};
 use axum::extract::State;
 use serde_json::{Value, json};
 use shared::domain::tracking::experiment::append_to_uri;
@@ -30,7 +30,7 @@ pub(crate) async fn create(
     let now = app.clock.now();
     let model = LoggedModel {
         artifact_uri: append_to_uri(
-            &experiment.artifact_root(ARTIFACT_ROOT),
+            &experiment.artifact_root(&artifact_root(&app, &caller)),
             &["models", &id, "artifacts"],
         ),
         id: LoggedModelId::parse(id)?,

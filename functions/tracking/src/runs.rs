@@ -1,6 +1,6 @@
 //! Runs: create, read, update, delete, restore.
 
-use crate::views::{self, ARTIFACT_ROOT};
+use crate::views::{self, artifact_root};
 use crate::{experiments, logging};
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -69,7 +69,7 @@ pub(crate) async fn create(
         .unwrap_or_else(|| random_name(&app));
     let mut run = Run {
         artifact_uri: append_to_uri(
-            &experiment.artifact_root(ARTIFACT_ROOT),
+            &experiment.artifact_root(&artifact_root(&app, &caller)),
             &[&id, "artifacts"],
         ),
         id: RunId::parse(id)?,

@@ -17,6 +17,7 @@
 //! The one exception is the mark with which validation goes on in another invocation.
 
 use crate::domain::artifact::RESERVED_PREFIX;
+use crate::domain::location::SCHEME;
 use crate::domain::{
     Artifact, ArtifactPath, Digest, Location, ModelName, StoredPath, TenantName, VersionId,
     VersionNumber,
@@ -109,6 +110,17 @@ pub fn tracked_prefix(tenant: &TenantName) -> String {
 /// A file that a run or a logged model keeps.
 pub fn tracked(tenant: &TenantName, path: &StoredPath) -> String {
     format!("{}{path}", tracked_prefix(tenant))
+}
+
+/// The root of all artifacts of a tenant, for runs and logged models whose experiment has none of its own.
+///
+/// With `is_s3` it is an address that clients read and write by themselves, with credentials of their own.
+pub fn artifact_root(tenant: &TenantName, bucket: &str, is_s3: bool) -> String {
+    if is_s3 {
+        format!("s3://{bucket}/{}", tracked_prefix(tenant))
+    } else {
+        SCHEME.to_owned()
+    }
 }
 
 /// Where the files of a root lie that is ours: of `mlflow-artifacts:` or of `s3:` in this bucket, and of this tenant.
