@@ -173,6 +173,7 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
     let kinds: &[WorkKind] = match event.kind {
         EventType::VersionRegistered => &[WorkKind::Validate],
         EventType::VersionReady => &[WorkKind::Package],
+        EventType::VersionRejudged if became_ready(event) => &[WorkKind::Package],
         // It may have been deleted at any point of its way.
         EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
         _ => return Vec::new(),
@@ -185,10 +186,24 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
         .iter()
         .map(|kind| WorkItem {
             kind: *kind,
-            due: event.time.plus_millis(WORK_DUE_MILLIS),
+            due: due_of(event),
             subject: subject.clone(),
         })
         .collect()
+}
+
+/// When the work of an event is due: at once where no other event sets it going.
+fn due_of(event: &Event) -> Timestamp {
+    match event.kind {
+        EventType::VersionRejudged => event.time,
+        _ => event.time.plus_millis(WORK_DUE_MILLIS),
+    }
+}
+
+/// Whether a version that had failed is ready since it was judged again.
+fn became_ready(event: &Event) -> bool {
+    let status = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str);
+    status("status") == Some("READY") && status("previous_status") != Some("READY")
 }
 
 /// Brings the index of every tag that an event names in line with what the model carries by now.

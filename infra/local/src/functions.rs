@@ -27,6 +27,7 @@ impl Functions {
             promote::routes(),
             query::routes(),
             notifications::routes(),
+            artifact_validation::routes(),
         ];
         let none = Self {
             routes: routes.concat(),

@@ -13,6 +13,7 @@
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
+//! validation policy   T#<tenant>#P                       validation
 //! subscription        T#<tenant>#W                       <ulid>
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
 //! work that is due    W#<kind>                           <due, 13 digits>#<sha256 of subject>
@@ -122,6 +123,11 @@ pub fn tag(tenant: &TenantName, tag_key: &str, value: &str) -> String {
     format!("T#{tenant}#G#{}", hash(&[tag_key, value]))
 }
 
+/// The validation policy of a tenant.
+pub fn validation_policy(tenant: &TenantName) -> Key {
+    key(format!("T#{tenant}#P"), "validation")
+}
+
 /// Partition of a tenant's subscriptions.
 pub fn subscriptions(tenant: &TenantName) -> String {
     format!("T#{tenant}#W")
@@ -210,6 +216,7 @@ mod tests {
             text(version_document(&id("iris", 7), "metadata")),
             "T#default#D#iris#0000000007 | metadata"
         );
+        assert_eq!(text(validation_policy(&tenant)), "T#team-a#P | validation");
         assert_eq!(
             text(feed(&tenant, Timestamp::from_millis(0), "01J")),
             "T#team-a#F#1970-01-01 | 01J"

@@ -78,11 +78,7 @@ fn a_use_that_the_list_does_not_permit_needs_reading() {
     .concat()
     .into();
     let report = judge(&[("a.pkl", &called)], &Limits::default());
-    for lines in [
-        "class our.models make",
-        "data our.models make",
-        "check our.models make",
-    ] {
+    for lines in ["class our.models make", "data our.models make"] {
         let again = rejudge(&report, &with(lines));
         assert_eq!(again.verdict, Verdict::Unsafe, "{lines}");
         assert!(needs_reading(&again), "{lines}");
@@ -177,6 +173,7 @@ fn a_policy_asks_for_what_is_missing() {
             input_example: true,
             environment_files: true,
             licence: true,
+            model_card: true,
         },
         ..Limits::default()
     };
@@ -192,6 +189,7 @@ fn a_policy_asks_for_what_is_missing() {
             "completeness.environment-files",
             "completeness.input-example",
             "completeness.licence",
+            "completeness.model-card",
             "completeness.signature"
         ]
     );

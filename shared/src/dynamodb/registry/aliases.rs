@@ -233,8 +233,10 @@ impl Registry {
                 key: keys::version(&id(to)),
                 update: Expression::new("SET #aliases = #aliases + :one")
                     .value("one", as_number(1)),
-                condition: Expression::new("#status = :ready AND attribute_not_exists(#deleted)")
-                    .value("ready", text(Status::Ready.as_str())),
+                condition: Expression::new(
+                    "#status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked)",
+                )
+                .value("ready", text(Status::Ready.as_str())),
             });
         }
         if let Some(from) = change.from {

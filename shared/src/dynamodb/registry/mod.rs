@@ -7,11 +7,13 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod policies;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
-pub use versions::{Judgement, Registration, VersionChange};
+pub use policies::StoredPolicy;
+pub use versions::{Judgement, Registration, Rejudgement, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
 use super::idempotency::{Answer, KEPT_SECONDS, Outcome, StoredResponse, reused};
