@@ -164,6 +164,7 @@ fn routes() -> BTreeSet<String> {
         ("promote", promote::routes()),
         ("query", query::routes()),
         ("notifications", notifications::routes()),
+        ("artifactvalidation", artifact_validation::routes()),
     ]
     .into_iter()
     .flat_map(|(function, routes)| {

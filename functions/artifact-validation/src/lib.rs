@@ -30,7 +30,8 @@ mod sweep;
 
 use axum::Router;
 use shared::App;
-use shared::http::{Route, get, mount, post, put};
+use shared::domain::Action;
+use shared::http::{Route, Subject, get, mount, post, put};
 
 pub use handler::handle;
 pub use sweep::sweep;
@@ -39,7 +40,9 @@ pub use sweep::sweep;
 pub fn routes() -> Vec<Route> {
     vec![
         get("/v1/validation-policy", routes::get_policy),
-        put("/v1/validation-policy", routes::set_policy),
+        put("/v1/validation-policy", routes::set_policy)
+            .needs(Action::Admin)
+            .touches(Subject::Everything),
         post("/v1/models/{model}/rejudge", routes::rejudge_model),
         post(
             "/v1/models/{model}/versions/{version}/rejudge",

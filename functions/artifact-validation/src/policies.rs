@@ -227,7 +227,11 @@ async fn pin(app: &App, tenant: &TenantName, command: SetAdvisories) -> Result<A
             ),
         ));
     }
-    let object_version = head.object_version.or(object_version);
+    // A document of the registry never changes, and has one version.
+    let object_version = head
+        .object_version
+        .or(object_version)
+        .filter(|_| key.starts_with(&keys::advisories_prefix(tenant)));
     let bytes = app
         .bucket
         .read_range(

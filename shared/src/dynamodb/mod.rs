@@ -11,6 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Loaded, Moved, Page, Registration, Registry, Rejudgement, StoredPolicy,
-    VersionChange, WorkItem, WorkKind,
+    AliasChange, Judgement, Listed, Loaded, LoggedModelChange, Moved, NewExperiment, Page,
+    Position, Registration, Registry, Rejudgement, RunChange, RunLink, RunWithExperiment,
+    StoredPolicy, VersionChange, WorkItem, WorkKind,
 };

@@ -83,7 +83,7 @@ fn again<'f>(
     let mut undecided = false;
     let mut uses = Vec::new();
     undecided |= gather(&file.facts, &mut uses, 0);
-    let mut newly_allowed = false;
+    let (mut newly_allowed, mut allowed_again) = (false, false);
     for (name, how) in &uses {
         let shown: String = name.chars().take(120).collect();
         let detail = format!("imports `{}`", shown.escape_debug());
@@ -95,9 +95,14 @@ fn again<'f>(
                 kept.retain(|finding| finding.rule != GLOBAL.id || finding.detail != detail);
             }
             Some(_) if was_refused => undecided = true,
+            // It was followed as what it is allowed as again, and refused by a judgement between.
+            Some(granted) if granted.word() == how => {
+                let before = kept.len();
+                kept.retain(|finding| finding.rule != GLOBAL.id || finding.detail != detail);
+                allowed_again |= kept.len() < before;
+            }
             // It was followed as something else.
-            Some(granted) if granted.word() != how => undecided = true,
-            Some(_) => {}
+            Some(_) => undecided = true,
             None if !was_refused && is_by_pattern(name) => {}
             // The finding is there already, unless the list had the name before.
             None if kept.iter().any(|finding| finding.detail == detail) => {}
@@ -126,7 +131,7 @@ fn again<'f>(
     let is_cut = kept.len() >= 50;
     undecided |= newly_allowed && (others || is_cut);
     // What has no finding to explain it stays as it was.
-    let explained = !report_is_bare(&kept, old, newly_allowed);
+    let explained = !report_is_bare(&kept, old, newly_allowed || allowed_again);
     if undecided || is_cut || !explained {
         undecided |= verdict < old && is_cut;
         verdict = verdict.max(old);

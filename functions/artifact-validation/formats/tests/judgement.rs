@@ -64,6 +64,12 @@ fn a_name_that_the_list_has_learnt_is_allowed_without_reading() {
         Verdict::Unsafe,
         "and refused when it is gone"
     );
+    let gone = rejudge(&again, &Limits::default());
+    let back = rejudge(&gone, &limits);
+    assert_eq!(
+        (back.verdict, needs_reading(&back)),
+        (Verdict::Clean, false)
+    );
 }
 
 #[test]

@@ -8,11 +8,15 @@ mod aliases;
 mod deliveries;
 mod models;
 mod policies;
+mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use policies::StoredPolicy;
+pub use tracking::{
+    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+};
 pub use versions::{Judgement, Registration, Rejudgement, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
