@@ -33,4 +33,6 @@ pub mod test_util;
 
 #[cfg(feature = "aws")]
 pub use app::App;
+#[cfg(feature = "aws")]
+pub use aws::Transport;
 pub use error::{Error, ErrorCode, Result};

@@ -15,6 +15,7 @@ mod idempotency;
 mod journey;
 mod lambda;
 mod mlflow;
+mod names;
 mod openapi;
 mod policy;
 mod tenants;

@@ -28,6 +28,7 @@ impl Functions {
             query::routes(),
             notifications::routes(),
             artifact_validation::routes(),
+            tracking::routes(),
         ];
         let none = Self {
             routes: routes.concat(),

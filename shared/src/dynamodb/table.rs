@@ -1,14 +1,16 @@
 //! The few DynamoDB calls that the store is made of, with our error type and retries.
 
+use crate::aws::Clients;
 use crate::config::Config;
 use crate::dynamodb::keys::Key;
 use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, CancellationReason, ConditionCheck, Delete, KeysAndAttributes, Put,
+    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
+use aws_smithy_async::rt::sleep::{AsyncSleep as _, SharedAsyncSleep};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ const CONFLICT_ATTEMPTS: u32 = 12;
 pub(super) struct Table {
     pub(super) client: Client,
     pub(super) name: String,
+    sleep: SharedAsyncSleep,
 }
 
 /// A condition or an update, with the values that it names.
@@ -73,6 +76,8 @@ pub(super) enum Write {
         key: Key,
         condition: Option<Expression>,
     },
+    /// Changes nothing, and refuses the transaction if the condition does not hold; only within a transaction.
+    Check { key: Key, condition: Expression },
 }
 
 /// Why a write of a transaction was refused, with the item as it is.
@@ -179,11 +184,26 @@ pub(super) fn sort_key(item: &Item) -> String {
 }
 
 impl Table {
-    pub(super) fn new(client: Client, config: &Config) -> Self {
+    pub(super) fn new(clients: &Clients, config: &Config) -> Self {
         Self {
-            client,
+            client: clients.dynamodb(),
             name: config.table.clone(),
+            sleep: clients.sleep(),
         }
+    }
+
+    /// Waits a little before another attempt: longer each time, and never two alike.
+    pub(super) async fn pause(&self, attempt: u32) {
+        let ceiling_ms = (5_u64 << attempt.min(6)).min(250);
+        let mut random = [0_u8; 8];
+        let drawn = if getrandom::fill(&mut random).is_ok() {
+            u64::from_le_bytes(random)
+        } else {
+            0
+        };
+        self.sleep
+            .sleep(Duration::from_millis(1 + drawn % ceiling_ms))
+            .await;
     }
 
     pub(super) async fn get(&self, key: &Key, consistent: bool) -> Result<Option<Item>> {
@@ -238,7 +258,7 @@ impl Table {
                     if attempt > 8 {
                         return Err(throttled());
                     }
-                    pause(attempt).await;
+                    self.pause(attempt).await;
                 }
             }
         }
@@ -379,6 +399,10 @@ impl Table {
                 }
                 })
             }
+            Write::Check { .. } => Err(Error::internal(
+                "writing an item",
+                "a check alone writes nothing",
+            )),
         }
     }
 
@@ -441,7 +465,7 @@ impl Table {
             if attempt >= CONFLICT_ATTEMPTS {
                 return Err(throttled());
             }
-            pause(attempt).await;
+            self.pause(attempt).await;
         }
     }
 
@@ -487,23 +511,20 @@ impl Table {
                     .build()
                     .map(|delete| builder.delete(delete))
             }
+            Write::Check { key, condition } => ConditionCheck::builder()
+                .table_name(&self.name)
+                .set_key(Some(key_map(&key)))
+                .condition_expression(condition.text)
+                .set_expression_attribute_names(some_map(condition.names))
+                .set_expression_attribute_values(some_map(condition.values))
+                .return_values_on_condition_check_failure(all_old)
+                .build()
+                .map(|check| builder.condition_check(check)),
         };
         Ok(built
             .map_err(|error| Error::internal("building a transaction", error))?
             .build())
     }
-}
-
-/// Waits a little before another attempt: longer each time, and never two alike.
-pub(super) async fn pause(attempt: u32) {
-    let ceiling_ms = (5_u64 << attempt.min(6)).min(250);
-    let mut random = [0_u8; 8];
-    let drawn = if getrandom::fill(&mut random).is_ok() {
-        u64::from_le_bytes(random)
-    } else {
-        0
-    };
-    tokio::time::sleep(Duration::from_millis(1 + drawn % ceiling_ms)).await;
 }
 
 /// The error for too much at once.

@@ -6,14 +6,17 @@
 
 mod aliases;
 mod deliveries;
+mod identity;
 mod models;
 mod policies;
+mod renames;
 mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use policies::StoredPolicy;
+pub use renames::Naming;
 pub use tracking::{
     Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
 };
@@ -89,7 +92,7 @@ impl Registry {
     /// Builds the clients; makes no call.
     pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            table: Table::new(clients.dynamodb(), config),
+            table: Table::new(clients, config),
             streams: clients.streams(),
             hints: Hints::new(),
         }
