@@ -346,6 +346,7 @@ mod tests {
             kind: EventType::ValidationPolicyChanged,
             tenant: TenantName::default_tenant(),
             model: None,
+            model_id: None,
             version: None,
             alias: None,
             sequence: None,

@@ -1499,7 +1499,9 @@ impl<'m, 's> Machine<'m, 's> {
         } else {
             None
         };
-        let made = if let Some(elements) = made {
+        let made = if let Some(class) = self.legacy_class(id) {
+            class
+        } else if let Some(elements) = made {
             self.make(Kind::Storage { elements }, 0, 1, 1.0)?
         } else {
             self.find(
@@ -1509,6 +1511,23 @@ impl<'m, 's> Machine<'m, 's> {
             self.make(Kind::Opaque, 0, 1, 1.0)?
         };
         self.push(made)
+    }
+
+    /// The class that a legacy file of PyTorch names with its source, which is compared and never run.
+    fn legacy_class(&self, id: Value) -> Option<Value> {
+        if self.style != Style::Torch {
+            return None;
+        }
+        let parts = self.parts(id)?;
+        match parts.as_slice() {
+            [tag, class, _, _]
+                if self.str_of(*tag) == Some("module")
+                    && matches!(self.kind(*class), Some(Kind::Global { .. })) =>
+            {
+                Some(*class)
+            }
+            _ => None,
+        }
     }
 
     fn storage(&mut self, id: Value) -> Option<u64> {
@@ -1969,6 +1988,16 @@ impl<'m, 's> Machine<'m, 's> {
 
     fn stop(&mut self) -> Result<(), Halt> {
         let value = self.pop()?;
+        // A function that opens files is harmless as the type of an array, but not with arguments bound to it.
+        let names = &self.outcome.globals;
+        if names.iter().any(|name| name == "functools.partial")
+            && names.iter().any(|name| name == "numpy.memmap")
+        {
+            self.find(
+                &ARGUMENTS,
+                "`numpy.memmap` stands beside `functools.partial`, which could bind the path of a file to it",
+            );
+        }
         if let Value::Int(integer) = value {
             self.outcome.integer = Some(integer);
         }
