@@ -28,6 +28,8 @@ impl Functions {
             query::routes(),
             notifications::routes(),
             artifact_validation::routes(),
+            artifacts::routes(),
+            authorizer::routes(),
             tracking::routes(),
         ];
         let none = Self {

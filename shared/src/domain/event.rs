@@ -74,8 +74,16 @@ event_types! {
     DropRefused => "drop.refused",
     /// The validation policy of the tenant changed.
     ValidationPolicyChanged => "validation_policy.changed",
+    /// A token was created.
+    TokenCreated => "token.created",
+    /// A token was revoked.
+    TokenRevoked => "token.revoked",
     /// A subscription was tested.
     SubscriptionTested => "subscription.tested",
+    /// An endpoint failed too often in a row; its deliveries wait.
+    SubscriptionPaused => "subscription.paused",
+    /// A paused endpoint answers again.
+    SubscriptionResumed => "subscription.resumed",
 }
 
 impl EventType {

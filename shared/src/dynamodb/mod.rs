@@ -11,7 +11,8 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Listed, Loaded, LoggedModelChange, Moved, Naming, NewExperiment, Page,
-    Position, Registration, Registry, Rejudgement, RunChange, RunLink, RunWithExperiment,
-    StoredPolicy, VersionChange, WorkItem, WorkKind,
+    AliasChange, ArtifactRoot, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded,
+    LoggedModelChange, Moved, Naming, NewExperiment, Page, Place, Position, Registration, Registry,
+    Rejudgement, RunChange, RunLink, RunWithExperiment, StoredPolicy, VersionChange, WorkItem,
+    WorkKind,
 };
