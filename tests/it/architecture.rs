@@ -167,6 +167,7 @@ fn routes() -> BTreeSet<String> {
         ("promote", promote::routes()),
         ("query", query::routes()),
         ("notifications", notifications::routes()),
+        ("artifactvalidation", artifact_validation::routes()),
         ("artifacts", artifacts::routes()),
         ("authorizer", authorizer::routes()),
         ("tracking", tracking::routes()),

@@ -35,7 +35,7 @@ const BOOTSTRAPS: [(&str, bool, bool); 9] = [
     ("promote", true, false),
     ("query", true, false),
     ("notifications", true, true),
-    ("artifact-validation", false, true),
+    ("artifact-validation", true, true),
     ("packaging", false, true),
     ("tracking", true, false),
     ("artifacts", true, false),

@@ -19,6 +19,7 @@ mod lambda;
 mod mlflow;
 mod names;
 mod openapi;
+mod policy;
 mod tenants;
 mod tracking;
 mod validation;

@@ -212,6 +212,7 @@ NEEDED = {
     "ArtifactValidation": {
         "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
         "Bucket": ["ListBucket"],
+        "advisories": ["GetObject", "GetObjectVersion"],
         "documents": ["GetObject", "PutObject"],
         "dropzone": ["GetObject", "GetObjectVersion"],
         "incoming": ["GetObject", "GetObjectVersion"],

@@ -354,6 +354,7 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
     let kinds: &[WorkKind] = match event.kind {
         EventType::VersionRegistered => &[WorkKind::Validate],
         EventType::VersionReady => &[WorkKind::Package],
+        EventType::VersionRejudged if became_ready(event) => &[WorkKind::Package],
         // It may have been deleted at any point of its way.
         EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
         _ => return Vec::new(),
@@ -366,7 +367,7 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
         .iter()
         .map(|kind| WorkItem {
             kind: *kind,
-            due: event.time.plus_millis(WORK_DUE_MILLIS),
+            due: work_due(event),
             subject: subject.clone(),
         })
         .collect()
@@ -393,6 +394,20 @@ async fn settle_stage(app: &App, event: &Event) -> Result<()> {
         return Ok(());
     }
     app.registry.settle_stage(&id, &version.stage).await
+}
+
+/// When the work of an event is due: at once where no other event sets it going.
+fn work_due(event: &Event) -> Timestamp {
+    match event.kind {
+        EventType::VersionRejudged => event.time,
+        _ => event.time.plus_millis(WORK_DUE_MILLIS),
+    }
+}
+
+/// Whether a version that had failed is ready since it was judged again.
+fn became_ready(event: &Event) -> bool {
+    let status = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str);
+    status("status") == Some("READY") && status("previous_status") != Some("READY")
 }
 
 /// Brings the index of every tag that an event names in line with what the model carries by now.

@@ -120,6 +120,7 @@ mod tests {
                 at: Timestamp::from_millis(5),
             }),
             package: None,
+            revoked_at: None,
         }
     }
 

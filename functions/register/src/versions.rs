@@ -260,6 +260,7 @@ pub(crate) async fn register_draft(
                 revision: 1,
                 validation: None,
                 package: None,
+                revoked_at: None,
             };
             let documents = [
                 ("artifacts", &placed_artifacts),

@@ -93,6 +93,9 @@ pub struct Validation {
     pub report_digest: Digest,
     /// When it was judged.
     pub at: Timestamp,
+    /// Revision of the validation policy that it was judged by; absent without a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_revision: Option<u64>,
 }
 
 /// The package that was made of a version.
@@ -168,6 +171,8 @@ pub struct Version {
     pub validation: Option<Validation>,
     /// The package that was made.
     pub package: Option<Package>,
+    /// When a ready version was judged again and no longer accepted, if it is not.
+    pub revoked_at: Option<Timestamp>,
 }
 
 impl Version {
@@ -176,13 +181,49 @@ impl Version {
         self.origin.is_some() && self.artifact_count == 0
     }
 
-    /// Refuses a version that is deleted or not `READY`.
+    /// Refuses a version that is deleted, not `READY`, or no longer accepted.
     pub fn require_promotable(&self) -> Result<()> {
+        self.require_ready()?;
+        match self.revoked_at {
+            None => Ok(()),
+            Some(at) => Err(self.revoked(at)),
+        }
+    }
+
+    /// Refuses a version whose bytes are not to be given out: deleted, not `READY`, or no longer accepted and held by
+    /// no alias.
+    ///
+    /// What an alias holds is served, and stays available until the alias moves.
+    pub fn require_downloadable(&self) -> Result<()> {
+        if self.alias_count > 0 {
+            return self.require_ready();
+        }
+        self.require_promotable()
+    }
+
+    fn require_ready(&self) -> Result<()> {
         self.require_live()?;
         match self.status {
             Status::Ready => Ok(()),
             status => Err(version_not_ready(&self.id, status)),
         }
+    }
+
+    fn revoked(&self, at: Timestamp) -> Error {
+        let verdict = self
+            .validation
+            .as_ref()
+            .map_or("unknown", |validation| validation.verdict.as_str());
+        Error::new(
+            ErrorCode::VersionRevoked,
+            format!(
+                "{} was judged `{verdict}` at {at}, which this registry does not accept; read its report, and promote another version",
+                self.id
+            ),
+        )
+        .with("model", self.id.model.as_str())
+        .with("version", self.id.number.get())
+        .with("verdict", verdict)
     }
 
     /// Refuses a deleted version.

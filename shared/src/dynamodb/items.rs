@@ -2,6 +2,7 @@
 //!
 //! Attribute names are short words, because bytes are billed, and full enough to read in the console.
 
+use super::registry::StoredPolicy;
 use super::table::{Item, bytes, number, text};
 use crate::domain::model::{Notes, Pointers, Span};
 use crate::domain::version::{Document, Package, Validation};
@@ -330,7 +331,9 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
     if let Some(package) = &version.package {
         builder = builder.json("pkg", package)?;
     }
-    Ok(builder.build())
+    Ok(builder
+        .maybe_number("revoked", version.revoked_at.map(Timestamp::millis))
+        .build())
 }
 
 pub(super) fn version_from_item(
@@ -370,6 +373,26 @@ pub(super) fn version_from_item(
         revision: reader.number("rev")?,
         validation: reader.maybe_json::<Validation>("val")?,
         package: reader.maybe_json::<Package>("pkg")?,
+        revoked_at: reader.maybe_time("revoked"),
+    })
+}
+
+pub(super) fn policy_to_item(tenant: &TenantName, policy: &StoredPolicy) -> Item {
+    Builder::at(&keys::validation_policy(tenant))
+        .number("rev", policy.revision)
+        .document("doc", &policy.document)
+        .text("by", policy.changed_by.as_str())
+        .number("at", policy.changed_at.millis())
+        .build()
+}
+
+pub(super) fn policy_from_item(item: &Item) -> Result<StoredPolicy> {
+    let reader = Reader(item);
+    Ok(StoredPolicy {
+        revision: reader.number("rev")?,
+        document: reader.document("doc"),
+        changed_by: stored(Principal::parse(reader.text("by")?))?,
+        changed_at: reader.time("at")?,
     })
 }
 

@@ -18,6 +18,7 @@
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! feed in order       T#<tenant>#L#<day of dispatch>     <ulid of dispatch>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
+//! validation policy   T#<tenant>#P                       validation
 //! subscription        T#<tenant>#W                       <ulid>
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
 //! waiting delivery    T#<tenant>#Y#<subscription>        <lane>#<ulid of dispatch>
@@ -196,6 +197,11 @@ pub fn feed_entry(tenant: &TenantName, dispatched_at: Timestamp, stamp: &str) ->
 /// Partition of the models that carry a tag.
 pub fn tag(tenant: &TenantName, tag_key: &str, value: &str) -> String {
     format!("T#{tenant}#G#{}", hash(&[tag_key, value]))
+}
+
+/// The validation policy of a tenant.
+pub fn validation_policy(tenant: &TenantName) -> Key {
+    key(format!("T#{tenant}#P"), "validation")
 }
 
 /// Partition of a tenant's subscriptions.
@@ -423,6 +429,7 @@ mod tests {
             text(version_document(&id("iris", 7), "metadata")),
             "T#default#D#iris#0000000007 | metadata"
         );
+        assert_eq!(text(validation_policy(&tenant)), "T#team-a#P | validation");
         assert_eq!(
             text(feed(&tenant, Timestamp::from_millis(0), "01J")),
             "T#team-a#F#1970-01-01 | 01J"

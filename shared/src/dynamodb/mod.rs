@@ -13,6 +13,6 @@ pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
     AliasChange, ArtifactRoot, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded,
     LoggedModelChange, Moved, Naming, Neighbours, NewExperiment, Page, Place, Position,
-    Registration, Registry, RunChange, RunLink, RunWithExperiment, VersionChange, WorkItem,
-    WorkKind,
+    Registration, Registry, Rejudgement, RunChange, RunLink, RunWithExperiment, StoredPolicy,
+    VersionChange, WorkItem, WorkKind,
 };

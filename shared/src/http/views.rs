@@ -63,6 +63,9 @@ pub struct ValidationView {
     pub report_digest: String,
     /// When it was judged.
     pub at: Timestamp,
+    /// Revision of the validation policy that it was judged by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_revision: Option<u64>,
 }
 
 /// The package of a version.
@@ -110,6 +113,9 @@ pub struct VersionView {
     /// What validation found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationView>,
+    /// When it was judged again and no longer accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Timestamp>,
     /// The package.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<PackageView>,
@@ -146,7 +152,9 @@ impl VersionView {
                     summary: validation.summary.clone(),
                     report_digest: validation.report_digest.to_string(),
                     at: validation.at,
+                    policy_revision: validation.policy_revision,
                 }),
+            revoked_at: version.revoked_at,
             package: version.package.as_ref().map(|package| PackageView {
                 manifest_uri: format!("s3://{}/{}", app.bucket.name(), keys::manifest(&version.id)),
                 manifest_digest: package.manifest_digest.to_string(),

@@ -5,6 +5,7 @@
 //! a drop was taken      incoming/<tenant>/<home>/<version>/_SLIPWAY_DROPPED
 //! validation goes on    incoming/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<sequence>
 //! drop zone             dropzone/<tenant>/<model>/<path>
+//! advisories            advisories/<tenant>/<path>
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
 //! packages              packages/<tenant>/<home>/<version>/manifest.json
@@ -79,6 +80,22 @@ pub fn drop_prefix(tenant: &TenantName, model: &ModelName) -> String {
 /// A large document, by its digest.
 pub fn document(tenant: &TenantName, digest: &Digest) -> String {
     format!("documents/{tenant}/{}.json", digest.hex())
+}
+
+/// Where a deployment puts files of advisories for a tenant.
+pub fn advisories_prefix(tenant: &TenantName) -> String {
+    format!("advisories/{tenant}/")
+}
+
+/// Whether a policy of a tenant may name this object as its advisories.
+pub fn is_advisories(tenant: &TenantName, key: &str) -> bool {
+    key.len() <= MAX_KEY_BYTES
+        && [advisories_prefix(tenant), format!("documents/{tenant}/")]
+            .iter()
+            .any(|prefix| {
+                key.strip_prefix(prefix.as_str())
+                    .is_some_and(|rest| !rest.is_empty())
+            })
 }
 
 /// A validation report, by its digest.

@@ -306,7 +306,7 @@ impl Registry {
                     .named("held", held_by(&alias.name))
                     .value("one", as_number(1)),
                 condition: Expression::new(format!(
-                    "#status = :ready AND attribute_not_exists(#deleted){}",
+                    "#status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked){}",
                     unmarked(&alias.model)
                 ))
                 .value("ready", text(Status::Ready.as_str())),

@@ -9,6 +9,7 @@ mod deliveries;
 mod feed;
 mod identity;
 mod models;
+mod policies;
 mod renames;
 mod stages;
 mod subscriptions;
@@ -20,13 +21,14 @@ mod work;
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
+pub use policies::StoredPolicy;
 pub use renames::Naming;
 pub use stages::Neighbours;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
     RunWithExperiment,
 };
-pub use versions::{Judgement, Registration, VersionChange};
+pub use versions::{Judgement, Registration, Rejudgement, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
 use super::idempotency::{Answer, KEPT_SECONDS, Outcome, StoredResponse, reused};

@@ -14,6 +14,7 @@ use crate::dynamodb::items::{
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
 use crate::error::Result;
+use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::HashMap;
 
 /// A decided registration.
@@ -36,6 +37,8 @@ pub enum VersionChange {
     Finalize,
     /// Validation judged it.
     Judge(Box<Judgement>),
+    /// Validation judged it again.
+    Rejudge(Box<Rejudgement>),
     /// Packaging made its package.
     Pack(Package),
     /// It moves to another stage.
@@ -78,6 +81,19 @@ pub struct Judgement {
     pub apart: Option<String>,
     /// Size of all artifacts together, in bytes.
     pub size_bytes: u64,
+}
+
+/// What validation decided of a version that was judged before.
+#[derive(Debug, Clone)]
+pub struct Rejudgement {
+    /// Its status before.
+    pub from: Status,
+    /// What was found before; the change is refused if somebody else judged it again meanwhile.
+    pub before: Validation,
+    /// The new judgement; without artifacts, those of the version stay.
+    pub judgement: Judgement,
+    /// Since when it is ready but not accepted, if it is not.
+    pub revoked_at: Option<Timestamp>,
 }
 
 impl Registry {
@@ -391,34 +407,30 @@ impl Registry {
                 "#status = :pending AND attribute_not_exists(#finalized) AND attribute_not_exists(#deleted)"
             }
             VersionChange::Judge(judgement) => {
-                set.extend(["#status = :status", "#val = :val", "#bytes = :bytes"]);
-                values.push(("status", text(judgement.status.as_str())));
-                values.push(("val", text(json_of(&judgement.validation)?)));
-                values.push(("bytes", as_number(judgement.size_bytes)));
-                match &judgement.artifacts {
-                    // A failed version keeps its declaration.
-                    Document::Absent => {}
-                    Document::Inline(json) => {
-                        set.push("#arts = :arts");
-                        values.push(("arts", text(json)));
-                        remove.push("#arts_at");
-                    }
-                    Document::Item => {
-                        set.push("#arts_at = :arts");
-                        values.push(("arts", text("item")));
-                        remove.push("#arts");
-                    }
-                    Document::Object(key) => {
-                        set.push("#arts_at = :arts");
-                        values.push(("arts", text(key)));
-                        remove.push("#arts");
-                    }
-                }
-                if let Some(json) = &judgement.apart {
-                    documents.push(("artifacts", json.clone()));
-                }
+                set_judgement(judgement, &mut set, &mut remove, &mut values)?;
+                documents.extend(judgement.apart.clone().map(|json| ("artifacts", json)));
                 condition_values.push(("pending", pending));
                 "#status = :pending"
+            }
+            VersionChange::Rejudge(again) => {
+                set_judgement(&again.judgement, &mut set, &mut remove, &mut values)?;
+                documents.extend(
+                    again
+                        .judgement
+                        .apart
+                        .clone()
+                        .map(|json| ("artifacts", json)),
+                );
+                match again.revoked_at {
+                    Some(at) => {
+                        set.push("#revoked = :revoked");
+                        values.push(("revoked", as_number(at.millis())));
+                    }
+                    None => remove.push("#revoked"),
+                }
+                condition_values.push(("from", text(again.from.as_str())));
+                condition_values.push(("before", text(json_of(&again.before)?)));
+                "#status = :from AND #val = :before"
             }
             VersionChange::Pack(package) => {
                 set.push("#pkg = :pkg");
@@ -431,7 +443,7 @@ impl Registry {
                 values.push(("to", text(to.as_str())));
                 condition_values.push(("from", text(from.as_str())));
                 condition_values.push(("ready", text(Status::Ready.as_str())));
-                "#stage = :from AND #status = :ready AND attribute_not_exists(#deleted)"
+                "#stage = :from AND #status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked)"
             }
             VersionChange::Delete => {
                 set.push("#deleted = :deleted");
@@ -561,6 +573,30 @@ impl Registry {
         }
         Err(throttled())
     }
+}
+
+/// Adds what a judgement sets to an update.
+fn set_judgement<'a>(
+    judgement: &Judgement,
+    set: &mut Vec<&'a str>,
+    remove: &mut Vec<&'a str>,
+    values: &mut Vec<(&'a str, AttributeValue)>,
+) -> Result<()> {
+    set.extend(["#status = :status", "#val = :val", "#bytes = :bytes"]);
+    values.push(("status", text(judgement.status.as_str())));
+    values.push(("val", text(json_of(&judgement.validation)?)));
+    values.push(("bytes", as_number(judgement.size_bytes)));
+    let (attribute, other, value) = match &judgement.artifacts {
+        // What is there stays: a failed version keeps its declaration.
+        Document::Absent => return Ok(()),
+        Document::Inline(json) => ("#arts = :arts", "#arts_at", json.as_str()),
+        Document::Item => ("#arts_at = :arts", "#arts", "item"),
+        Document::Object(key) => ("#arts_at = :arts", "#arts", key.as_str()),
+    };
+    set.push(attribute);
+    values.push(("arts", text(value)));
+    remove.push(other);
+    Ok(())
 }
 
 fn put_document(id: &VersionId, document: &str, json: &str) -> Write {
