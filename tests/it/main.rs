@@ -15,6 +15,7 @@ mod idempotency;
 mod journey;
 mod lambda;
 mod mlflow;
+mod names;
 mod notifications;
 mod openapi;
 mod tenants;

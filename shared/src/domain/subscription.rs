@@ -213,7 +213,11 @@ impl Filter {
     /// Whether an event passes by all that the event itself says; tags are asked for apart.
     pub fn wants(&self, event: &Event) -> bool {
         (self.event_types.is_empty() || self.event_types.contains(&event.kind))
-            && (self.model.is_none() || self.model == event.model)
+            && self.model.as_ref().is_none_or(|wanted| {
+                // A subscription names a model by its name, wherever that lies.
+                let model = event.model.as_ref();
+                model.is_some_and(|model| model.as_str() == wanted.as_str())
+            })
             && self.wants_model(event.model.as_ref())
             && self.wants_target(event)
     }

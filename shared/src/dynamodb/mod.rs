@@ -12,6 +12,6 @@ mod table;
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
     AliasChange, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded, LoggedModelChange, Moved,
-    NewExperiment, Page, Place, Position, Registration, Registry, RunChange, RunLink,
+    Naming, NewExperiment, Page, Place, Position, Registration, Registry, RunChange, RunLink,
     RunWithExperiment, VersionChange, WorkItem, WorkKind,
 };

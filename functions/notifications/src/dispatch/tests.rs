@@ -11,6 +11,7 @@ pub(crate) fn event(kind: EventType, model: Option<&str>) -> Event {
         kind,
         tenant: TenantName::default_tenant(),
         model: model.map(|name| ModelName::parse(name).unwrap()),
+        model_id: None,
         version: model.map(|_| VersionNumber::FIRST),
         alias: None,
         sequence: None,

@@ -7,7 +7,9 @@
 mod aliases;
 mod deliveries;
 mod feed;
+mod identity;
 mod models;
+mod renames;
 mod subscriptions;
 mod tracking;
 mod versions;
@@ -16,6 +18,7 @@ mod work;
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
+pub use renames::Naming;
 pub use tracking::{
     Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
 };
