@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// A receiver that answers each request with the next of its statuses, and 200 after them.
@@ -346,7 +346,7 @@ async fn a_secret_rotates_with_an_overlap_and_lies_sealed() {
     world.clock.advance_millis(3_600_000);
     world.create_model("rose").await;
     world.drain().await;
-    let got = receiver.got.lock().unwrap();
+    let got = receiver.got.lock().unwrap().clone();
     let signatures: Vec<usize> = got
         .iter()
         .map(|(headers, _)| {
@@ -358,7 +358,7 @@ async fn a_secret_rotates_with_an_overlap_and_lies_sealed() {
         })
         .collect();
     assert_eq!(signatures, [2, 1]);
-    for (headers, _) in got.iter() {
+    for (headers, _) in &got {
         assert_eq!(headers["webhook-id"], headers["x-mlflow-delivery-id"]);
         assert!(headers.contains_key("x-mlflow-signature"));
     }
@@ -557,7 +557,7 @@ async fn the_feed_has_every_event_once_also_those_that_were_dispatched_late() {
     assert_eq!(sorted, all, "each once, none is missing");
     // Who begins anew reads the same.
     assert_eq!(read_feed(&world, &mut None).await, read);
-    let ids: BTreeMap<&String, ()> = read.iter().map(|id| (id, ())).collect();
+    let ids: BTreeSet<&String> = read.iter().collect();
     assert_eq!(ids.len(), read.len());
     world
         .get("/v1/events?after=nonsense")
@@ -667,7 +667,7 @@ async fn mlflows_webhooks_are_subscriptions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_arrives_in_order_wherever_the_process_is_killed() {
-    let received: Arc<Mutex<Option<Receiver>>> = Arc::default();
+    let listening: Arc<Mutex<Option<Receiver>>> = Arc::default();
     crate::crashes::cut_everywhere_with(
         &[],
         async |world| {
@@ -677,7 +677,7 @@ async fn every_event_arrives_in_order_wherever_the_process_is_killed() {
             receiver.answers(&[500]);
             world.create_model("iris").await;
             describe(world, "iris", "one").await;
-            *received.lock().unwrap() = Some(receiver);
+            *listening.lock().unwrap() = Some(receiver);
         },
         async |world, _| {
             crate::crashes::drain_until_cut(world).await;
@@ -688,7 +688,7 @@ async fn every_event_arrives_in_order_wherever_the_process_is_killed() {
             true
         },
         async |world| {
-            let receiver = received.lock().unwrap().clone().unwrap();
+            let receiver = listening.lock().unwrap().clone().unwrap();
             assert_eq!(receiver.order("iris"), events_of(world, "iris").await);
             assert!(
                 world.stack.inbox().events().len() >= 2,

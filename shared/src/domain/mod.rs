@@ -4,12 +4,14 @@ pub mod access;
 pub mod alias;
 pub mod artifact;
 pub mod event;
+pub mod location;
 pub mod metadata;
 pub mod model;
 pub mod model_name;
 pub mod name;
 pub mod subscription;
 pub mod time;
+pub mod token;
 pub mod tracking;
 pub mod version;
 
@@ -17,10 +19,13 @@ pub use access::{Action, Identity, Scope};
 pub use alias::{Alias, Expectation};
 pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};
+pub use location::Location;
 pub use metadata::Metadata;
 pub use model::Model;
 pub use model_name::ModelName;
-pub use name::{AliasName, ArtifactPath, Digest, Principal, StageName, TenantName, VersionNumber};
+pub use name::{
+    AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
+};
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;
 pub use version::{Status, Version, VersionId};

@@ -213,13 +213,16 @@ impl Filter {
     /// Whether an event passes by all that the event itself says; tags are asked for apart.
     pub fn wants(&self, event: &Event) -> bool {
         (self.event_types.is_empty() || self.event_types.contains(&event.kind))
-            && self.model.as_ref().is_none_or(|wanted| {
-                // A subscription names a model by its name, wherever that lies.
-                let model = event.model.as_ref();
-                model.is_some_and(|model| model.as_str() == wanted.as_str())
-            })
+            && self.wants_name(event.model.as_ref())
             && self.wants_model(event.model.as_ref())
             && self.wants_target(event)
+    }
+
+    /// A subscription names a model by its name, wherever that lies.
+    fn wants_name(&self, model: Option<&ModelName>) -> bool {
+        self.model
+            .as_ref()
+            .is_none_or(|wanted| model.is_some_and(|model| model.as_str() == wanted.as_str()))
     }
 
     fn wants_model(&self, model: Option<&ModelName>) -> bool {

@@ -46,6 +46,11 @@ impl Target {
         AliasName::parse(self.get("alias")?)
     }
 
+    /// Whatever follows a route that ends with `{*path}`.
+    pub fn path(&self) -> Result<&str> {
+        self.get("path")
+    }
+
     /// The run.
     pub fn run(&self) -> Result<RunId> {
         RunId::parse(self.get("run")?)

@@ -50,7 +50,7 @@ pub(super) fn summary(event: &Event) -> String {
             "An endpoint does not answer; its deliveries wait".to_owned()
         }
         EventType::SubscriptionResumed => "An endpoint answers again".to_owned(),
-        // Types that others add read well enough by their name.
+        // Other types read well enough by their name.
         other => match (&event.model, event.version) {
             (Some(model), Some(version)) => format!("{other}: {model} {version}"),
             (Some(model), None) => format!("{other}: {model}"),
