@@ -212,3 +212,40 @@ async fn validation_and_packaging_keep_their_budget() {
     let (_, spent) = cost(&world, world.stack.deliver(&report)).await;
     spent.is(&["GetItem", "PutObject", "TransactWriteItems"], 5.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_keep_their_budget() {
+    let world = World::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(|| async {});
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    world
+        .post("/v1/subscriptions", json!({ "url": url }))
+        .await
+        .expect(201);
+    world.create_model("iris").await;
+    let waiting = world.stack.deliveries().await.unwrap();
+    let (_, spent) = cost(&world, world.stack.deliver(&waiting[0].id)).await;
+    // Subscriptions; the dispatch; the bus; the lane; the attempt, the place that is left, and the work that is done.
+    spent.is(
+        &[
+            "Query",
+            "TransactWriteItems",
+            "PutEvents",
+            "Query",
+            "PutItem",
+            "DeleteItem",
+            "DeleteItem",
+        ],
+        1.0 + (4.0 + 4.0 + 2.0) + 1.0 + 2.0 + 1.0,
+    );
+    world.clock.advance_millis(31_000);
+    let (answer, spent) = cost(&world, world.get("/v1/events")).await;
+    answer.expect(200);
+    assert!(
+        spent.operations.iter().all(|name| name == "Query"),
+        "{spent:?}"
+    );
+    assert!(spent.units <= 32.0, "{spent:?}");
+}

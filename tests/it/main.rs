@@ -18,6 +18,7 @@ mod journey;
 mod lambda;
 mod mlflow;
 mod names;
+mod notifications;
 mod openapi;
 mod policy;
 mod tenants;

@@ -320,7 +320,7 @@ pub(crate) fn first_delivery(
 ) -> Delivery {
     let lane = match subscription.digest_minutes {
         Some(_) => DIGEST_LANE.to_owned(),
-        None => keys::lane(event.model.as_ref()),
+        None => keys::lane(event.home()),
     };
     Delivery {
         event_id: event.id.clone(),

@@ -1,4 +1,4 @@
-//! Measures Slipway on this machine: `bench http`, `bench mlflow` and `bench startup <bootstrap>…`.
+//! Measures Slipway on this machine: `bench http`, `bench mlflow`, `bench deliveries` and `bench startup <bootstrap>…`.
 //!
 //! Absolute times say more about the machine than about the code, so what is printed beside them is ratios and counts:
 //! an operation against the raw DynamoDB request that it stands for, and instructions until a bootstrap asks for work.
@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
+mod deliveries;
 mod http;
 mod mlflow;
 mod startup;
@@ -40,6 +41,15 @@ enum What {
         #[arg(long, default_value_t = 400)]
         requests: usize,
     },
+    /// Deliveries of webhooks a second, alone and beside an endpoint that hangs.
+    Deliveries {
+        /// Models whose events are delivered.
+        #[arg(long, default_value_t = 200)]
+        models: usize,
+        /// Events of each model.
+        #[arg(long, default_value_t = 5)]
+        changes: usize,
+    },
     /// Instructions and milliseconds to the first poll, size and memory of bootstraps.
     Startup {
         /// The bootstraps: `target/lambda/query/bootstrap`, or `target/release/query`.
@@ -57,6 +67,7 @@ async fn main() -> anyhow::Result<()> {
             slipway,
             requests,
         } => mlflow::run(&mlflow, &slipway, requests).await,
+        What::Deliveries { models, changes } => deliveries::run(models, changes).await,
         What::Startup { bootstraps } => startup::run(&bootstraps).await,
     }
 }

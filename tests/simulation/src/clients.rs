@@ -325,7 +325,7 @@ async fn without_bucket(app: &App, wish: &Wish, model: &str, number: usize) -> O
                 verdict: verdict.to_owned(),
                 summary: verdict.to_owned(),
                 report_digest: Digest::of(b"report"),
-                policy_revision: 0,
+                policy_revision: None,
                 at: event.time,
             },
             artifacts: Document::Absent,
