@@ -118,6 +118,7 @@ mod tests {
                 summary: "clean: 2 artifacts checked".into(),
                 report_digest: Digest::of(b"report"),
                 at: Timestamp::from_millis(5),
+                policy_revision: None,
             }),
             package: None,
             revoked_at: None,
