@@ -4,6 +4,7 @@
 //! everything after it is also found by the sweep.
 
 use crate::deliver::{self, Outgoing};
+use crate::seals;
 use serde_json::json;
 use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS};
 use shared::domain::{
@@ -13,7 +14,7 @@ use shared::dynamodb::{WorkItem, WorkKind};
 use shared::s3::keys;
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Error, ErrorCode, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A delivery is first sent at once; this much later the sweep looks after it, in milliseconds.
@@ -22,10 +23,10 @@ const FIRST_DUE_MILLIS: u64 = 60_000;
 const WORK_DUE_MILLIS: u64 = 5 * 60_000;
 /// How long an index row remembers that a tag is gone: longer than any event may be late, in milliseconds.
 const GONE_MILLIS: u64 = 7 * 24 * 3_600_000;
-/// Most deliveries of one event: with the event and its work they fill a transaction of 100 writes.
+/// Most deliveries of one event: with the event, its place in the chain and its work they fill a transaction of 100 writes.
 ///
 /// A little more than [`MAX_SUBSCRIPTIONS`], which concurrent creations may overstep.
-const MAX_DELIVERIES: usize = MAX_SUBSCRIPTIONS + 8;
+const MAX_DELIVERIES: usize = MAX_SUBSCRIPTIONS + 6;
 
 /// Events that came together; their deliveries are sent together once all of them are dispatched.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Batch {
     app: App,
     subscriptions: Mutex<HashMap<TenantName, Arc<Vec<Subscription>>>>,
     outgoing: Mutex<Vec<Outgoing>>,
+    sealed: Mutex<HashSet<TenantName>>,
 }
 
 impl Batch {
@@ -42,6 +44,7 @@ impl Batch {
             app: app.clone(),
             subscriptions: Mutex::default(),
             outgoing: Mutex::default(),
+            sealed: Mutex::default(),
         }
     }
 
@@ -52,12 +55,17 @@ impl Batch {
         let now = self.app.clock.now();
         let outgoing = outgoing_of(event, &subscriptions, now);
         let deliveries: Vec<Delivery> = outgoing.iter().map(|one| one.delivery.clone()).collect();
-        let is_new = self
+        let mut work = work_of(event);
+        if event.home().is_some() && self.is_first_of(&event.tenant) {
+            work.push(seals::work_of(&event.tenant, now));
+        }
+        let dispatched = self
             .app
             .registry
-            .dispatch(event, &deliveries, &work_of(event))
+            .dispatch(event, &deliveries, &work)
             .await?;
-        if is_new {
+        let is_new = dispatched.is_some();
+        if let Some(chained) = dispatched {
             tracing::info!(
                 event.id = event.id,
                 event.kind = event.kind.as_str(),
@@ -74,7 +82,10 @@ impl Batch {
             self.outgoing
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .extend(outgoing);
+                .extend(outgoing.into_iter().map(|one| Outgoing {
+                    event: chained.clone(),
+                    ..one
+                }));
         }
         Ok(is_new)
     }
@@ -86,6 +97,14 @@ impl Batch {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         deliver::send_fresh(&self.app, outgoing).await;
+    }
+
+    /// Whether nobody asked this of the tenant before: the day's seal is asked for once in a batch.
+    fn is_first_of(&self, tenant: &TenantName) -> bool {
+        self.sealed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(tenant.clone())
     }
 
     async fn subscriptions_of(&self, tenant: &TenantName) -> Result<Arc<Vec<Subscription>>> {
@@ -305,6 +324,7 @@ pub(crate) mod tests {
             time: Timestamp::from_millis(1_000),
             request_id: "r".into(),
             data: serde_json::Map::new(),
+            chain: None,
         }
     }
 
@@ -366,7 +386,8 @@ pub(crate) mod tests {
             .collect();
         let event = event(EventType::VersionReady, Some("iris"));
         let count = outgoing_of(&event, &subscriptions, Timestamp::from_millis(0)).len();
-        assert!(1 + 2 * count + work_of(&event).len() <= 100);
+        // The row of the feed, two writes of the chain, as many for changes by time or for work, and that of the seal.
+        assert!(6 + 2 * count <= 100);
     }
 
     #[test]

@@ -11,12 +11,16 @@
 //! A delivery is *sent* at least once: the receiver tells repetitions by `webhook-id`.
 
 mod address;
+mod audit;
 mod deliver;
 mod dispatch;
 mod handlers;
+mod report;
+mod seals;
 mod sign;
 mod subscriptions;
 mod sweep;
+mod tenures;
 
 use axum::Router;
 use serde_json::Value;
@@ -37,6 +41,10 @@ pub fn routes() -> Vec<Route> {
             "/v1/subscriptions/{id}/deliveries",
             handlers::list_deliveries,
         ),
+        get("/v1/seals", handlers::list_seals),
+        get("/v1/seals/{day}", handlers::get_seal),
+        get("/v1/tenures", handlers::list_tenures),
+        get("/v1/models/{model}/audit", handlers::export_audit),
     ];
     // A subscription hears of every model.
     routes

@@ -4,6 +4,7 @@
 
 use crate::deliver::{self, Outgoing};
 use crate::dispatch::Batch;
+use crate::seals;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::subscription::DeliveryStatus;
@@ -34,11 +35,12 @@ pub(crate) async fn run(app: &App) -> Result<Value> {
     let now = app.clock.now();
     let made_good = dispatch_missed(app, now).await;
     let attempted = attempt_due(app, now).await;
-    Ok(json!({"made_good": made_good?, "attempted": attempted?}))
+    let sealed = seals::seal_due(app, now).await;
+    Ok(json!({"made_good": made_good?, "attempted": attempted?, "sealed": sealed?}))
 }
 
 /// Dispatches the events in the stream that were not dispatched when they should have been.
-async fn dispatch_missed(app: &App, now: Timestamp) -> Result<u64> {
+pub(crate) async fn dispatch_missed(app: &App, now: Timestamp) -> Result<u64> {
     let shards = app.registry.read_outbox(now).await?;
     let batch = Batch::new(app);
     let mut made_good = 0;

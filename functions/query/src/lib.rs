@@ -11,6 +11,7 @@ mod artifacts;
 mod handlers;
 mod history;
 mod models;
+mod tenures;
 mod versions;
 
 use axum::Router;
@@ -48,6 +49,10 @@ pub fn routes() -> Vec<Route> {
         get(
             "/v1/models/{model}/aliases/{alias}/history",
             handlers::list_alias_history,
+        ),
+        get(
+            "/v1/models/{model}/aliases/{alias}/tenures",
+            handlers::list_alias_tenures,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
         get("/v1/openapi.json", handlers::get_openapi).open(),

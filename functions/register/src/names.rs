@@ -3,7 +3,7 @@
 use crate::models::{self, tag_pairs};
 use serde::Deserialize;
 use shared::domain::model::{MAX_REASON, Notes, check_text};
-use shared::domain::{Event, EventType, Model, ModelName};
+use shared::domain::{Action, Event, EventType, Model, ModelName};
 use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
 use shared::http::views::ModelView;
@@ -40,6 +40,7 @@ pub(crate) async fn rename(
     command: RenameModel,
 ) -> Result<Outcome<ModelView>> {
     check_text("reason", command.reason.as_deref(), MAX_REASON)?;
+    caller.may(Action::Write, &command.name)?;
     let now = app.clock.now();
     let decide = |after: &Model| {
         let event = event(app, caller, EventType::ModelRenamed, &after.name)
@@ -94,6 +95,7 @@ pub(crate) async fn restore(
     };
     let model = name.at(ModelName::of_home(id.as_str())?.home(), true);
     let to = command.name.as_ref().unwrap_or(name);
+    caller.may(Action::Write, to)?;
     let now = app.clock.now();
     let decide = |after: &Model| {
         let event = event(app, caller, EventType::ModelRestored, &after.name)

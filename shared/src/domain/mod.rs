@@ -3,12 +3,14 @@
 pub mod access;
 pub mod alias;
 pub mod artifact;
+pub mod audit;
 pub mod event;
 pub mod metadata;
 pub mod model;
 pub mod model_name;
 pub mod name;
 pub mod subscription;
+pub mod tenure;
 pub mod time;
 pub mod tracking;
 pub mod version;

@@ -7,6 +7,8 @@
 //! drop zone             dropzone/<tenant>/<model>/<path>
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
+//! audit exports         exports/<tenant>/<home>/<sha256>.<format>
+//! seals                 seals/<tenant>/<day>.json
 //! packages              packages/<tenant>/<home>/<version>/manifest.json
 //! ```
 //!
@@ -76,6 +78,20 @@ pub fn drop_prefix(tenant: &TenantName, model: &ModelName) -> String {
 /// A large document, by its digest.
 pub fn document(tenant: &TenantName, digest: &Digest) -> String {
     format!("documents/{tenant}/{}.json", digest.hex())
+}
+
+/// An audit export that is too large for an answer, by its digest.
+pub fn export(tenant: &TenantName, model: &ModelName, digest: &Digest, extension: &str) -> String {
+    format!(
+        "exports/{tenant}/{}/{}.{extension}",
+        model.home(),
+        digest.hex()
+    )
+}
+
+/// The seal of a day.
+pub fn seal(tenant: &TenantName, day: &str) -> String {
+    format!("seals/{tenant}/{day}.json")
 }
 
 /// A validation report, by its digest.

@@ -1,6 +1,6 @@
 //! Subscriptions, the feed of dispatched events, and deliveries.
 
-use super::{Page, Registry, WorkItem, WorkKind};
+use super::{Page, RACE_ATTEMPTS, Registry, WorkItem, WorkKind};
 use crate::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS};
 use crate::domain::{Delivery, Event, Subscription, TenantName};
 use crate::dynamodb::idempotency::{Answer, Outcome};
@@ -9,7 +9,7 @@ use crate::dynamodb::items::{
     subscription_to_item,
 };
 use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Query, Write};
+use crate::dynamodb::table::{Expression, Query, Write, throttled};
 use crate::error::{Error, ErrorCode, Result};
 
 impl Registry {
@@ -70,15 +70,45 @@ impl Registry {
         Ok(self.table.get(&key, true).await?.is_some())
     }
 
-    /// Puts an event into the feed together with its deliveries and the work that they are, once.
+    /// Puts an event into the feed, and, if it is about a model, at the end of that model's chain, together with its
+    /// deliveries and the work that they are, once.
     ///
-    /// Answers `false` if it was dispatched before.
+    /// Answers the event with its place in the chain, or `None` if it was dispatched before.
     pub async fn dispatch(
         &self,
         event: &Event,
         deliveries: &[Delivery],
         work: &[WorkItem],
-    ) -> Result<bool> {
+    ) -> Result<Option<Event>> {
+        let Some(model) = event.model_by_home() else {
+            let writes = Self::feed_writes(event, deliveries, work)?;
+            return Ok(self.write_all(writes).await?.is_ok().then(|| event.clone()));
+        };
+        for attempt in 1..=RACE_ATTEMPTS {
+            let (chained, link) = self.chain(event, &model, attempt == 1).await?;
+            let mut writes = Self::feed_writes(&chained, deliveries, work)?;
+            writes.splice(1..1, link);
+            match self.table.transact(&writes).await? {
+                Ok(()) => {
+                    self.remember_link(&chained, &model);
+                    return Ok(Some(chained));
+                }
+                Err(refusals) if refusals.first().is_some_and(|refusal| refusal.refused) => {
+                    return Ok(None);
+                }
+                // Another dispatcher chained an event of this model first.
+                Err(_) => self.table.pause(attempt.min(4)).await,
+            }
+        }
+        Err(throttled())
+    }
+
+    /// The writes of an event's dispatch, of which the first says that it was dispatched.
+    fn feed_writes(
+        event: &Event,
+        deliveries: &[Delivery],
+        work: &[WorkItem],
+    ) -> Result<Vec<Write>> {
         let feed_key = keys::feed(&event.tenant, event.time, &event.id);
         let mut writes = vec![Write::Put {
             item: Builder::at(&feed_key).json("event", event)?.build(),
@@ -98,11 +128,15 @@ impl Registry {
             item: work.to_item(),
             condition: None,
         }));
+        Ok(writes)
+    }
+
+    async fn write_all(&self, mut writes: Vec<Write>) -> Result<std::result::Result<(), ()>> {
         if writes.len() == 1 {
             let write = writes.remove(0);
-            return Ok(self.table.write(write).await?.is_ok());
+            return Ok(self.table.write(write).await?.map_err(drop));
         }
-        Ok(self.table.transact(&writes).await?.is_ok())
+        Ok(self.table.transact(&writes).await?.map_err(drop))
     }
 
     /// Reads a delivery with its event.

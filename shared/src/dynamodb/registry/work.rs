@@ -20,6 +20,8 @@ pub enum WorkKind {
     Deliver,
     /// A drop-zone folder waits to become quiet.
     Drop,
+    /// A day waits to be sealed.
+    Seal,
 }
 
 impl WorkKind {
@@ -30,6 +32,7 @@ impl WorkKind {
             Self::Package => "package",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
+            Self::Seal => "seal",
         }
     }
 }
