@@ -12,21 +12,30 @@
 
 mod address;
 mod audit;
+mod client;
 mod deliver;
 mod dispatch;
+mod facts;
 mod handlers;
+mod lanes;
+mod messages;
+mod mlflow;
+mod payload;
+mod replay;
 mod report;
 mod seals;
 mod sign;
 mod subscriptions;
 mod sweep;
 mod tenures;
+mod views;
 
+use crate::mlflow::handlers as webhooks;
 use axum::Router;
 use serde_json::Value;
 use shared::domain::Action;
 use shared::events::Incoming;
-use shared::http::{Route, Subject, delete, get, mount, post};
+use shared::http::{Route, Subject, delete, get, mount, patch, post};
 use shared::{App, Result};
 
 /// The routes of this function.
@@ -35,22 +44,41 @@ pub fn routes() -> Vec<Route> {
         post("/v1/subscriptions", handlers::create_subscription),
         get("/v1/subscriptions", handlers::list_subscriptions),
         get("/v1/subscriptions/{id}", handlers::get_subscription),
+        patch("/v1/subscriptions/{id}", handlers::update_subscription),
         delete("/v1/subscriptions/{id}", handlers::delete_subscription),
+        post("/v1/subscriptions/{id}/secret", handlers::rotate_secret),
+        post("/v1/subscriptions/{id}/replay", handlers::replay_deliveries),
         post("/v1/subscriptions/{id}/test", handlers::test_subscription),
         get(
             "/v1/subscriptions/{id}/deliveries",
             handlers::list_deliveries,
         ),
-        get("/v1/seals", handlers::list_seals),
-        get("/v1/seals/{day}", handlers::get_seal),
-        get("/v1/tenures", handlers::list_tenures),
-        get("/v1/models/{model}/audit", handlers::export_audit),
+        post("/{api}/2.0/mlflow/webhooks", webhooks::create_webhook),
+        get("/{api}/2.0/mlflow/webhooks", webhooks::list_webhooks),
+        get("/{api}/2.0/mlflow/webhooks/{id}", webhooks::get_webhook),
+        patch("/{api}/2.0/mlflow/webhooks/{id}", webhooks::update_webhook),
+        delete("/{api}/2.0/mlflow/webhooks/{id}", webhooks::delete_webhook),
+        post(
+            "/{api}/2.0/mlflow/webhooks/{id}/test",
+            webhooks::test_webhook,
+        ),
     ];
     // A subscription hears of every model.
     routes
         .into_iter()
         .map(|route| route.needs(Action::Admin).touches(Subject::Everything))
+        .chain(audit_routes())
         .collect()
+}
+
+/// The routes of those who ask what was.
+fn audit_routes() -> Vec<Route> {
+    vec![
+        get("/v1/tenures", handlers::list_tenures),
+        get("/v1/seals", handlers::list_seals).touches(Subject::Everything),
+        get("/v1/seals/{day}", handlers::get_seal).touches(Subject::Everything),
+        get("/v1/models/{model}/audit", handlers::export_audit),
+    ]
 }
 
 /// Answers HTTP requests.

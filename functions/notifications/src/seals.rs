@@ -60,23 +60,20 @@ async fn seal(app: &App, subject: &Subject, now: Timestamp) -> Result<()> {
         return Ok(());
     }
     let mut ends: BTreeMap<String, Value> = BTreeMap::new();
-    // An event that was dispatched late stands in the feed of the day on which it happened.
-    let eve = Timestamp::from_millis(subject.begins.saturating_sub(DAY_MILLIS));
-    for day in [eve.day(), day.clone()] {
-        for event in app.registry.feed(tenant, &day).await? {
-            let (Some(home), Some(link)) = (event.home(), &event.chain) else {
-                continue;
-            };
-            let sealed = ends.get(home).and_then(|end| end["sequence"].as_u64());
-            if sealed.is_none_or(|sealed| sealed < link.sequence) {
-                ends.insert(
-                    home.to_owned(),
-                    json!({
-                        "model_id": home, "model": event.model,
-                        "sequence": link.sequence, "hash": link.hash,
-                    }),
-                );
-            }
+    // Events are chained when they are dispatched, so this is all that grew a chain on the day.
+    for event in app.registry.feed_of_day(tenant, &day).await? {
+        let (Some(home), Some(link)) = (event.home(), &event.chain) else {
+            continue;
+        };
+        let sealed = ends.get(home).and_then(|end| end["sequence"].as_u64());
+        if sealed.is_none_or(|sealed| sealed < link.sequence) {
+            ends.insert(
+                home.to_owned(),
+                json!({
+                    "model_id": home, "model": event.model,
+                    "sequence": link.sequence, "hash": link.hash,
+                }),
+            );
         }
     }
     let document = canonical(&json!({

@@ -16,5 +16,6 @@ pub mod verify;
 pub mod clock;
 pub mod data_folder;
 pub mod dynamodb;
+pub mod inbox;
 pub mod queues;
 pub mod s3;

@@ -73,6 +73,10 @@ event_types! {
     DropRefused => "drop.refused",
     /// A subscription was tested.
     SubscriptionTested => "subscription.tested",
+    /// An endpoint failed too often in a row; its deliveries wait.
+    SubscriptionPaused => "subscription.paused",
+    /// A paused endpoint answers again.
+    SubscriptionResumed => "subscription.resumed",
 }
 
 impl EventType {

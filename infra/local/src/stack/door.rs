@@ -4,6 +4,7 @@
 //! GET  /healthz                      whether the registry answers
 //! GET  /_local/state                 what is on its way
 //! GET  /_local/dead-letters          what was given up
+//! GET  /_local/inbox                 what was put on the event bus, and what was published to topics
 //! POST /_local/dead-letters/redrive  try again: all, one `{"id":…}`, or those of one queue `{"queue":…}`
 //! ```
 
@@ -113,6 +114,7 @@ pub(super) fn router(door: Arc<Door>) -> Router {
         .route("/healthz", get(health))
         .route("/_local/state", get(state))
         .route("/_local/dead-letters", get(dead_letters))
+        .route("/_local/inbox", get(inbox))
         .route("/_local/dead-letters/redrive", post(redrive))
         .method_not_allowed_fallback(wrong_method)
         .fallback(functions)
@@ -207,6 +209,16 @@ async fn read_state(plumbing: &Plumbing) -> anyhow::Result<Value> {
         "queues": queues,
         "stream": { "lag_records": lag, "checkpoint": plumbing.stream.checkpoint()? },
     }))
+}
+
+async fn inbox(State(door): State<Arc<Door>>) -> Response {
+    let outcome = door.plumbing().map(|plumbing| {
+        json!({
+            "events": plumbing.inbox.events(),
+            "messages": plumbing.inbox.messages(),
+        })
+    });
+    door.render(outcome)
 }
 
 async fn dead_letters(State(door): State<Arc<Door>>) -> Response {

@@ -54,6 +54,7 @@ use crate::{
     definition::{self, Function, SCHEDULES},
     dynamodb::Engine,
     functions::Functions,
+    inbox::Inbox,
     queues::{DeadLetter, Queues},
     s3::{self, S3Options, S3Server},
 };
@@ -178,7 +179,14 @@ impl Stack {
         )
         .await?;
         let (http_address, s3_address) = (http.local_addr()?, s3_listener.local_addr()?);
+        let inbox_listener = listen(
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            "--port",
+        )
+        .await?;
         let dynamodb_address = dynamodb.local_addr()?;
+        let inbox_address = inbox_listener.local_addr()?;
+        let inbox = Inbox::default();
 
         let (stop_front, front_stopping) = watch::channel(false);
         let (stop_servers, servers_stopping) = watch::channel(false);
@@ -198,9 +206,16 @@ impl Stack {
         let servers = vec![
             serve_s3(&opened.s3, s3_listener, &servers_stopping),
             serve_dynamodb(&opened.engine, dynamodb, &servers_stopping),
+            serve_inbox(&inbox, inbox_listener, &servers_stopping),
         ];
 
-        let variables = variables(&folder, &options, s3_address, dynamodb_address)?;
+        let addresses = Addresses {
+            http: http_address,
+            s3: s3_address,
+            dynamodb: dynamodb_address,
+            inbox: inbox_address,
+        };
+        let variables = variables(&folder, &options, &addresses)?;
         let config = Config::from_lookup(&|name| variables.get(name).cloned())
             .context("the registry's settings are not usable")?;
         let app = App::new(config, options.clock, &options.interceptors);
@@ -214,6 +229,7 @@ impl Stack {
             queues: opened.queues,
             engine: opened.engine,
             s3: opened.s3,
+            inbox,
         });
         door.open(Arc::clone(&plumbing));
         if manual.is_none() {
@@ -265,6 +281,11 @@ impl Stack {
     /// The embedded S3 server, with its counters.
     pub fn s3(&self) -> &S3Server {
         &self.plumbing.s3
+    }
+
+    /// What was put on the event bus, and what was published to topics.
+    pub fn inbox(&self) -> &Inbox {
+        &self.plumbing.inbox
     }
 
     /// Lists what was given up, the oldest first.
@@ -432,13 +453,26 @@ fn open(
     })
 }
 
+/// Where the API and the embedded servers listen.
+struct Addresses {
+    http: SocketAddr,
+    s3: SocketAddr,
+    dynamodb: SocketAddr,
+    inbox: SocketAddr,
+}
+
 /// What a deployment would find in its environment.
 fn variables(
     folder: &DataFolder,
     options: &StackOptions,
-    s3: SocketAddr,
-    dynamodb: SocketAddr,
+    addresses: &Addresses,
 ) -> anyhow::Result<BTreeMap<String, String>> {
+    let Addresses {
+        http,
+        s3,
+        dynamodb,
+        inbox,
+    } = addresses;
     let ours = [
         ("SLIPWAY_FUNCTION", "slipway".to_owned()),
         ("TABLE_NAME", definition::TABLE.to_owned()),
@@ -448,7 +482,19 @@ fn variables(
         ("AWS_ENDPOINT_URL_S3", format!("http://{s3}")),
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
-        ("CURSOR_SECRET", cursor_secret(folder, &options.clock)?),
+        ("AWS_ENDPOINT_URL_EVENTBRIDGE", format!("http://{inbox}")),
+        ("AWS_ENDPOINT_URL_SNS", format!("http://{inbox}")),
+        ("EVENT_BUS", definition::EVENT_BUS.to_owned()),
+        ("FEED_DELAY_SECONDS", "1".to_owned()),
+        ("PUBLIC_URL", format!("http://{http}")),
+        (
+            "CURSOR_SECRET",
+            kept_secret(folder, &options.clock, "cursor-secret")?,
+        ),
+        (
+            "SECRETS_KEY",
+            kept_secret(folder, &options.clock, "secrets-key")?,
+        ),
         ("PRESIGN_SECONDS", "900".to_owned()),
         ("DROP_ZONE_QUIET_SECONDS", "3".to_owned()),
         ("ALLOW_LOOPBACK_WEBHOOKS", "true".to_owned()),
@@ -462,9 +508,9 @@ fn variables(
     Ok(variables)
 }
 
-/// Reads the key of page cursors, or makes one, so that a cursor stays good over a restart.
-fn cursor_secret(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
-    let path = folder.path().join("cursor-secret");
+/// Reads a key from its file, or makes one, so that what was made with it stays good over a restart.
+fn kept_secret(folder: &DataFolder, clock: &Clock, name: &str) -> anyhow::Result<String> {
+    let path = folder.path().join(name);
     let doing = || format!("the file `{}` is not usable", path.display());
     match fs::read_to_string(&path) {
         Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
@@ -501,6 +547,20 @@ fn serve_s3(s3: &S3Server, listener: TcpListener, stop: &watch::Receiver<bool>) 
     tokio::spawn(async move {
         if let Err(error) = s3.serve(listener, pumps::stopped(stop)).await {
             tracing::error!(%error, "The embedded S3 stopped serving");
+        }
+    })
+}
+
+fn serve_inbox(
+    inbox: &Inbox,
+    listener: TcpListener,
+    stop: &watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let (inbox, stop) = (inbox.clone(), stop.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = pumps::stopped(stop) => {}
+            () = inbox.serve(listener) => {}
         }
     })
 }

@@ -175,9 +175,9 @@ impl Registry {
         items.iter().map(event_from_item).collect()
     }
 
-    /// The events in the feed of a day, each with its place in its chain.
-    pub async fn feed(&self, tenant: &TenantName, day: &str) -> Result<Vec<Event>> {
-        let query = Query::new(keys::feed_of(tenant, day)).consistent();
+    /// The events that were dispatched on a day, each with its place in its chain.
+    pub async fn feed_of_day(&self, tenant: &TenantName, day: &str) -> Result<Vec<Event>> {
+        let query = Query::new(keys::feed_day(tenant, day)).consistent();
         let items = self.table.query_all(query, usize::MAX).await?;
         items.iter().map(event_from_item).collect()
     }

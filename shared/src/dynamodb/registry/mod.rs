@@ -7,15 +7,19 @@
 mod aliases;
 mod chain;
 mod deliveries;
+mod feed;
 mod identity;
 mod models;
 mod renames;
+mod subscriptions;
 mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use chain::Chained;
+pub use deliveries::{Lane, Place};
+pub use feed::{Dispatch, FEED_DAYS};
 pub use renames::Naming;
 pub use tracking::{
     Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
