@@ -39,7 +39,7 @@ pub(crate) async fn run(app: &App) -> Result<Value> {
 }
 
 /// Dispatches the events in the stream that were not dispatched when they should have been.
-pub(crate) async fn dispatch_missed(app: &App, now: Timestamp) -> Result<u64> {
+async fn dispatch_missed(app: &App, now: Timestamp) -> Result<u64> {
     let shards = app.registry.read_outbox(now).await?;
     let batch = Batch::new(app);
     let mut made_good = 0;

@@ -4,7 +4,6 @@
 //! is not dispatched yet is dispatched first, so that the answer is exact just after a change, too.
 
 use crate::dispatch::Batch;
-use crate::sweep::dispatch_missed;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::tenure::{Tenure, alias_tenures, stage_tenures};
@@ -85,19 +84,28 @@ pub(crate) async fn list(app: &App, caller: &Caller, wanted: &Wanted) -> Result<
     Ok(answer)
 }
 
-/// Dispatches what was committed until now and is not dispatched yet.
+/// Dispatches what was committed until now and is not dispatched yet; the sweep sends it.
 async fn catch_up(app: &App, now: Timestamp) -> Result<()> {
-    dispatch_missed(app, now.plus_millis(GRACE_MILLIS))
-        .await
-        .map(drop)
+    let batch = Batch::new(app);
+    for shard in app
+        .registry
+        .read_outbox(now.plus_millis(GRACE_MILLIS))
+        .await?
+    {
+        for event in &shard.events {
+            if !app.registry.is_dispatched(event).await? {
+                batch.dispatch(event).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
-/// Dispatches what a model has that is not in its chain yet.
+/// Dispatches what a model has that is not in its chain yet; the sweep sends it.
 pub(crate) async fn catch_up_model(app: &App, caller: &Caller, model: &ModelName) -> Result<()> {
     let batch = Batch::new(app);
     for event in app.registry.unchained_events(&caller.tenant, model).await? {
         batch.dispatch(&event).await?;
     }
-    batch.send().await;
     Ok(())
 }
