@@ -54,6 +54,10 @@ pub struct Config {
     pub seal_retention_days: u64,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
     pub trust_actor_header: bool,
+    /// `TOKEN_SECRET`: the key of the hashes of tokens; without one there are no tokens.
+    pub token_secret: Option<String>,
+    /// `ADMINISTRATOR_TOKEN`: whether the administrator's token, made from the secret alone, is taken; `true` unless set.
+    pub administrator_token: bool,
     /// `JWT_GROUPS_CLAIM`: the claim of a JWT that names the caller's groups; `groups` unless set.
     pub jwt_groups_claim: String,
 }
@@ -140,6 +144,8 @@ impl Config {
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             seal_retention_days: seconds("SEAL_RETENTION_DAYS", 0)?,
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
+            token_secret: get("TOKEN_SECRET"),
+            administrator_token: get("ADMINISTRATOR_TOKEN").is_none_or(|text| text == "true"),
             jwt_groups_claim: get("JWT_GROUPS_CLAIM").unwrap_or_else(|| "groups".into()),
         })
     }

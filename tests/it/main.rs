@@ -5,7 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod architecture;
+mod artifacts;
 mod audit;
+mod authorization;
 mod bad_input;
 mod budgets;
 mod concurrency;

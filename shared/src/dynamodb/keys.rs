@@ -25,6 +25,7 @@
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
 //! waiting delivery    T#<tenant>#Y#<subscription>        <lane>#<ulid of dispatch>
 //! dead letter         T#<tenant>#Z#<subscription>        <event ulid>
+//! token               T#<tenant>#K                       <ulid>
 //! experiment          T#<tenant>#TX                      <id>
 //! next experiment     T#<tenant>#TC                      #
 //! experiment's name   T#<tenant>#TN#<sha256 of name>     #
@@ -244,6 +245,16 @@ pub fn subscriptions(tenant: &TenantName) -> String {
 /// A subscription.
 pub fn subscription(tenant: &TenantName, id: &str) -> Key {
     key(subscriptions(tenant), id)
+}
+
+/// Partition of a tenant's tokens.
+pub fn tokens(tenant: &TenantName) -> String {
+    format!("T#{tenant}#K")
+}
+
+/// A token.
+pub fn token(tenant: &TenantName, id: &str) -> Key {
+    key(tokens(tenant), id)
 }
 
 /// Partition of a subscription's deliveries.

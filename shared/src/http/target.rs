@@ -62,6 +62,11 @@ impl Target {
         ))
     }
 
+    /// Whatever follows a route that ends with `{*path}`.
+    pub fn path(&self) -> Result<&str> {
+        self.get("path")
+    }
+
     /// The run.
     pub fn run(&self) -> Result<RunId> {
         RunId::parse(self.get("run")?)

@@ -12,6 +12,7 @@ mod identity;
 mod models;
 mod renames;
 mod subscriptions;
+mod tokens;
 mod tracking;
 mod versions;
 mod work;
@@ -22,7 +23,8 @@ pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
 pub use renames::Naming;
 pub use tracking::{
-    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+    ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
+    RunWithExperiment,
 };
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
