@@ -42,9 +42,10 @@ pub(crate) fn work_of(tenant: &TenantName, now: Timestamp) -> WorkItem {
 pub(crate) async fn seal_due(app: &App, now: Timestamp) -> Result<usize> {
     let work = app.registry.due_work(WorkKind::Seal, now, AT_ONCE).await?;
     for item in &work {
-        match serde_json::from_str::<Subject>(&item.subject) {
-            Ok(subject) => seal(app, &subject, now).await?,
-            Err(_) => tracing::error!(item.subject, "Work for a seal is malformed and was dropped"),
+        if let Ok(subject) = serde_json::from_str::<Subject>(&item.subject) {
+            seal(app, &subject, now).await?;
+        } else {
+            tracing::error!(item.subject, "Work for a seal is malformed and was dropped");
         }
         app.registry.finish_work(item).await?;
     }

@@ -11,7 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, ArtifactRoot, Chained, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded,
-    LoggedModelChange, Moved, Naming, NewExperiment, Page, Place, Position, Registration, Registry,
-    RunChange, RunLink, RunWithExperiment, VersionChange, WorkItem, WorkKind,
+    AliasChange, ArtifactRoot, Chained, Decide, Dispatch, FEED_DAYS, Judgement, Lane, Listed,
+    Loaded, LoggedModelChange, Moved, Naming, NewExperiment, Page, Place, Position, Registration,
+    Registry, RunChange, RunLink, RunWithExperiment, VersionChange, WorkItem, WorkKind,
 };

@@ -21,7 +21,7 @@ pub use aliases::{AliasChange, Loaded, Moved};
 pub use chain::Chained;
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
-pub use renames::Naming;
+pub use renames::{Decide, Naming};
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
     RunWithExperiment,
