@@ -86,6 +86,7 @@ impl App {
             time: self.clock.now(),
             request_id: request_id.to_owned(),
             data: serde_json::Map::new(),
+            chain: None,
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Config {
     pub validation_bytes: Option<u64>,
     /// `ALLOW_LOOPBACK_WEBHOOKS`: whether subscriptions may name `http://` URLs on loopback; only for one machine.
     pub allow_loopback_webhooks: bool,
+    /// `SEAL_RETENTION_DAYS`: how long the object lock holds a seal, in days; 0, for a bucket without locks, unless set.
+    pub seal_retention_days: u64,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
     pub trust_actor_header: bool,
     /// `MLFLOW_SOURCE_LINEAGE`: whether sources of versions must lie in the run or logged model that a request names.
@@ -150,6 +152,7 @@ impl Config {
                 })
                 .transpose()?,
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
+            seal_retention_days: seconds("SEAL_RETENTION_DAYS", 0)?,
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
             mlflow_lineage: flag("MLFLOW_SOURCE_LINEAGE"),
             token_secret: get("TOKEN_SECRET"),

@@ -6,6 +6,7 @@
 
 mod architecture;
 mod artifacts;
+mod audit;
 mod authorization;
 mod bad_input;
 mod budgets;

@@ -349,6 +349,7 @@ mod tests {
             model_id: None,
             version: None,
             alias: None,
+            chain: None,
             sequence: None,
             actor: Principal::parse("ada").unwrap(),
             reason: None,

@@ -6,6 +6,7 @@
 use crate::deliver::Outgoing;
 use crate::facts::Facts;
 use crate::lanes::{End, Run, Sender};
+use crate::seals;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS, SubscriptionStatus};
@@ -16,7 +17,7 @@ use shared::dynamodb::{Dispatch, Lane, WorkItem, WorkKind, keys};
 use shared::s3;
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Error, ErrorCode, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,7 @@ pub(crate) struct Batch {
     app: App,
     subscriptions: Mutex<HashMap<TenantName, Arc<Vec<Subscription>>>>,
     dispatched: Mutex<Vec<Dispatched>>,
+    sealed: Mutex<HashSet<TenantName>>,
 }
 
 impl Batch {
@@ -94,6 +96,7 @@ impl Batch {
             app: app.clone(),
             subscriptions: Mutex::default(),
             dispatched: Mutex::default(),
+            sealed: Mutex::default(),
         }
     }
 
@@ -129,11 +132,14 @@ impl Batch {
         if fresh.bus || !fresh.lanes.is_empty() {
             work.push(fresh_work.clone());
         }
+        if event.home().is_some() && self.is_first_of(&event.tenant) {
+            work.push(seals::work_of(&event.tenant, at));
+        }
         let to_write: Vec<Delivery> = deliveries
             .iter()
             .map(|(_, delivery)| delivery.clone())
             .collect();
-        let is_new = self
+        let chained = self
             .app
             .registry
             .dispatch(&Dispatch {
@@ -144,7 +150,8 @@ impl Batch {
                 work: &work,
             })
             .await?;
-        if is_new {
+        let is_new = chained.is_some();
+        if let Some(event) = chained {
             tracing::info!(
                 event.id = event.id,
                 event.kind = event.kind.as_str(),
@@ -162,7 +169,7 @@ impl Batch {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(Dispatched {
-                    event: event.clone(),
+                    event,
                     fresh,
                     work: fresh_work,
                     deliveries,
@@ -221,6 +228,14 @@ impl Batch {
                 );
             }
         }
+    }
+
+    /// Whether nobody asked this of the tenant before: the day's seal is asked for once in a batch.
+    fn is_first_of(&self, tenant: &TenantName) -> bool {
+        self.sealed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(tenant.clone())
     }
 
     async fn subscriptions_of(&self, tenant: &TenantName) -> Result<Arc<Vec<Subscription>>> {

@@ -2,9 +2,10 @@
 
 use crate::artifacts::{self, DownloadParams};
 use crate::models::ListModels;
+use crate::tenures::At;
 use crate::tracking::{self, HistoryParams, ListParams};
 use crate::versions::ListVersions;
-use crate::{history, models, versions};
+use crate::{history, models, tenures, versions};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
@@ -95,8 +96,23 @@ pub(crate) async fn get_alias(
     State(app): State<App>,
     caller: Caller,
     target: Target,
+    Params(at): Params<At>,
 ) -> Result<Reply> {
-    Reply::ok(history::alias(&app, &caller, &target.model()?, &target.alias()?).await?)
+    let (model, alias) = (target.model()?, target.alias()?);
+    match at.at {
+        None => Reply::ok(history::alias(&app, &caller, &model, &alias).await?),
+        Some(at) => Reply::ok(tenures::holder_at(&app, &caller, &model, &alias, at).await?),
+    }
+}
+
+pub(crate) async fn list_alias_tenures(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(at): Params<At>,
+) -> Result<Reply> {
+    let (model, alias) = (target.model()?, target.alias()?);
+    Reply::ok(tenures::of_alias(&app, &caller, &model, &alias, at.at).await?)
 }
 
 pub(crate) async fn list_alias_history(

@@ -13,6 +13,7 @@ mod handlers;
 mod history;
 mod mlflow;
 mod models;
+mod tenures;
 mod tracking;
 mod versions;
 
@@ -51,6 +52,10 @@ pub fn routes() -> Vec<Route> {
         get(
             "/v1/models/{model}/aliases/{alias}/history",
             handlers::list_alias_history,
+        ),
+        get(
+            "/v1/models/{model}/aliases/{alias}/tenures",
+            handlers::list_alias_tenures,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
         get("/v1/experiments", handlers::list_experiments),

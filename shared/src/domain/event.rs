@@ -3,6 +3,7 @@
 //! Events are written in the transaction of the change and are self-contained: a reader needs nothing else.
 //! The wire form is documented, with its JSON schema, in `docs/events.md`.
 
+use crate::domain::audit::Link;
 use crate::domain::{AliasName, ModelName, Principal, TenantName, Timestamp, VersionNumber};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -138,6 +139,9 @@ pub struct Event {
     /// What changed, by type.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub data: Map<String, Value>,
+    /// Its place in the chain of its model, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Link>,
 }
 
 impl Event {

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod alias;
 pub mod artifact;
+pub mod audit;
 pub mod event;
 pub mod location;
 pub mod metadata;
@@ -10,6 +11,7 @@ pub mod model;
 pub mod model_name;
 pub mod name;
 pub mod subscription;
+pub mod tenure;
 pub mod time;
 pub mod token;
 pub mod tracking;

@@ -451,7 +451,12 @@ pub(super) fn event_to_item(event: &Event) -> Result<Item> {
 }
 
 pub(super) fn event_from_item(item: &Item) -> Result<Event> {
-    Reader(item).json("event")
+    let reader = Reader(item);
+    let mut event: Event = reader.json("event")?;
+    if let Some(link) = reader.maybe_json("chain")? {
+        event.chain = Some(link);
+    }
+    Ok(event)
 }
 
 pub(super) fn subscription_to_item(subscription: &Subscription) -> Result<Item> {

@@ -11,6 +11,9 @@
 //! marks of a moved    T#<tenant>#M#<home>                E#! | E#~ | H#<alias>#! | H#<alias>#~
 //! name of a home      T#<tenant>#M#<home>                @
 //! holders of a name   T#<tenant>#NAME#<model>            <time, 13 digits>#<event ulid>
+//! chained events      T#<tenant>#M#<home>                C#<sequence>
+//! changes by time     T#<tenant>#AT#alias#<alias> | T#<tenant>#AT#stage#<stage>   <time, 13 digits>#<event ulid>
+//! sealed days         T#<tenant>#SEAL                    <day>
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<home>                notes
 //! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint
@@ -154,6 +157,42 @@ pub fn event(tenant: &TenantName, model: &ModelName, id: &str) -> Key {
 /// An event about no model, such as the test of a subscription.
 pub fn tenant_event(tenant: &TenantName, id: &str) -> Key {
     key(format!("T#{tenant}#E"), format!("E#{id}"))
+}
+
+/// Prefix of the events of a model in the order of their chain.
+pub const CHAIN: &str = "C#";
+
+/// An event in the chain of its model.
+pub fn chained(tenant: &TenantName, model: &ModelName, sequence: u64) -> Key {
+    key(
+        model_partition(tenant, model),
+        format!("{CHAIN}{sequence:010}"),
+    )
+}
+
+/// Partition of the changes of aliases of one name, of all models, by time.
+pub fn alias_changes(tenant: &TenantName, alias: &AliasName) -> String {
+    format!("T#{tenant}#AT#alias#{alias}")
+}
+
+/// Partition of the changes to and from one stage, of all versions, by time.
+pub fn stage_changes(tenant: &TenantName, stage: &str) -> String {
+    format!("T#{tenant}#AT#stage#{stage}")
+}
+
+/// Sort key of a change in such a partition.
+pub fn change_sk(time: Timestamp, event_id: &str) -> String {
+    format!("{:013}#{event_id}", time.millis())
+}
+
+/// Upper end of the sort keys of changes up to a time, which itself is among them.
+pub fn changes_until(time: Timestamp) -> String {
+    format!("{:013}#~", time.millis())
+}
+
+/// What was sealed of a day.
+pub fn seal(tenant: &TenantName, day: &str) -> Key {
+    key(format!("T#{tenant}#SEAL"), day)
 }
 
 /// Notes of a model that are too large for its item.

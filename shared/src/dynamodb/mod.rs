@@ -11,8 +11,8 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, ArtifactRoot, Dispatch, FEED_DAYS, Judgement, Lane, Listed, Loaded,
-    LoggedModelChange, Moved, Naming, Neighbours, NewExperiment, Page, Place, Position,
+    AliasChange, ArtifactRoot, Chained, Decide, Dispatch, FEED_DAYS, Judgement, Lane, Listed,
+    Loaded, LoggedModelChange, Moved, Naming, Neighbours, NewExperiment, Page, Place, Position,
     Registration, Registry, Rejudgement, RunChange, RunLink, RunWithExperiment, StoredPolicy,
     VersionChange, WorkItem, WorkKind,
 };

@@ -46,6 +46,22 @@ impl Target {
         AliasName::parse(self.get("alias")?)
     }
 
+    /// A calendar day, written `2026-03-01` or `20260301`.
+    pub fn day(&self) -> Result<String> {
+        let day = self.get("day")?;
+        let digits: String = day.chars().filter(char::is_ascii_digit).collect();
+        let written = digits.len() == 8 && (day == digits || day.len() == 10 && day.is_ascii());
+        if !written {
+            return Err(Error::invalid("day", "write the day as `2026-03-01`"));
+        }
+        Ok(format!(
+            "{}-{}-{}",
+            &digits[..4],
+            &digits[4..6],
+            &digits[6..]
+        ))
+    }
+
     /// Whatever follows a route that ends with `{*path}`.
     pub fn path(&self) -> Result<&str> {
         self.get("path")

@@ -8,6 +8,8 @@
 //! advisories            advisories/<tenant>/<path>
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
+//! audit exports         exports/<tenant>/<home>/<sha256>.<format>
+//! seals                 seals/<tenant>/<day>.json
 //! packages              packages/<tenant>/<home>/<version>/manifest.json
 //! artifacts of runs     runs/<tenant>/<path below the root of all artifacts>
 //! ```
@@ -96,6 +98,20 @@ pub fn is_advisories(tenant: &TenantName, key: &str) -> bool {
                 key.strip_prefix(prefix.as_str())
                     .is_some_and(|rest| !rest.is_empty())
             })
+}
+
+/// An audit export that is too large for an answer, by its digest.
+pub fn export(tenant: &TenantName, model: &ModelName, digest: &Digest, extension: &str) -> String {
+    format!(
+        "exports/{tenant}/{}/{}.{extension}",
+        model.home(),
+        digest.hex()
+    )
+}
+
+/// The seal of a day.
+pub fn seal(tenant: &TenantName, day: &str) -> String {
+    format!("seals/{tenant}/{day}.json")
 }
 
 /// A validation report, by its digest.

@@ -78,7 +78,7 @@ impl Registry {
         if !model.is_unresolved() {
             let called = self.table.get(&keys::home(tenant, model), true).await?;
             if let Some(called) = called {
-                key.sk = Reader(&called).text("head")?.to_owned();
+                Reader(&called).text("head")?.clone_into(&mut key.sk);
             }
         }
         let slot = self.read_slot(tenant, &key).await?;
@@ -206,6 +206,23 @@ impl Registry {
                 .collect::<Result<_>>()?,
             after: page.after,
         })
+    }
+
+    /// The home that a name meant last; its own if it was never given away.
+    pub(super) async fn last_holder(
+        &self,
+        tenant: &TenantName,
+        name: &ModelName,
+    ) -> Result<Option<ModelName>> {
+        let query = Query::new(keys::holders(tenant, name))
+            .backward()
+            .limit(2)
+            .consistent();
+        let (items, _) = self.table.query(query).await?;
+        let last = items
+            .iter()
+            .find_map(|item| Reader(item).maybe_text("home"));
+        ModelName::of_home(last.unwrap_or(name.as_str())).map(Some)
     }
 
     /// The home that a name meant at a time, by its id; `None` if it meant none then.

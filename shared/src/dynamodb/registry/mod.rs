@@ -5,6 +5,7 @@
 //! A hint is never trusted: the write's condition holds it against the truth, and a refusal brings the truth back.
 
 mod aliases;
+mod chain;
 mod deliveries;
 mod feed;
 mod identity;
@@ -19,10 +20,11 @@ mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use chain::Chained;
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
 pub use policies::StoredPolicy;
-pub use renames::Naming;
+pub use renames::{Decide, Naming};
 pub use stages::Neighbours;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
@@ -213,6 +215,9 @@ fn json_of(value: &impl serde::Serialize) -> Result<String> {
 /// The event within a stream record's new image, if the record is an event.
 pub(super) fn event_of_image(item: &Item) -> Option<Result<Event>> {
     let sk = sort_key(item);
-    let is_event = (sk.starts_with("E#") || sk.starts_with("H#")) && item.contains_key("event");
+    // An event that was chained meanwhile was dispatched; its image comes a second time for that.
+    let is_event = (sk.starts_with("E#") || sk.starts_with("H#"))
+        && item.contains_key("event")
+        && !item.contains_key("chain");
     is_event.then(|| event_from_item(item))
 }

@@ -22,6 +22,8 @@ pub enum WorkKind {
     Deliver,
     /// A drop-zone folder waits to become quiet.
     Drop,
+    /// A day waits to be sealed.
+    Seal,
 }
 
 impl WorkKind {
@@ -33,6 +35,7 @@ impl WorkKind {
             Self::Package => "package",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
+            Self::Seal => "seal",
         }
     }
 }
