@@ -3,6 +3,9 @@
 use crate::error::{Error, ErrorCode, Result};
 use std::fmt;
 
+/// The least that is copied by one call: the smallest part that S3 takes, in bytes.
+const SMALLEST_COPY_BYTES: u64 = 5 * 1024 * 1024;
+
 /// What a deployment sets.
 #[derive(Clone)]
 pub struct Config {
@@ -32,6 +35,16 @@ pub struct Config {
     pub validation_seconds: u64,
     /// `VALIDATION_BYTES`: how much one invocation reads for digests before it leaves the rest to another; unbounded unless set.
     pub validation_bytes: Option<u64>,
+    /// `PACKAGING_SECONDS`: how long one invocation packages before it leaves the rest to another; 780 unless set.
+    pub packaging_seconds: u64,
+    /// `PACKAGING_COPIES`: how many objects or parts one invocation copies before it leaves the rest to another; unbounded unless set.
+    pub packaging_copies: Option<u64>,
+    /// `COPY_BYTES`: the largest object that is copied by one call, in bytes; 5 GiB unless set. Larger ones are copied by parts.
+    pub copy_bytes: u64,
+    /// `COLLECT_GRACE_SECONDS`: how long objects that nothing refers to any more are kept, for downloads under way; an hour unless set, never less than a presigned URL lives.
+    pub collect_grace_seconds: u64,
+    /// `RESTORE_SECONDS`: how long a deleted version can be restored before it is purged; 30 days unless set.
+    pub restore_seconds: u64,
     /// `ALLOW_LOOPBACK_WEBHOOKS`: whether subscriptions may name `http://` URLs on loopback; only for one machine.
     pub allow_loopback_webhooks: bool,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
@@ -75,6 +88,19 @@ impl Config {
                 )
             }),
         };
+        let number = |name: &str| {
+            get(name)
+                .map(|text| {
+                    text.parse::<u64>().map_err(|_| {
+                        Error::new(
+                            ErrorCode::Internal,
+                            format!("`{name}` is `{text}`; write a whole number"),
+                        )
+                    })
+                })
+                .transpose()
+        };
+        let presign_seconds = seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600);
         let flag = |name: &str| get(name).is_some_and(|text| text == "true");
         Ok(Self {
             function: get("SLIPWAY_FUNCTION")
@@ -91,20 +117,18 @@ impl Config {
                 session_token: get("AWS_SESSION_TOKEN"),
             },
             cursor_secret: need("CURSOR_SECRET")?,
-            presign_seconds: seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600),
+            presign_seconds,
             upload_deadline_seconds: seconds("UPLOAD_DEADLINE_SECONDS", 7 * 24 * 3_600)?,
             drop_zone_quiet_seconds: seconds("DROP_ZONE_QUIET_SECONDS", 60)?,
             validation_seconds: seconds("VALIDATION_SECONDS", 780)?.clamp(30, 840),
-            validation_bytes: get("VALIDATION_BYTES")
-                .map(|text| {
-                    text.parse::<u64>().map_err(|_| {
-                        Error::new(
-                            ErrorCode::Internal,
-                            format!("`VALIDATION_BYTES` is `{text}`; write a number of bytes"),
-                        )
-                    })
-                })
-                .transpose()?,
+            validation_bytes: number("VALIDATION_BYTES")?,
+            packaging_seconds: seconds("PACKAGING_SECONDS", 780)?.clamp(30, 840),
+            packaging_copies: number("PACKAGING_COPIES")?,
+            copy_bytes: number("COPY_BYTES")?
+                .unwrap_or(crate::s3::MOST_COPIED_BYTES)
+                .clamp(SMALLEST_COPY_BYTES, crate::s3::MOST_COPIED_BYTES),
+            collect_grace_seconds: seconds("COLLECT_GRACE_SECONDS", 3_600)?.max(presign_seconds),
+            restore_seconds: seconds("RESTORE_SECONDS", 30 * 24 * 3_600)?,
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
         })

@@ -203,5 +203,14 @@ async fn validation_and_packaging_keep_their_budget() {
 
     let report = next("reports/").await;
     let (_, spent) = cost(&world, world.stack.deliver(&report)).await;
-    spent.is(&["GetItem", "PutObject", "TransactWriteItems"], 5.0);
+    spent.is(
+        &[
+            "GetItem",
+            "GetItem",
+            "CopyObject",
+            "PutObject",
+            "TransactWriteItems",
+        ],
+        8.0,
+    );
 }

@@ -15,6 +15,7 @@ mod idempotency;
 mod journey;
 mod lambda;
 mod openapi;
+mod packages;
 mod tenants;
 mod validation;
 mod world;

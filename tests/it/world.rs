@@ -109,6 +109,18 @@ pub(crate) fn read_folder(folder: &Path) -> Files {
     found
 }
 
+/// Every object below a prefix, by its path there.
+pub(crate) async fn read_objects(world: &World, prefix: &str) -> Files {
+    let bucket = &world.stack.app().bucket;
+    let mut found = Files::new();
+    for object in bucket.list(prefix, usize::MAX).await.unwrap() {
+        let bytes = bucket.read_whole(&object.key, None).await.unwrap().unwrap();
+        let path = object.key.strip_prefix(prefix).unwrap().to_owned();
+        found.insert(path, bytes.to_vec());
+    }
+    found
+}
+
 /// The repository's folder.
 pub(crate) fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))

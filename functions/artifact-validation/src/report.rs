@@ -490,6 +490,7 @@ pub(crate) mod tests {
             updated_at: Timestamp::default(),
             finalized_at: None,
             deleted_at: None,
+            purged_at: None,
             artifact_count: 2,
             size_bytes: 6,
             metadata: Place::Absent,
@@ -499,6 +500,8 @@ pub(crate) mod tests {
             revision: 1,
             validation: None,
             package: None,
+            files_of: None,
+            declared_at: None,
         }
     }
 

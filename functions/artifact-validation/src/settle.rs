@@ -327,6 +327,7 @@ fn accept(artifacts: &[Pinned], proofs: &[Proof]) -> Vec<Artifact> {
             digest: proof.digest.clone(),
             media_type: report::media_type(&artifact.declared).to_owned(),
             key: artifact.declared.key.clone(),
+            packaged: false,
             object_version: artifact.head.object_version.clone(),
             etag: artifact.head.etag.clone(),
         })
@@ -353,7 +354,8 @@ async fn commit(
     let placed = match &accepted {
         Some(artifacts) => {
             let mut room = room_for_artifacts(version);
-            app.place_document(&id.tenant, artifacts, &mut room).await?
+            app.place_document(&id.tenant, &keys::documents_of(id), artifacts, &mut room)
+                .await?
         }
         None => Placed::default(),
     };
@@ -376,6 +378,10 @@ async fn commit(
             summary: judged.summary.clone(),
             report_digest,
             at: event.time,
+        },
+        declared_at: match (&version.artifacts, &accepted) {
+            (Document::Object(key), Some(_)) => Some(key.clone()),
+            _ => None,
         },
         artifacts: placed.document,
         apart: placed.apart,

@@ -52,10 +52,12 @@ impl Batch {
         let now = self.app.clock.now();
         let outgoing = outgoing_of(event, &subscriptions, now);
         let deliveries: Vec<Delivery> = outgoing.iter().map(|one| one.delivery.clone()).collect();
+        let grace = self.app.config.collect_grace_seconds.saturating_mul(1000);
+        let window = self.app.config.restore_seconds.saturating_mul(1000);
         let is_new = self
             .app
             .registry
-            .dispatch(event, &deliveries, &work_of(event))
+            .dispatch(event, &deliveries, &work_of(event, grace, window))
             .await?;
         if is_new {
             tracing::info!(
@@ -168,13 +170,20 @@ pub(crate) fn first_delivery(
     }
 }
 
-/// What must happen after an event, should the regular way to it be lost.
-fn work_of(event: &Event) -> Vec<WorkItem> {
-    let kinds: &[WorkKind] = match event.kind {
-        EventType::VersionRegistered => &[WorkKind::Validate],
-        EventType::VersionReady => &[WorkKind::Package],
+/// What must happen after an event: what would otherwise be lost with it, and what has a time of its own.
+///
+/// What nothing needs any more is freed after `grace` milliseconds, what was deleted after `window`.
+fn work_of(event: &Event, grace: u64, window: u64) -> Vec<WorkItem> {
+    let kinds: &[(WorkKind, u64)] = match event.kind {
+        EventType::VersionRegistered => &[(WorkKind::Validate, WORK_DUE_MILLIS)],
+        EventType::VersionReady => &[(WorkKind::Package, WORK_DUE_MILLIS)],
         // It may have been deleted at any point of its way.
-        EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
+        EventType::VersionRestored => &[
+            (WorkKind::Validate, WORK_DUE_MILLIS),
+            (WorkKind::Package, WORK_DUE_MILLIS),
+        ],
+        EventType::VersionPackaged | EventType::VersionFailed => &[(WorkKind::Collect, grace)],
+        EventType::VersionDeleted => &[(WorkKind::Collect, window)],
         _ => return Vec::new(),
     };
     let (Some(model), Some(version)) = (&event.model, event.version) else {
@@ -183,9 +192,9 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
     let subject = json!({"tenant": event.tenant, "model": model, "version": version}).to_string();
     kinds
         .iter()
-        .map(|kind| WorkItem {
+        .map(|(kind, wait)| WorkItem {
             kind: *kind,
-            due: event.time.plus_millis(WORK_DUE_MILLIS),
+            due: event.time.plus_millis(*wait),
             subject: subject.clone(),
         })
         .collect()
@@ -336,21 +345,28 @@ pub(crate) mod tests {
             .collect();
         let event = event(EventType::VersionReady, Some("iris"));
         let count = outgoing_of(&event, &subscriptions, Timestamp::from_millis(0)).len();
-        assert!(1 + 2 * count + work_of(&event).len() <= 100);
+        assert!(1 + 2 * count + work_of(&event, 1, 2).len() <= 100);
     }
 
     #[test]
     fn a_registered_version_is_looked_after() {
-        let work = work_of(&event(EventType::VersionRegistered, Some("iris")));
+        let work = work_of(&event(EventType::VersionRegistered, Some("iris")), 1, 2);
         assert_eq!(work[0].kind, WorkKind::Validate);
         assert_eq!(work[0].due, Timestamp::from_millis(301_000));
         assert_eq!(
             work[0].subject,
             r#"{"model":"iris","tenant":"default","version":1}"#
         );
-        let work = work_of(&event(EventType::VersionReady, Some("iris")));
+        let work = work_of(&event(EventType::VersionReady, Some("iris")), 1, 2);
         assert_eq!(work[0].kind, WorkKind::Package);
-        assert!(work_of(&event(EventType::VersionPackaged, Some("iris"))).is_empty());
+        let packaged = event(EventType::VersionPackaged, Some("iris"));
+        let work = work_of(&packaged, 1, 2);
+        assert_eq!(work[0].kind, WorkKind::Collect);
+        assert_eq!(work[0].due, packaged.time.plus_millis(1));
+        let deleted = event(EventType::VersionDeleted, Some("iris"));
+        let work = work_of(&deleted, 1, 2);
+        assert_eq!(work[0].due, deleted.time.plus_millis(2));
+        assert!(work_of(&event(EventType::VersionUpdated, Some("iris")), 1, 2).is_empty());
     }
 
     #[test]

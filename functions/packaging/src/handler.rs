@@ -1,5 +1,6 @@
 //! Events in, answers out: which versions a batch tells of, and which messages are to come again.
 
+use crate::allowance::Allowance;
 use crate::package::package;
 use crate::sweep::sweep;
 use serde_json::Value;
@@ -21,6 +22,7 @@ pub async fn handle(app: App, event: Value) -> Result<Value> {
 
 /// Packages each version that the batch tells of once; reports the messages of those that failed.
 async fn package_batch(app: &App, messages: &[Message]) -> Value {
+    let allowance = Allowance::of(app);
     let batch = ByVersion::group(messages, "reports");
     let mut failed = BTreeSet::new();
     for (message_id, error) in batch.malformed {
@@ -33,7 +35,7 @@ async fn package_batch(app: &App, messages: &[Message]) -> Value {
     }
     for (id, message_ids) in batch.versions {
         // Boxed, as the sweep is: the future is large, and its type deep.
-        if let Err(error) = Box::pin(package(app, &id)).await {
+        if let Err(error) = Box::pin(package(app, &id, &allowance)).await {
             tracing::warn!(
                 model.name = id.model.as_str(),
                 version.number = id.number.get(),

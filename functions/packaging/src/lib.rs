@@ -8,13 +8,15 @@
 //! - **Permissions:** `dynamodb:GetItem`, `Query`, `UpdateItem`, `PutItem`, `DeleteItem` on the table;
 //!   `s3:GetObject` and `s3:PutObject` on `packages/*`; `s3:GetObject` on `documents/*`; `s3:ListBucket`.
 
+mod allowance;
+mod collect;
+mod files;
 mod handler;
 mod manifest;
 mod package;
 mod sweep;
 
 pub use handler::handle;
-pub use package::{Packaged, package};
 pub use sweep::sweep;
 
 /// The function's name in metrics.

@@ -103,6 +103,7 @@ mod tests {
             updated_at: Timestamp::from_millis(0),
             finalized_at: None,
             deleted_at: None,
+            purged_at: None,
             artifact_count: 2,
             size_bytes: 5,
             metadata: Document::Absent,
@@ -117,6 +118,8 @@ mod tests {
                 at: Timestamp::from_millis(5),
             }),
             package: None,
+            files_of: None,
+            declared_at: None,
         }
     }
 
@@ -127,6 +130,7 @@ mod tests {
             digest: Digest::of(path.as_bytes()),
             media_type: "application/octet-stream".into(),
             key: None,
+            packaged: false,
             object_version: Some("v1".into()),
             etag: "\"e\"".into(),
         }

@@ -1,6 +1,8 @@
-//! The sweep: packages ready versions whose events were lost.
+//! The sweep: packages ready versions whose events were lost, and frees what nothing needs any more.
 
-use crate::package::package;
+use crate::allowance::Allowance;
+use crate::collect::{Next, collect};
+use crate::package::{Packaged, package};
 use serde_json::{Value, json};
 use shared::domain::{Timestamp, VersionId};
 use shared::dynamodb::{WorkItem, WorkKind};
@@ -12,14 +14,15 @@ const MOST_ITEMS: usize = 100;
 /// Packages every version that is due; the failure of one never stops the others.
 pub async fn sweep(app: &App) -> Result<Value> {
     let now = app.clock.now();
+    let allowance = Allowance::of(app);
     let due = app
         .registry
         .due_work(WorkKind::Package, now, MOST_ITEMS)
         .await?;
-    let looked_at = due.len();
+    let mut looked_at = due.len();
     let mut failed = 0_usize;
     for work in due {
-        if let Err(error) = look(app, &work, now).await {
+        if let Err(error) = look(app, &work, now, &allowance).await {
             failed += 1;
             tracing::warn!(
                 work.subject = work.subject,
@@ -29,11 +32,27 @@ pub async fn sweep(app: &App) -> Result<Value> {
             );
         }
     }
+    let collected = app
+        .registry
+        .due_work(WorkKind::Collect, now, MOST_ITEMS)
+        .await?;
+    looked_at += collected.len();
+    for work in collected {
+        if let Err(error) = Box::pin(free(app, &work, now)).await {
+            failed += 1;
+            tracing::warn!(
+                work.subject = work.subject,
+                error = error.chain(),
+                code = error.code.as_str(),
+                "The sweep could not free what a version does not need, and will try again"
+            );
+        }
+    }
     Ok(json!({"looked_at": looked_at, "failed": failed}))
 }
 
 /// Packages one version; finishes its work, or postpones it if that failed.
-async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
+async fn look(app: &App, work: &WorkItem, now: Timestamp, allowance: &Allowance) -> Result<()> {
     let id = match work.version() {
         Ok(id) => id,
         Err(error) => {
@@ -45,12 +64,42 @@ async fn look(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
             return app.registry.finish_work(work).await;
         }
     };
-    match package(app, &id).await {
+    match Box::pin(package(app, &id, allowance)).await {
+        // Should the mark be lost that makes it go on, the sweep looks again.
+        Ok(Packaged::Continues) => {
+            let next = WorkItem::next_look(now, now);
+            app.registry.postpone_work(work, next).await
+        }
         Ok(_) => app.registry.finish_work(work).await,
         Err(error) => {
             let since = ready_since(app, &id).await.unwrap_or(now);
             let next = WorkItem::next_look(since, now);
             app.registry.postpone_work(work, next).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Frees what a version does not need; finishes the work, or postpones it.
+async fn free(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
+    let id = match work.version() {
+        Ok(id) => id,
+        Err(error) => {
+            tracing::error!(
+                work.subject = work.subject,
+                error = error.chain(),
+                "A work item is malformed and is dropped"
+            );
+            return app.registry.finish_work(work).await;
+        }
+    };
+    match collect(app, &id).await {
+        Ok(Next::Done) => app.registry.finish_work(work).await,
+        Ok(Next::LookAgain(due)) => app.registry.postpone_work(work, due).await,
+        Err(error) => {
+            app.registry
+                .postpone_work(work, WorkItem::next_look(now, now))
+                .await?;
             Err(error)
         }
     }

@@ -177,19 +177,21 @@ pub(crate) async fn register_draft(
     let metadata_digest = Digest::of(&metadata_json);
     // The list of artifacts is read by most later steps, so it gets the room in the version's item first.
     let mut room = INLINE_BYTES;
+    // The version has no number yet, so its documents get a folder of their own.
+    let owner = app.ids.next();
     let placed_artifacts = app
-        .place_document(&caller.tenant, &artifacts, &mut room)
+        .place_document(&caller.tenant, &owner, &artifacts, &mut room)
         .await?;
     let placed_notes = if notes.is_empty() {
         Placed::default()
     } else {
-        app.place_document(&caller.tenant, &notes, &mut room)
+        app.place_document(&caller.tenant, &owner, &notes, &mut room)
             .await?
     };
     let placed_metadata = if metadata == Metadata::default() {
         Placed::default()
     } else {
-        app.place_document(&caller.tenant, &metadata, &mut room)
+        app.place_document(&caller.tenant, &owner, &metadata, &mut room)
             .await?
     };
     let size_bytes = artifacts.iter().map(|artifact| artifact.size_bytes).sum();
@@ -223,6 +225,7 @@ pub(crate) async fn register_draft(
                 updated_at: now,
                 finalized_at: None,
                 deleted_at: None,
+                purged_at: None,
                 artifact_count: artifacts.len() as u64,
                 size_bytes,
                 metadata: placed_metadata.document.clone(),
@@ -232,6 +235,8 @@ pub(crate) async fn register_draft(
                 revision: 1,
                 validation: None,
                 package: None,
+                files_of: None,
+                declared_at: None,
             };
             let documents = [
                 ("artifacts", &placed_artifacts),
@@ -288,7 +293,8 @@ pub(crate) async fn annotate(
     let placed = if new.is_empty() {
         Placed::default()
     } else {
-        app.place_document(&id.tenant, &new, &mut room).await?
+        app.place_document(&id.tenant, &keys::documents_of(id), &new, &mut room)
+            .await?
     };
     let event = app
         .event(
@@ -417,6 +423,12 @@ async fn change_existence(
             )
             .with("aliases", names))
         }
+        Err(Some(version)) if !is_deletion && version.purged_at.is_some() => Err(Error::new(
+            ErrorCode::Deleted,
+            format!("{id} was purged and its files are gone; register a new version"),
+        )
+        .with("model", id.model.as_str())
+        .with("version", id.number.get())),
         Err(Some(version)) => {
             let view = VersionView::of(app, &version);
             app.keep_unchanged(caller, 200, view).await

@@ -58,6 +58,8 @@ event_types! {
     VersionDeleted => "version.deleted",
     /// A version was restored.
     VersionRestored => "version.restored",
+    /// The files of a deleted version were given up for good.
+    VersionPurged => "version.purged",
     /// An alias was set to a version.
     AliasSet => "alias.set",
     /// An alias was rolled back to an earlier version.

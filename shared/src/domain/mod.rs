@@ -3,6 +3,7 @@
 pub mod alias;
 pub mod artifact;
 pub mod event;
+pub mod file_set;
 pub mod metadata;
 pub mod model;
 pub mod name;

@@ -10,6 +10,7 @@
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<model>               notes
 //! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes | checkpoint
+//! files' holder       T#<tenant>#C#<sha256 of files>     #
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
@@ -22,7 +23,9 @@
 //! Numbers are padded to ten digits, so that text order is number order.
 //! Model names may contain `#`; every key stays unambiguous because what follows a name has a fixed width.
 
-use crate::domain::{AliasName, ModelName, TenantName, Timestamp, VersionId, VersionNumber};
+use crate::domain::{
+    AliasName, Digest, ModelName, TenantName, Timestamp, VersionId, VersionNumber,
+};
 use sha2::{Digest as _, Sha256};
 
 /// A partition key and a sort key.
@@ -105,6 +108,11 @@ pub fn version_document(id: &VersionId, document: &str) -> Key {
         format!("T#{}#D#{}#{:010}", id.tenant, id.model, id.number.get()),
         document,
     )
+}
+
+/// Which version holds these files, and how many versions have them.
+pub fn holder(tenant: &TenantName, files: &Digest) -> Key {
+    key(format!("T#{tenant}#C#{}", files.hex()), "#")
 }
 
 /// What was answered to an idempotency key.

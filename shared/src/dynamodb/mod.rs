@@ -11,6 +11,6 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Loaded, Moved, Page, Registration, Registry, VersionChange, WorkItem,
-    WorkKind,
+    AliasChange, Held, Holder, Judgement, Loaded, Moved, Packing, Page, Registration, Registry,
+    VersionChange, WorkItem, WorkKind,
 };

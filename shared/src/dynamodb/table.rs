@@ -51,6 +51,13 @@ impl Expression {
         }
     }
 
+    /// Both this and another condition, which may name one more attribute.
+    pub(super) fn and(self, text: &str) -> Self {
+        let mut both = Self::new(format!("({}) AND ({text})", self.text));
+        both.values = self.values;
+        both
+    }
+
     pub(super) fn value(mut self, name: &str, value: AttributeValue) -> Self {
         self.values.insert(format!(":{name}"), value);
         self

@@ -20,8 +20,8 @@ use std::time::Duration;
 /// The registry's bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    client: Lazy<Client>,
-    name: String,
+    pub(super) client: Lazy<Client>,
+    pub(super) name: String,
     presign_seconds: u64,
 }
 
@@ -547,13 +547,13 @@ fn presigned(
     }
 }
 
-fn code_of<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<&str> {
+pub(super) fn code_of<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<&str> {
     error
         .as_service_error()
         .and_then(ProvideErrorMetadata::code)
 }
 
-fn failed<E, R>(doing: &str, error: SdkError<E, R>) -> Error
+pub(super) fn failed<E, R>(doing: &str, error: SdkError<E, R>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,

@@ -5,14 +5,18 @@
 //! a drop was taken      incoming/<tenant>/<model>/<version>/_SLIPWAY_DROPPED
 //! validation goes on    incoming/<tenant>/<model>/<version>/_SLIPWAY_CONTINUE_<sequence>
 //! drop zone             dropzone/<tenant>/<model>/<path>
-//! large documents       documents/<tenant>/<sha256>.json
+//! large documents       documents/<tenant>/<model>/<version>/<sha256>.json
+//! those of a request    documents/<tenant>/<ulid>/<sha256>.json
 //! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
+//! packaging goes on     reports/<tenant>/<model>/<version>/_SLIPWAY_CONTINUE_<ulid>
+//! files of a version    models/<tenant>/<model>/<version>/<path>
 //! packages              packages/<tenant>/<model>/<version>/manifest.json
 //! ```
 //!
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
 //! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
-//! The one exception is the mark with which validation goes on in another invocation.
+//! The exceptions are the marks with which validation and packaging go on in another invocation.
+//! `models/` triggers nothing: it holds what serves, and nothing else.
 
 use crate::domain::artifact::RESERVED_PREFIX;
 use crate::domain::{
@@ -50,8 +54,49 @@ pub fn incoming(id: &VersionId, path: &ArtifactPath) -> Result<String> {
 pub fn artifact(id: &VersionId, artifact: &Artifact) -> String {
     match &artifact.key {
         Some(key) => key.clone(),
+        None if artifact.packaged => file(id, &artifact.path),
         None => format!("{}{}", incoming_prefix(id), artifact.path),
     }
+}
+
+/// Prefix of a version's files for good: nothing but these, and the signature over them, lies under it.
+pub fn files_prefix(id: &VersionId) -> String {
+    format!("models/{}/{}/{}/", id.tenant, id.model, id.number)
+}
+
+/// A file of a version, for good; never longer than the key of its upload, which was checked.
+pub fn file(id: &VersionId, path: &ArtifactPath) -> String {
+    format!("{}{path}", files_prefix(id))
+}
+
+/// Prefix of what packaging says of a version.
+pub fn package_prefix(id: &VersionId) -> String {
+    format!("packages/{}/{}/{}/", id.tenant, id.model, id.number)
+}
+
+/// What packaging says of a version, by its file name.
+pub fn package(id: &VersionId, name: &str) -> String {
+    format!("{}{name}", package_prefix(id))
+}
+
+/// Where the files of a version came from, exactly.
+pub fn sources(id: &VersionId) -> String {
+    package(id, "sources.json")
+}
+
+/// Prefix of the archives that were made of a version.
+pub fn archives_prefix(id: &VersionId) -> String {
+    format!("archives/{}/{}/{}/", id.tenant, id.model, id.number)
+}
+
+/// The object whose arrival makes the packaging of a version go on.
+pub fn packaging_continues(id: &VersionId, ulid: &str) -> String {
+    format!("{}{RESERVED_PREFIX}CONTINUE_{ulid}", reports_prefix(id))
+}
+
+/// Prefix of a version's validation reports.
+pub fn reports_prefix(id: &VersionId) -> String {
+    format!("reports/{}/{}/{}/", id.tenant, id.model, id.number)
 }
 
 /// The object whose arrival sets validation of a dropped version going: its artifacts lie elsewhere.
@@ -72,28 +117,29 @@ pub fn drop_prefix(tenant: &TenantName, model: &ModelName) -> String {
     format!("dropzone/{tenant}/{model}/")
 }
 
-/// A large document, by its digest.
-pub fn document(tenant: &TenantName, digest: &Digest) -> String {
-    format!("documents/{tenant}/{}.json", digest.hex())
+/// A large document, by its owner and its digest.
+pub fn document(tenant: &TenantName, owner: &str, digest: &Digest) -> String {
+    format!("documents/{tenant}/{owner}/{}.json", digest.hex())
+}
+
+/// The owner of the documents of a version.
+pub fn documents_of(id: &VersionId) -> String {
+    format!("{}/{}", id.model, id.number)
+}
+
+/// Prefix of the documents of a version.
+pub fn documents_prefix(id: &VersionId) -> String {
+    format!("documents/{}/{}/", id.tenant, documents_of(id))
 }
 
 /// A validation report, by its digest.
 pub fn report(id: &VersionId, digest: &Digest) -> String {
-    format!(
-        "reports/{}/{}/{}/{}.json",
-        id.tenant,
-        id.model,
-        id.number,
-        digest.hex()
-    )
+    format!("{}{}.json", reports_prefix(id), digest.hex())
 }
 
 /// The manifest of a version's package.
 pub fn manifest(id: &VersionId) -> String {
-    format!(
-        "packages/{}/{}/{}/manifest.json",
-        id.tenant, id.model, id.number
-    )
+    package(id, "manifest.json")
 }
 
 /// Which version an object under `prefix` (such as `incoming`) belongs to, and the rest of its key.

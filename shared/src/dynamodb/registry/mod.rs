@@ -7,10 +7,12 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod packages;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use packages::{Held, Holder, Packing};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 

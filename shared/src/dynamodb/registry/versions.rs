@@ -2,7 +2,7 @@
 
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
-use crate::domain::version::{Document, Package, Validation, version_not_found};
+use crate::domain::version::{Document, Validation, version_not_found};
 use crate::domain::{
     Event, Model, ModelName, StageName, Status, TenantName, Timestamp, Version, VersionId,
 };
@@ -34,8 +34,6 @@ pub enum VersionChange {
     Finalize,
     /// Validation judged it.
     Judge(Box<Judgement>),
-    /// Packaging made its package.
-    Pack(Package),
     /// It moves to another stage.
     MoveTo {
         /// The stage that it leaves.
@@ -71,6 +69,8 @@ pub struct Judgement {
     pub apart: Option<String>,
     /// Size of all artifacts together, in bytes.
     pub size_bytes: u64,
+    /// The object that holds the declaration, if it is one and the judged artifacts take its place.
+    pub declared_at: Option<String>,
 }
 
 impl Registry {
@@ -281,17 +281,15 @@ impl Registry {
                         remove.push("#arts");
                     }
                 }
+                if let Some(key) = &judgement.declared_at {
+                    set.push("#declared_at = :declared_at");
+                    values.push(("declared_at", text(key)));
+                }
                 if let Some(json) = &judgement.apart {
                     documents.push(("artifacts", json.clone()));
                 }
                 condition_values.push(("pending", pending));
                 "#status = :pending"
-            }
-            VersionChange::Pack(package) => {
-                set.push("#pkg = :pkg");
-                values.push(("pkg", text(json_of(package)?)));
-                condition_values.push(("ready", text(Status::Ready.as_str())));
-                "#status = :ready AND attribute_not_exists(#pkg)"
             }
             VersionChange::MoveTo { from, to } => {
                 set.push("#stage = :to");
@@ -308,7 +306,7 @@ impl Registry {
             }
             VersionChange::Restore => {
                 remove.push("#deleted");
-                "attribute_exists(#deleted)"
+                "attribute_exists(#deleted) AND attribute_not_exists(#purged)"
             }
             VersionChange::Annotate {
                 notes,
@@ -387,7 +385,7 @@ impl Registry {
     }
 }
 
-fn put_document(id: &VersionId, document: &str, json: &str) -> Write {
+pub(super) fn put_document(id: &VersionId, document: &str, json: &str) -> Write {
     let item = Builder::at(&keys::version_document(id, document))
         .text("json", json)
         .build();

@@ -16,6 +16,8 @@ pub enum WorkKind {
     Validate,
     /// A ready version waits for its package.
     Package,
+    /// Something of a version can be freed: its uploads, or after a deletion everything.
+    Collect,
     /// A delivery waits for its next attempt.
     Deliver,
     /// A drop-zone folder waits to become quiet.
@@ -28,6 +30,7 @@ impl WorkKind {
         match self {
             Self::Validate => "validate",
             Self::Package => "package",
+            Self::Collect => "collect",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
         }
