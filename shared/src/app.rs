@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::domain::{Event, EventType, Principal, TenantName, Timestamp};
 use crate::dynamodb::Registry;
 use crate::s3::Bucket;
+use crate::signing::Signer;
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,8 @@ pub struct App {
     pub registry: Registry,
     /// The bucket.
     pub bucket: Bucket,
+    /// What packages are signed with.
+    pub signer: Signer,
     /// The time.
     pub clock: Clock,
     /// Unique ids.
@@ -34,6 +37,7 @@ impl App {
         Self {
             registry: Registry::new(&config, &clients),
             bucket: Bucket::new(&config, &clients),
+            signer: Signer::new(&config, &clients),
             ids: Ids::new(clock.clone()),
             clock,
             config: Arc::new(config),

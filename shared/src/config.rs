@@ -45,10 +45,21 @@ pub struct Config {
     pub collect_grace_seconds: u64,
     /// `RESTORE_SECONDS`: how long a deleted version can be restored before it is purged; 30 days unless set.
     pub restore_seconds: u64,
+    /// `SIGNING_KMS_KEY` or `SIGNING_KEY`: what packages are signed with; only who signs has one.
+    pub signing_key: Option<SigningKey>,
     /// `ALLOW_LOOPBACK_WEBHOOKS`: whether subscriptions may name `http://` URLs on loopback; only for one machine.
     pub allow_loopback_webhooks: bool,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
     pub trust_actor_header: bool,
+}
+
+/// A key on the curve P-256 that signs.
+#[derive(Clone)]
+pub enum SigningKey {
+    /// A key of the key management, by its ARN; it never leaves there.
+    Kms(String),
+    /// A private key as PKCS #8 in PEM, on one machine.
+    Pem(String),
 }
 
 /// Keys of the account that the function runs as.
@@ -129,6 +140,9 @@ impl Config {
                 .clamp(SMALLEST_COPY_BYTES, crate::s3::MOST_COPIED_BYTES),
             collect_grace_seconds: seconds("COLLECT_GRACE_SECONDS", 3_600)?.max(presign_seconds),
             restore_seconds: seconds("RESTORE_SECONDS", 30 * 24 * 3_600)?,
+            signing_key: get("SIGNING_KMS_KEY")
+                .map(SigningKey::Kms)
+                .or_else(|| get("SIGNING_KEY").map(SigningKey::Pem)),
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
         })

@@ -25,6 +25,8 @@ pub mod lambda;
 #[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
+pub mod signing;
+#[cfg(feature = "aws")]
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod test_util;

@@ -9,6 +9,7 @@
 //!   `s3:GetObject` and `s3:PutObject` on `packages/*`; `s3:GetObject` on `documents/*`; `s3:ListBucket`.
 
 mod allowance;
+mod attest;
 mod collect;
 mod files;
 mod handler;

@@ -5,6 +5,7 @@
 
 use crate::SERVICE;
 use crate::allowance::Allowance;
+use crate::attest::{attest, client};
 use crate::files::{self, Placed};
 use crate::manifest;
 use bytes::Bytes;
@@ -77,10 +78,13 @@ pub(crate) async fn package(app: &App, id: &VersionId, allowance: &Allowance) ->
         manifest::MEDIA_TYPE,
     )
     .await?;
-    let packing = pack(
+    attest(app, &version, &judged, &artifacts).await?;
+    let signature = client::verify(app, id, &artifacts).await?;
+    let mut packing = pack(
         app, &version, &artifacts, files, &holder, !is_held, &manifest,
     )
     .await?;
+    packing.package.signature = signature;
     commit(app, &version, packing, &manifest).await
 }
 

@@ -11,6 +11,6 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Held, Holder, Judgement, Loaded, Moved, Packing, Page, Registration, Registry,
-    VersionChange, WorkItem, WorkKind,
+    AliasChange, Held, Holder, Judgement, Loaded, MAX_TRUSTED_KEYS, Moved, Packing, Page,
+    Registration, Registry, TrustedKey, VersionChange, WorkItem, WorkKind,
 };

@@ -449,6 +449,7 @@ fn variables(
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
         ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
         ("CURSOR_SECRET", cursor_secret(folder, &options.clock)?),
+        ("SIGNING_KEY", signing_key(folder, &options.clock)?),
         ("PRESIGN_SECONDS", "900".to_owned()),
         ("DROP_ZONE_QUIET_SECONDS", "3".to_owned()),
         ("ALLOW_LOOPBACK_WEBHOOKS", "true".to_owned()),
@@ -464,7 +465,25 @@ fn variables(
 
 /// Reads the key of page cursors, or makes one, so that a cursor stays good over a restart.
 fn cursor_secret(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
-    let path = folder.path().join("cursor-secret");
+    kept(folder, "cursor-secret", || {
+        Some(hex::encode(Ids::new(clock.clone()).secret::<32>()))
+    })
+}
+
+/// Reads the key that packages are signed with, or makes one, so that a signature stays good over a restart.
+fn signing_key(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
+    kept(folder, "signing-key.pem", || {
+        shared::signing::private_key_of(&Ids::new(clock.clone()).secret())
+    })
+}
+
+/// Reads a secret from its file in the data folder, or makes it when there is none yet.
+fn kept(
+    folder: &DataFolder,
+    name: &str,
+    make: impl Fn() -> Option<String>,
+) -> anyhow::Result<String> {
+    let path = folder.path().join(name);
     let doing = || format!("the file `{}` is not usable", path.display());
     match fs::read_to_string(&path) {
         Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
@@ -472,7 +491,11 @@ fn cursor_secret(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(doing),
     }
-    let secret = hex::encode(Ids::new(clock.clone()).secret::<32>());
+    // Few random bytes make no secret of the kind that is wanted, so that another try follows.
+    let secret = (0..8)
+        .find_map(|_| make())
+        .context("the system's random source makes no secret")?;
+    let secret = secret.trim().to_owned();
     // Under another name first, so that a kill in between leaves no half-written secret; only its owner may read it.
     let mut file = tempfile::NamedTempFile::new_in(folder.path()).with_context(doing)?;
     writeln!(file, "{secret}").with_context(doing)?;

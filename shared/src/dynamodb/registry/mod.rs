@@ -8,11 +8,13 @@ mod aliases;
 mod deliveries;
 mod models;
 mod packages;
+mod trusted_keys;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use packages::{Held, Holder, Packing};
+pub use trusted_keys::{MAX_TRUSTED_KEYS, TrustedKey};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
