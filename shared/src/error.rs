@@ -34,10 +34,20 @@ pub enum ErrorCode {
     SubscriptionNotFound,
     /// No such artifact, report or package.
     ArtifactNotFound,
+    /// No such experiment.
+    ExperimentNotFound,
+    /// No such run.
+    RunNotFound,
+    /// No such logged model.
+    LoggedModelNotFound,
+    /// No such tag.
+    TagNotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
     /// A registered model of that name exists already.
     ModelExists,
+    /// An experiment of that name exists already.
+    ExperimentExists,
     /// Somebody else changed it first; `details.current` carries the winner.
     Conflict,
     /// The version is not `READY`.
@@ -76,8 +86,13 @@ impl ErrorCode {
         Self::AliasNotFound,
         Self::SubscriptionNotFound,
         Self::ArtifactNotFound,
+        Self::ExperimentNotFound,
+        Self::RunNotFound,
+        Self::LoggedModelNotFound,
+        Self::TagNotFound,
         Self::MethodNotAllowed,
         Self::ModelExists,
+        Self::ExperimentExists,
         Self::Conflict,
         Self::VersionNotReady,
         Self::VersionInUse,
@@ -105,8 +120,13 @@ impl ErrorCode {
             Self::AliasNotFound => ("alias_not_found", 404, false),
             Self::SubscriptionNotFound => ("subscription_not_found", 404, false),
             Self::ArtifactNotFound => ("artifact_not_found", 404, false),
+            Self::ExperimentNotFound => ("experiment_not_found", 404, false),
+            Self::RunNotFound => ("run_not_found", 404, false),
+            Self::LoggedModelNotFound => ("logged_model_not_found", 404, false),
+            Self::TagNotFound => ("tag_not_found", 404, false),
             Self::MethodNotAllowed => ("method_not_allowed", 405, false),
             Self::ModelExists => ("model_exists", 409, false),
+            Self::ExperimentExists => ("experiment_exists", 409, false),
             Self::Conflict => ("conflict", 409, false),
             Self::VersionNotReady => ("version_not_ready", 409, false),
             Self::VersionInUse => ("version_in_use", 409, false),

@@ -23,6 +23,8 @@ pub mod http;
 #[cfg(feature = "aws")]
 pub mod lambda;
 #[cfg(feature = "aws")]
+pub mod mlflow;
+#[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
 pub mod signing;
@@ -33,4 +35,6 @@ pub mod test_util;
 
 #[cfg(feature = "aws")]
 pub use app::App;
+#[cfg(feature = "aws")]
+pub use aws::Transport;
 pub use error::{Error, ErrorCode, Result};

@@ -14,6 +14,7 @@ mod growth;
 mod idempotency;
 mod journey;
 mod lambda;
+mod mlflow;
 mod openapi;
 mod packages;
 mod tenants;

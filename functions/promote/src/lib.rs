@@ -13,11 +13,12 @@ mod stages;
 
 use axum::Router;
 use shared::App;
+use shared::domain::Action;
 use shared::http::{Route, delete, mount, post, put};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    vec![
+    let routes = vec![
         put("/v1/models/{model}/aliases/{alias}", handlers::set_alias),
         delete("/v1/models/{model}/aliases/{alias}", handlers::remove_alias),
         post(
@@ -28,7 +29,11 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/stage",
             handlers::change_stage,
         ),
-    ]
+    ];
+    routes
+        .into_iter()
+        .map(|route| route.needs(Action::Promote))
+        .collect()
 }
 
 /// The function's HTTP side.

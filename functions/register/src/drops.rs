@@ -254,6 +254,8 @@ async fn register_drop(
     let caller = Caller {
         tenant: subject.tenant.clone(),
         principal: Principal::parse("drop-zone")?,
+        groups: Vec::new(),
+        scope: None,
         request_id: request_id.to_owned(),
         idempotency: Some(Idempotency {
             key: format!("drop:{}:{fingerprint}", subject.model),

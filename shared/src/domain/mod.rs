@@ -1,5 +1,6 @@
 //! Pure types and decisions: no I/O, no clock, no randomness, no SDK.
 
+pub mod access;
 pub mod alias;
 pub mod artifact;
 pub mod event;
@@ -9,8 +10,10 @@ pub mod model;
 pub mod name;
 pub mod subscription;
 pub mod time;
+pub mod tracking;
 pub mod version;
 
+pub use access::{Action, Identity, Scope};
 pub use alias::{Alias, Expectation};
 pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};

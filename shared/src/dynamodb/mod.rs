@@ -11,6 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Held, Holder, Judgement, Loaded, MAX_TRUSTED_KEYS, Moved, Packing, Page,
-    Registration, Registry, TrustedKey, VersionChange, WorkItem, WorkKind,
+    AliasChange, Held, Holder, Judgement, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS,
+    Moved, NewExperiment, Packing, Page, Position, Registration, Registry, RunChange, RunLink,
+    RunWithExperiment, TrustedKey, VersionChange, WorkItem, WorkKind,
 };

@@ -12,7 +12,7 @@ use crate::dynamodb::items::{
     version_from_item,
 };
 use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, text, throttled};
+use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text, throttled};
 use crate::error::{Error, Result};
 
 /// What is known before an alias is changed.
@@ -144,7 +144,7 @@ impl Registry {
                 Err(_) => {
                     use_hints = false;
                     self.hints.forget(&alias_key);
-                    pause(attempt.min(4)).await;
+                    self.table.pause(attempt.min(4)).await;
                 }
             }
         }

@@ -8,12 +8,16 @@ mod aliases;
 mod deliveries;
 mod models;
 mod packages;
+mod tracking;
 mod trusted_keys;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use packages::{Held, Holder, Packing};
+pub use tracking::{
+    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+};
 pub use trusted_keys::{MAX_TRUSTED_KEYS, TrustedKey};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
@@ -87,7 +91,7 @@ impl Registry {
     /// Builds the clients; makes no call.
     pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            table: Table::new(clients.dynamodb(), config),
+            table: Table::new(clients, config),
             streams: clients.streams(),
             hints: Hints::new(),
         }
