@@ -55,6 +55,12 @@ pub struct Config {
     pub jwt_groups_claim: String,
 }
 
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SigningKey(hidden)")
+    }
+}
+
 /// A key on the curve P-256 that signs.
 #[derive(Clone)]
 pub enum SigningKey {

@@ -86,6 +86,14 @@ struct Runtime {
 }
 
 #[expect(clippy::unused_async, reason = "axum takes async handlers only")]
+/// The private key of the embedded stack.
+fn signing_key(config: &shared::config::Config) -> &str {
+    match &config.signing_key {
+        Some(shared::config::SigningKey::Pem(pem)) => pem,
+        _ => panic!("the embedded stack has a key of its own"),
+    }
+}
+
 impl Runtime {
     async fn start() -> (String, mpsc::Sender<Invocation>) {
         let (sender, events) = mpsc::channel(1);
@@ -219,6 +227,8 @@ impl Function {
             .env("TABLE_NAME", &config.table)
             .env("BUCKET_NAME", &config.bucket)
             .env("CURSOR_SECRET", &config.cursor_secret)
+            // In the place of the template's `SIGNING_KMS_KEY`.
+            .env("SIGNING_KEY", signing_key(config))
             // Where the embedded servers are.
             .env(
                 "AWS_ENDPOINT_URL_DYNAMODB",

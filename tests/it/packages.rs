@@ -241,3 +241,139 @@ async fn purging_survives_every_cut() {
     )
     .await;
 }
+
+/// The archive once it is there.
+async fn archived(world: &World, format: &str) -> Vec<u8> {
+    let path = "/v1/models/iris/versions/1/archives";
+    let requested = world
+        .post(path, json!({"format": format}))
+        .await
+        .expect(202);
+    assert_eq!(requested["status"], "pending");
+    world.drain().await;
+    let archives = world.get(path).await.expect(200);
+    let archive = archives["archives"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|archive| archive["format"] == format)
+        .unwrap()
+        .clone();
+    assert_eq!(archive["status"], "ready");
+    let bytes = world.download(&archive).await;
+    assert_eq!(archive["size_bytes"], bytes.len() as u64);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_are_put_together_by_parts_in_several_invocations_and_always_the_same() {
+    let large = files(&[
+        ("a/config.json", b"{}"),
+        ("b.safetensors", &safetensors(11_000_000, 2)),
+        ("c.safetensors", &safetensors(23_000_000, 3)),
+    ]);
+    let mut made = Vec::new();
+    for copies in ["1000", "2"] {
+        let settings = [("COPY_BYTES", "7000000"), ("PACKAGING_COPIES", copies)];
+        let world = World::start_with(&settings).await;
+        world.create_model("iris").await;
+        world.publish("iris", &large).await;
+        let bytes = archived(&world, "tar").await;
+        assert_eq!(bytes.len() % 512, 0);
+        made.push(bytes);
+        let bucket = &world.stack.app().bucket;
+        assert_eq!(bucket.uploads_under("archives/").await.unwrap(), vec![]);
+        // A second request finds it.
+        let again = world
+            .post(
+                "/v1/models/iris/versions/1/archives",
+                json!({"format": "tar"}),
+            )
+            .await
+            .expect(202);
+        assert_eq!(again["status"], "ready");
+    }
+    assert!(made[0] == made[1]);
+    assert!(read_tar(&made[0]) == large);
+}
+
+/// The files of a tar archive whose paths are short.
+fn read_tar(bytes: &[u8]) -> Files {
+    let mut found = Files::new();
+    let mut at = 0;
+    while bytes[at] != 0 {
+        let text = |range: std::ops::Range<usize>| {
+            let field = &bytes[at + range.start..at + range.end];
+            let end = field
+                .iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or(field.len());
+            String::from_utf8(field[..end].to_vec()).unwrap()
+        };
+        let size = usize::from_str_radix(&text(124..136), 8).unwrap();
+        found.insert(text(0..100), bytes[at + 512..at + 512 + size].to_vec());
+        at += 512 + size.next_multiple_of(512);
+    }
+    assert!(bytes[at..].iter().all(|byte| *byte == 0) && bytes.len() - at == 1024);
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_survives_every_cut() {
+    cut_everywhere_with(
+        &[("COPY_BYTES", "5242880")],
+        async |world| {
+            world.create_model("iris").await;
+            world
+                .publish(
+                    "iris",
+                    &files(&[("m.safetensors", &safetensors(10_600_000, 2))]),
+                )
+                .await;
+        },
+        async |world, _| {
+            let path = "/v1/models/iris/versions/1/archives";
+            let headers = [("idempotency-key", "the-key")];
+            let body = json!({"format": "tar"});
+            let answer = world.send(Method::POST, path, Some(body), &headers).await;
+            crate::crashes::drain_until_cut(world).await;
+            answer.status < 300
+        },
+        async |world| {
+            let archives = world
+                .get("/v1/models/iris/versions/1/archives")
+                .await
+                .expect(200);
+            assert_eq!(archives["archives"][0]["status"], "ready");
+            let bytes = world.download(&archives["archives"][0]).await;
+            assert_eq!(
+                read_tar(&bytes)["m.safetensors"].len(),
+                safetensors(10_600_000, 2).len()
+            );
+            let bucket = &world.stack.app().bucket;
+            assert_eq!(bucket.uploads_under("archives/").await.unwrap(), vec![]);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_of_what_is_not_there_are_refused() {
+    let world = World::start().await;
+    world.create_model("iris").await;
+    world.register("iris", &content()).await;
+    let path = "/v1/models/iris/versions/1/archives";
+    let tar = json!({"format": "tar"});
+    world
+        .post(path, tar.clone())
+        .await
+        .expect_error(409, "version_not_ready");
+    world
+        .post("/v1/models/iris/versions/2/archives", tar)
+        .await
+        .expect_error(404, "version_not_found");
+    world
+        .post(path, json!({"format": "zip"}))
+        .await
+        .expect_error(400, "malformed_body");
+}

@@ -152,6 +152,7 @@ async fn artifacts(app: &App, version: &Version) -> Result<Option<Vec<Artifact>>
 async fn free(app: &App, version: &Version) -> Result<()> {
     let id = &version.id;
     free_uploads(app, version).await?;
+    app.registry.forget_archives(id).await?;
     for prefix in [
         keys::reports_prefix(id),
         keys::package_prefix(id),

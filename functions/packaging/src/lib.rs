@@ -9,16 +9,41 @@
 //!   `s3:GetObject` and `s3:PutObject` on `packages/*`; `s3:GetObject` on `documents/*`; `s3:ListBucket`.
 
 mod allowance;
+mod archive;
 mod attest;
 mod collect;
 mod files;
 mod handler;
+mod handlers;
 mod manifest;
 mod package;
 mod sweep;
 
+use axum::Router;
+use shared::App;
+use shared::http::{Route, get, mount, post};
+
 pub use handler::handle;
 pub use sweep::sweep;
+
+/// Every route of this function, without the tenant prefix.
+pub fn routes() -> Vec<Route> {
+    vec![
+        post(
+            "/v1/models/{model}/versions/{version}/archives",
+            handlers::request_archive,
+        ),
+        get(
+            "/v1/models/{model}/versions/{version}/archives",
+            handlers::list_archives,
+        ),
+    ]
+}
+
+/// The function's HTTP side.
+pub fn router(app: App) -> Router {
+    mount(app, routes())
+}
 
 /// The function's name in metrics.
 const SERVICE: &str = "packaging";

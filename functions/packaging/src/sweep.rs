@@ -1,6 +1,7 @@
 //! The sweep: packages ready versions whose events were lost, and frees what nothing needs any more.
 
 use crate::allowance::Allowance;
+use crate::archive::{self, Made};
 use crate::collect::{Next, collect};
 use crate::package::{Packaged, package};
 use serde_json::{Value, json};
@@ -29,6 +30,22 @@ pub async fn sweep(app: &App) -> Result<Value> {
                 error = error.chain(),
                 code = error.code.as_str(),
                 "The sweep could not package a version and will try again"
+            );
+        }
+    }
+    let archives = app
+        .registry
+        .due_work(WorkKind::Archive, now, MOST_ITEMS)
+        .await?;
+    looked_at += archives.len();
+    for work in archives {
+        if let Err(error) = Box::pin(archive(app, &work, now, &allowance)).await {
+            failed += 1;
+            tracing::warn!(
+                work.subject = work.subject,
+                error = error.chain(),
+                code = error.code.as_str(),
+                "The sweep could not make an archive and will try again"
             );
         }
     }
@@ -78,6 +95,25 @@ async fn look(app: &App, work: &WorkItem, now: Timestamp, allowance: &Allowance)
             Err(error)
         }
     }
+}
+
+/// Makes an archive; finishes its work, or postpones it.
+async fn archive(app: &App, work: &WorkItem, now: Timestamp, allowance: &Allowance) -> Result<()> {
+    let (Ok(id), Ok(format)) = (work.version(), work.archive_format()) else {
+        tracing::error!(
+            work.subject = work.subject,
+            "A work item is malformed and is dropped"
+        );
+        return app.registry.finish_work(work).await;
+    };
+    let made = archive::make(app, &id, format, allowance).await;
+    if matches!(made, Ok(Made::Done)) {
+        return app.registry.finish_work(work).await;
+    }
+    app.registry
+        .postpone_work(work, WorkItem::next_look(now, now))
+        .await?;
+    made.map(drop)
 }
 
 /// Frees what a version does not need; finishes the work, or postpones it.

@@ -50,6 +50,8 @@ event_types! {
     VersionFailed => "version.failed",
     /// A version was packaged.
     VersionPackaged => "version.packaged",
+    /// An archive of a version was made.
+    VersionArchived => "version.archived",
     /// Description or tags of a version changed.
     VersionUpdated => "version.updated",
     /// A version moved to another stage.
@@ -66,6 +68,10 @@ event_types! {
     AliasRolledBack => "alias.rolled_back",
     /// An alias was removed.
     AliasRemoved => "alias.removed",
+    /// A public key is trusted from now on.
+    TrustedKeyAdded => "trusted_key.added",
+    /// A public key is not trusted any more.
+    TrustedKeyRemoved => "trusted_key.removed",
     /// What lay in a drop zone could not become a version.
     DropRefused => "drop.refused",
     /// A subscription was tested.

@@ -10,8 +10,8 @@
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<model>               notes
 //! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes | checkpoint
-//! files' holder       T#<tenant>#C#<sha256 of files>     #
-//! trusted key         T#<tenant>#K                       <name>
+//! files' holder       T#<tenant>#PF#<sha256 of files>    #
+//! trusted key         T#<tenant>#PK                      <name>
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
@@ -123,12 +123,12 @@ pub fn version_document(id: &VersionId, document: &str) -> Key {
 
 /// Which version holds these files, and how many versions have them.
 pub fn holder(tenant: &TenantName, files: &Digest) -> Key {
-    key(format!("T#{tenant}#C#{}", files.hex()), "#")
+    key(format!("T#{tenant}#PF#{}", files.hex()), "#")
 }
 
 /// Partition of the keys that a tenant trusts.
 pub fn trusted_keys(tenant: &TenantName) -> String {
-    format!("T#{tenant}#K")
+    format!("T#{tenant}#PK")
 }
 
 /// A key that a tenant trusts.

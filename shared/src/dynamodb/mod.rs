@@ -11,7 +11,8 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Held, Holder, Judgement, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS,
-    Moved, NewExperiment, Packing, Page, Position, Registration, Registry, RunChange, RunLink,
-    RunWithExperiment, TrustedKey, VersionChange, WorkItem, WorkKind,
+    AliasChange, Archive, ArchiveFormat, Held, Holder, Judgement, Listed, Loaded,
+    LoggedModelChange, MAX_TRUSTED_KEYS, Moved, NewExperiment, Packing, Page, Position,
+    Registration, Registry, RunChange, RunLink, RunWithExperiment, TrustedKey, VersionChange,
+    WorkItem, WorkKind,
 };

@@ -436,6 +436,26 @@ impl Bucket {
         }
     }
 
+    /// Reads an object of ours whole, unless it has more than so many bytes; `None` if there is none, or it has.
+    pub async fn read_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>> {
+        let sent = self
+            .client
+            .get_object()
+            .bucket(&self.name)
+            .key(key)
+            .range(format!("bytes=0-{most}"))
+            .send()
+            .await;
+        match sent {
+            Ok(object) => {
+                let bytes = collect(object.body).await?;
+                Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= most))
+            }
+            Err(error) if matches!(code_of(&error), Some("NoSuchKey" | "InvalidRange")) => Ok(None),
+            Err(error) => Err(failed("reading an object", error)),
+        }
+    }
+
     /// Reads a small object of ours whole; `None` if there is none.
     pub async fn read_whole(
         &self,

@@ -6,10 +6,12 @@
 use super::bucket::{Bucket, CompletedPart, code_of, failed};
 use crate::domain::Digest;
 use crate::error::{Error, ErrorCode, Result};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart as SdkPart,
     MetadataDirective, TaggingDirective,
 };
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ops::Range;
 
@@ -166,6 +168,39 @@ impl Bucket {
                 Some("NoSuchUpload") => Err(under_way().caused_by(error)),
                 _ => Err(failed("copying a part", error)),
             },
+        }
+    }
+
+    /// Uploads a part from memory, bound to its SHA-256.
+    pub async fn put_part(
+        &self,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+        bytes: Bytes,
+    ) -> Result<CompletedPart> {
+        let digest = Digest::of(&bytes);
+        let sent = self
+            .client
+            .upload_part()
+            .bucket(&self.name)
+            .key(key)
+            .upload_id(upload_id)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
+            .checksum_sha256(digest.base64())
+            .body(ByteStream::from(bytes))
+            .send()
+            .await;
+        match sent {
+            Ok(part) => Ok(CompletedPart {
+                number,
+                etag: part.e_tag().unwrap_or_default().to_owned(),
+                digest: Some(digest),
+            }),
+            Err(error) if code_of(&error) == Some("NoSuchUpload") => {
+                Err(under_way().caused_by(error))
+            }
+            Err(error) => Err(failed("uploading a part", error)),
         }
     }
 

@@ -10,6 +10,8 @@
 //! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
 //! packaging goes on     reports/<tenant>/<model>/<version>/_SLIPWAY_CONTINUE_<ulid>
 //! files of a version    models/<tenant>/<model>/<version>/<path>
+//! an archive is wanted  reports/<tenant>/<model>/<version>/_SLIPWAY_ARCHIVE_<format>_<ulid>
+//! archives              archives/<tenant>/<model>/<version>/model.<format>
 //! packages              packages/<tenant>/<model>/<version>/manifest.json
 //! ```
 //!
@@ -87,6 +89,21 @@ pub fn sources(id: &VersionId) -> String {
 /// Prefix of the archives that were made of a version.
 pub fn archives_prefix(id: &VersionId) -> String {
     format!("archives/{}/{}/{}/", id.tenant, id.model, id.number)
+}
+
+/// An archive of a version, by its format.
+pub fn archive(id: &VersionId, format: &str) -> String {
+    format!("{}model.{format}", archives_prefix(id))
+}
+
+/// What begins the name of an object whose arrival makes an archive be made, or go on.
+pub fn archive_mark(format: &str) -> String {
+    format!("{RESERVED_PREFIX}ARCHIVE_{format}_")
+}
+
+/// The object whose arrival makes an archive be made, or go on.
+pub fn archive_wanted(id: &VersionId, format: &str, ulid: &str) -> String {
+    format!("{}{}{ulid}", reports_prefix(id), archive_mark(format))
 }
 
 /// The object whose arrival makes the packaging of a version go on.

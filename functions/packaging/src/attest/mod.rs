@@ -9,7 +9,7 @@ mod files;
 mod provenance;
 mod validation;
 
-use crate::package::{Written, existing};
+use crate::package::existing;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -60,7 +60,7 @@ pub(crate) async fn attest(
     let public_key = app.signer.public_key().await?;
     let files = files::statement(&subject);
     let signature = bundle(app, &public_key, &files).await?;
-    let written = put_once(app, keys::package(id, "model.sig"), signature, BUNDLE_TYPE).await?;
+    let signature = put_once(app, keys::package(id, "model.sig"), signature, BUNDLE_TYPE).await?;
     put_once(
         app,
         keys::package(id, "public-key.pem"),
@@ -77,16 +77,13 @@ pub(crate) async fn attest(
         "application/vnd.cyclonedx+json; version=1.6",
     )
     .await?;
-    let sources = json!({ "sources": provenance::sources(&subject) });
-    put_once(
-        app,
-        keys::sources(id),
-        sources.to_string().into(),
-        "application/json",
-    )
-    .await?;
+    let dropped = provenance::dropped(&subject);
+    if !dropped.is_empty() {
+        let sources = json!({ "sources": dropped }).to_string().into();
+        put_once(app, keys::sources(id), sources, "application/json").await?;
+    }
     let byproducts = [
-        ("model.sig", &written.digest),
+        ("model.sig", &signature.digest),
         ("bom.cdx.json", &bill.digest),
     ];
     for (name, statement) in [
@@ -105,9 +102,8 @@ pub(crate) async fn attest(
         .any(|artifact| artifact.path.as_str() == files::SIGNATURE);
     let holds = artifacts.iter().all(|artifact| artifact.key.is_none());
     if holds && !is_taken {
-        let signature = existing(app, &written.key).await?;
         let key = format!("{}{}", keys::files_prefix(id), files::SIGNATURE);
-        put_once(app, key, signature, BUNDLE_TYPE).await?;
+        put_once(app, key, signature.bytes, BUNDLE_TYPE).await?;
     }
     Ok(())
 }
@@ -118,15 +114,7 @@ async fn report_of(app: &App, version: &Version) -> Result<Option<Value>> {
         return Ok(None);
     };
     let key = keys::report(&version.id, &validation.report_digest);
-    let size = app
-        .bucket
-        .head(&key, None)
-        .await?
-        .map_or(u64::MAX, |head| head.size_bytes);
-    if size > MOST_REPORT_BYTES {
-        return Ok(None);
-    }
-    let Some(bytes) = app.bucket.read_whole(&key, None).await? else {
+    let Some(bytes) = app.bucket.read_at_most(&key, MOST_REPORT_BYTES).await? else {
         return Ok(None);
     };
     serde_json::from_slice(&bytes)
@@ -134,18 +122,27 @@ async fn report_of(app: &App, version: &Version) -> Result<Option<Value>> {
         .map_err(|error| Error::internal("reading the report", error))
 }
 
+/// An attestation as it lies in the bucket.
+struct Attested {
+    digest: Digest,
+    bytes: Bytes,
+}
+
 /// Writes an object once; one that an earlier packaging wrote stays, whatever this one would have written.
-async fn put_once(app: &App, key: String, bytes: Bytes, media_type: &str) -> Result<Written> {
+async fn put_once(app: &App, key: String, bytes: Bytes, media_type: &str) -> Result<Attested> {
     let is_new = app
         .bucket
         .put_immutable(&key, bytes.clone(), media_type)
         .await?;
-    let digest = if is_new {
-        Digest::of(&bytes)
+    let bytes = if is_new {
+        bytes
     } else {
-        Digest::of(&existing(app, &key).await?)
+        existing(app, &key).await?
     };
-    Ok(Written { key, digest })
+    Ok(Attested {
+        digest: Digest::of(&bytes),
+        bytes,
+    })
 }
 
 /// A statement of in-toto.

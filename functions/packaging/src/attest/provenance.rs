@@ -14,18 +14,14 @@ const BUILD_TYPE: &str =
 /// Who builds.
 const BUILDER: &str = "https://github.com/slipway-registry/slipway";
 
-/// The objects that became this version, exactly.
-pub(super) fn sources(subject: &Subject<'_>) -> Vec<Value> {
+/// The objects of the drop zone that became this version, exactly: they are removed once it has its own.
+pub(super) fn dropped(subject: &Subject<'_>) -> Vec<Value> {
     subject
         .judged
         .iter()
-        .map(|artifact| {
-            json!({
-                "path": artifact.path,
-                "key": keys::artifact(&subject.version.id, artifact),
-                "object_version": artifact.object_version,
-            })
-        })
+        .filter_map(|artifact| artifact.key.as_ref().map(|key| (artifact, key)))
+        .filter(|(_, key)| key.starts_with("dropzone/"))
+        .map(|(artifact, key)| json!({"key": key, "object_version": artifact.object_version}))
         .collect()
 }
 

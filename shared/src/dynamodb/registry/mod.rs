@@ -5,6 +5,7 @@
 //! A hint is never trusted: the write's condition holds it against the truth, and a refusal brings the truth back.
 
 mod aliases;
+mod archives;
 mod deliveries;
 mod models;
 mod packages;
@@ -14,6 +15,7 @@ mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use archives::{Archive, ArchiveFormat};
 pub use packages::{Held, Holder, Packing};
 pub use tracking::{
     Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,

@@ -18,6 +18,8 @@ pub enum WorkKind {
     Package,
     /// Something of a version can be freed: its uploads, or after a deletion everything.
     Collect,
+    /// An archive waits to be made.
+    Archive,
     /// A delivery waits for its next attempt.
     Deliver,
     /// A drop-zone folder waits to become quiet.
@@ -31,6 +33,7 @@ impl WorkKind {
             Self::Validate => "validate",
             Self::Package => "package",
             Self::Collect => "collect",
+            Self::Archive => "archive",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
         }
