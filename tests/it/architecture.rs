@@ -163,6 +163,7 @@ fn routes() -> BTreeSet<String> {
         ("register", register::routes()),
         ("promote", promote::routes()),
         ("query", query::routes()),
+        ("packaging", packaging::routes()),
         ("notifications", notifications::routes()),
     ]
     .into_iter()

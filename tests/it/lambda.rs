@@ -36,7 +36,7 @@ const BOOTSTRAPS: [(&str, bool, bool); 6] = [
     ("query", true, false),
     ("notifications", true, true),
     ("artifact-validation", false, true),
-    ("packaging", false, true),
+    ("packaging", true, true),
 ];
 
 /// The caller of `api-iam.json`.
@@ -228,7 +228,7 @@ impl Function {
             .env("BUCKET_NAME", &config.bucket)
             .env("CURSOR_SECRET", &config.cursor_secret)
             // In the place of the template's `SIGNING_KMS_KEY`.
-            .env("SIGNING_KEY", signing_key(config))
+            .env("SIGNING_KEY", signing_key(&config))
             // Where the embedded servers are.
             .env(
                 "AWS_ENDPOINT_URL_DYNAMODB",

@@ -12,6 +12,7 @@ mod crashes;
 mod events;
 mod growth;
 mod idempotency;
+mod interleavings;
 mod journey;
 mod lambda;
 mod mlflow;

@@ -375,5 +375,73 @@ async fn archives_of_what_is_not_there_are_refused() {
     world
         .post(path, json!({"format": "zip"}))
         .await
-        .expect_error(400, "malformed_body");
+        .expect_error(400, "invalid_argument");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_rules_say_what_they_would_delete_and_then_delete_it() {
+    let world = World::start().await;
+    world.create_model("iris").await;
+    for fill in 1..=4 {
+        world
+            .publish("iris", &files(&[("m.safetensors", &safetensors(8, fill))]))
+            .await;
+    }
+    // Version 1 held an alias once.
+    world
+        .set_alias("iris", "champion", 1, json!(null))
+        .await
+        .expect(200);
+    world
+        .set_alias("iris", "champion", 4, json!(1))
+        .await
+        .expect(200);
+    let path = "/v1/models/iris/retention";
+    world
+        .get(path)
+        .await
+        .expect_error(404, "artifact_not_found");
+    world
+        .put(path, json!({"keep_aliased": true}))
+        .await
+        .expect_error(400, "invalid_argument");
+    let preview = world
+        .put(&format!("{path}?dry_run=true"), json!({"keep_last": 1}))
+        .await
+        .expect(200);
+    let would: Vec<u64> = preview["would_delete"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|version| version["version"].as_u64().unwrap())
+        .collect();
+    assert_eq!(would, [3, 2]);
+    world
+        .get(path)
+        .await
+        .expect_error(404, "artifact_not_found");
+    let rules = json!({"keep_last": 1, "expire_after_days": 10});
+    world.put(path, rules).await.expect(200);
+    pass(&world, 2 * HOUR).await;
+    assert!(world.version("iris", 2).await.get("deleted_at").is_none());
+    pass(&world, 11 * DAY).await;
+    let mut deleted = Vec::new();
+    for number in 1..=4 {
+        if world
+            .version("iris", number)
+            .await
+            .get("deleted_at")
+            .is_some()
+        {
+            deleted.push(number);
+        }
+    }
+    assert_eq!(deleted, [2, 3]);
+    pass(&world, 31 * DAY).await;
+    assert!(world.version("iris", 2).await["purged_at"].is_string());
+    world.delete(path).await.expect(200);
+    world
+        .get(path)
+        .await
+        .expect_error(404, "artifact_not_found");
 }

@@ -4,6 +4,7 @@ use crate::allowance::Allowance;
 use crate::archive::{self, Made};
 use crate::collect::{Next, collect};
 use crate::package::{Packaged, package};
+use crate::retention;
 use serde_json::{Value, json};
 use shared::domain::{Timestamp, VersionId};
 use shared::dynamodb::{WorkItem, WorkKind};
@@ -46,6 +47,22 @@ pub async fn sweep(app: &App) -> Result<Value> {
                 error = error.chain(),
                 code = error.code.as_str(),
                 "The sweep could not make an archive and will try again"
+            );
+        }
+    }
+    let retained = app
+        .registry
+        .due_work(WorkKind::Retain, now, MOST_ITEMS)
+        .await?;
+    looked_at += retained.len();
+    for work in retained {
+        if let Err(error) = Box::pin(retain(app, &work, now)).await {
+            failed += 1;
+            tracing::warn!(
+                work.subject = work.subject,
+                error = error.chain(),
+                code = error.code.as_str(),
+                "The sweep could not apply the retention rules of a model and will try again"
             );
         }
     }
@@ -92,6 +109,27 @@ async fn look(app: &App, work: &WorkItem, now: Timestamp, allowance: &Allowance)
             let since = ready_since(app, &id).await.unwrap_or(now);
             let next = WorkItem::next_look(since, now);
             app.registry.postpone_work(work, next).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Applies the rules of a model, and postpones the work until they are to be applied again.
+async fn retain(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
+    let Ok((tenant, model)) = work.model() else {
+        tracing::error!(
+            work.subject = work.subject,
+            "A work item is malformed and is dropped"
+        );
+        return app.registry.finish_work(work).await;
+    };
+    match retention::apply(app, &tenant, &model, now).await {
+        Ok(None) => app.registry.finish_work(work).await,
+        Ok(Some(due)) => app.registry.postpone_work(work, due).await,
+        Err(error) => {
+            app.registry
+                .postpone_work(work, WorkItem::next_look(now, now))
+                .await?;
             Err(error)
         }
     }

@@ -68,6 +68,10 @@ event_types! {
     AliasRolledBack => "alias.rolled_back",
     /// An alias was removed.
     AliasRemoved => "alias.removed",
+    /// The retention rules of a model were set.
+    RetentionSet => "retention.set",
+    /// The retention rules of a model were removed.
+    RetentionRemoved => "retention.removed",
     /// A public key is trusted from now on.
     TrustedKeyAdded => "trusted_key.added",
     /// A public key is not trusted any more.

@@ -8,6 +8,7 @@ pub mod file_set;
 pub mod metadata;
 pub mod model;
 pub mod name;
+pub mod retention;
 pub mod subscription;
 pub mod time;
 pub mod tracking;

@@ -9,6 +9,7 @@
 //! other events        T#<tenant>#M#<model>               E#<ulid>
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<model>               notes
+//! retention rules     T#<tenant>#N#<model>               retention
 //! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes | checkpoint
 //! files' holder       T#<tenant>#PF#<sha256 of files>    #
 //! trusted key         T#<tenant>#PK                      <name>
@@ -111,6 +112,11 @@ pub fn tenant_event(tenant: &TenantName, id: &str) -> Key {
 /// Notes of a model that are too large for its item.
 pub fn model_notes(tenant: &TenantName, name: &ModelName) -> Key {
     key(format!("T#{tenant}#N#{name}"), "notes")
+}
+
+/// The retention rules of a model.
+pub fn retention(tenant: &TenantName, name: &ModelName) -> Key {
+    key(format!("T#{tenant}#N#{name}"), "retention")
 }
 
 /// A document of a version: `metadata`, `artifacts` or `notes`; or its `checkpoint`.

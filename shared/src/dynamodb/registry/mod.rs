@@ -9,6 +9,7 @@ mod archives;
 mod deliveries;
 mod models;
 mod packages;
+mod retention;
 mod tracking;
 mod trusted_keys;
 mod versions;

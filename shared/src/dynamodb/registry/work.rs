@@ -18,6 +18,8 @@ pub enum WorkKind {
     Package,
     /// Something of a version can be freed: its uploads, or after a deletion everything.
     Collect,
+    /// The retention rules of a model are to be applied.
+    Retain,
     /// An archive waits to be made.
     Archive,
     /// A delivery waits for its next attempt.
@@ -33,6 +35,7 @@ impl WorkKind {
             Self::Validate => "validate",
             Self::Package => "package",
             Self::Collect => "collect",
+            Self::Retain => "retain",
             Self::Archive => "archive",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
