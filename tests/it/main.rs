@@ -16,6 +16,7 @@ mod interleavings;
 mod journey;
 mod lambda;
 mod mlflow;
+mod names;
 mod openapi;
 mod packages;
 mod tenants;

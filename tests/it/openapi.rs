@@ -120,6 +120,7 @@ fn the_description_has_exactly_the_routes_of_the_functions() {
         query::routes(),
         packaging::routes(),
         notifications::routes(),
+        tracking::routes(),
     ]
     .into_iter()
     .flatten()

@@ -6,7 +6,7 @@
 
 use crate::SERVICE;
 use serde::Deserialize;
-use shared::domain::version::Document;
+use shared::domain::version::{Document, FilesOf};
 use shared::domain::{
     Artifact, DeclaredArtifact, EventType, Principal, Status, Timestamp, Version, VersionId,
     file_set,
@@ -136,8 +136,8 @@ async fn counted(app: &App, version: &Version) -> Result<Option<(shared::domain:
     let holder = app.registry.find_holder(&version.id.tenant, &files).await?;
     Ok(holder
         .filter(|holder| match &version.files_of {
-            Some(of) => holder.id.model == of.model && holder.id.number == of.version,
-            None => holder.id == version.id,
+            Some(of) => holder.files == *of,
+            None => holder.files == FilesOf::of(&version.id),
         })
         .map(|holder| (files, holder)))
 }
@@ -175,20 +175,15 @@ async fn free(app: &App, version: &Version) -> Result<()> {
         .registry
         .find_holder(&id.tenant, &files)
         .await?
-        .map(|holder| holder.id);
-    if let Some(of) = &version.files_of {
-        let other = VersionId {
-            tenant: id.tenant.clone(),
-            model: of.model.clone(),
-            number: of.version,
-        };
-        if holder.as_ref() != Some(&other) {
-            remove_under(app, &keys::files_prefix(&other)).await?;
-            let other = app.registry.version(&other).await?;
-            free_documents(app, &other).await?;
-        }
+        .map(|holder| holder.files);
+    if let Some(of) = &version.files_of
+        && holder.as_ref() != Some(of)
+    {
+        remove_under(app, &keys::files_prefix_of(&id.tenant, of)).await?;
+        let other = app.registry.version(&of.id(&id.tenant)?).await?;
+        free_documents(app, &other).await?;
     }
-    if holder.as_ref() == Some(id) {
+    if holder == Some(FilesOf::of(id)) {
         // Others have the same files, and read from this version's list where these lie.
         return free_replaced(
             app,
@@ -236,7 +231,7 @@ async fn free_uploads(app: &App, version: &Version) -> Result<()> {
         app.bucket.remove_versions(&dropped).await?;
     }
     if let Some(package) = &version.package
-        && package.holder(id).as_ref() != Some(id)
+        && package.files != Some(FilesOf::of(id))
     {
         // Copies that were made before it was known that another version has the same files.
         remove_under(app, &keys::files_prefix(id)).await?;

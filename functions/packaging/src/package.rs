@@ -54,6 +54,8 @@ pub(crate) async fn package(app: &App, id: &VersionId, allowance: &Allowance) ->
             format!("{id} has a report but is not judged yet"),
         ));
     }
+    // From here on it is known where its model lies.
+    let id = &version.id;
     let judged: Vec<Artifact> = app
         .load_document(id, "artifacts", &version.artifacts)
         .await?
@@ -61,9 +63,9 @@ pub(crate) async fn package(app: &App, id: &VersionId, allowance: &Allowance) ->
     let files = file_set::digest(&judged);
     let (holder, is_held) = match holder_of(app, &version, &files).await? {
         Some(holder) => (holder, true),
-        None => (id.clone(), false),
+        None => (FilesOf::of(id), false),
     };
-    let artifacts = if holder == *id {
+    let artifacts = if holder == FilesOf::of(id) {
         match files::place(app, id, &judged, allowance).await? {
             Placed::All(artifacts) => artifacts,
             Placed::Partly => return put_off(app, id, allowance).await,
@@ -102,24 +104,20 @@ async fn find_unpackaged(app: &App, id: &VersionId) -> Result<Option<Version>> {
 }
 
 /// The version under whose prefix the files of this one lie already, which it then claims; itself if it is the holder.
-async fn holder_of(app: &App, version: &Version, files: &Digest) -> Result<Option<VersionId>> {
+async fn holder_of(app: &App, version: &Version, files: &Digest) -> Result<Option<FilesOf>> {
     let id = &version.id;
-    let of = |held: &FilesOf| VersionId {
-        tenant: id.tenant.clone(),
-        model: held.model.clone(),
-        number: held.version,
-    };
     if let Some(held) = &version.files_of {
-        return Ok(Some(of(held)));
+        return Ok(Some(held.clone()));
     }
     let Some(holder) = app.registry.find_holder(&id.tenant, files).await? else {
         return Ok(None);
     };
-    if holder.id == *id {
-        return Ok(Some(holder.id));
+    let holder = holder.files;
+    if holder == FilesOf::of(id) {
+        return Ok(Some(holder));
     }
-    match app.registry.claim_files(id, files, &holder.id).await? {
-        Held::Committed => Ok(Some(holder.id)),
+    match app.registry.claim_files(id, files, &holder).await? {
+        Held::Committed => Ok(Some(holder)),
         // Whatever changed, this message comes again and finds it.
         Held::VersionChanged(_) | Held::HolderChanged => Err(Error::new(
             ErrorCode::Unavailable,
@@ -132,10 +130,11 @@ async fn holder_of(app: &App, version: &Version, files: &Digest) -> Result<Optio
 async fn share(
     app: &App,
     id: &VersionId,
-    holder: &VersionId,
+    holder: &FilesOf,
     judged: &[Artifact],
 ) -> Result<Vec<Artifact>> {
-    let version = app.registry.version(holder).await?;
+    let version = app.registry.version(&holder.id(&id.tenant)?).await?;
+    let holder = &version.id;
     let held: Vec<Artifact> = app
         .load_document(holder, "artifacts", &version.artifacts)
         .await?
@@ -228,7 +227,7 @@ async fn pack(
     version: &Version,
     artifacts: &[Artifact],
     files: Digest,
-    holder: &VersionId,
+    holder: &FilesOf,
     becomes_holder: bool,
     manifest: &Written,
 ) -> Result<Packing> {
@@ -245,10 +244,7 @@ async fn pack(
         package: Package {
             manifest_digest: manifest.digest.clone(),
             at: app.clock.now(),
-            files: Some(FilesOf {
-                model: holder.model.clone(),
-                version: holder.number,
-            }),
+            files: Some(holder.clone()),
             signature: None,
         },
         files,
@@ -284,8 +280,8 @@ async fn commit(
         .of_version(id.number)
         .with("manifest_key", manifest.key.as_str())
         .with("manifest_digest", manifest.digest.as_str());
-    if let Some(holder) = packing.package.holder(id) {
-        event = event.with("files_prefix", keys::files_prefix(&holder));
+    if let Some(holder) = &packing.package.files {
+        event = event.with("files_prefix", keys::files_prefix_of(&id.tenant, holder));
     }
     packing.package.at = event.time;
     let mut held = app.registry.pack_version(id, &packing, &event).await?;
@@ -293,6 +289,12 @@ async fn commit(
         // Another version was packaged with the same files meanwhile. This one has its own by now, and keeps them.
         packing.becomes_holder = false;
         held = app.registry.pack_version(id, &packing, &event).await?;
+    }
+    if held == Held::HolderChanged {
+        return Err(Error::new(
+            ErrorCode::Unavailable,
+            format!("{id} changed while it was packaged"),
+        ));
     }
     if held != Held::Committed {
         tracing::info!(

@@ -5,7 +5,6 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::model::model_not_found;
 use shared::domain::retention::{Retention, Rules};
 use shared::domain::{EventType, ModelName, Principal, TenantName, Timestamp, Version};
 use shared::dynamodb::{Outcome, VersionChange};
@@ -30,9 +29,10 @@ pub(crate) struct SetParams {
 
 /// The rules of a model.
 pub(crate) async fn get(app: &App, caller: &Caller, model: &ModelName) -> Result<Value> {
+    let head = app.registry.model(&caller.tenant, model).await?;
     let retention = app
         .registry
-        .find_retention(&caller.tenant, model)
+        .find_retention(&caller.tenant, &head.name)
         .await?
         .ok_or_else(|| {
             Error::new(
@@ -54,6 +54,7 @@ pub(crate) async fn set(
     rules.check()?;
     let head = app.registry.model(&caller.tenant, model).await?;
     head.require_live()?;
+    let model = &head.name;
     if params.dry_run {
         let now = app.clock.now();
         let (versions, aliased) = all_of(app, &caller.tenant, model).await?;
@@ -107,7 +108,8 @@ pub(crate) async fn remove(
     caller: &Caller,
     model: &ModelName,
 ) -> Result<Outcome<Value>> {
-    app.registry.model(&caller.tenant, model).await?;
+    let head = app.registry.model(&caller.tenant, model).await?;
+    let model = &head.name;
     let event = app
         .event(
             EventType::RetentionRemoved,
@@ -146,13 +148,16 @@ pub(crate) async fn apply(
     let Some(retention) = app.registry.find_retention(tenant, model).await? else {
         return Ok(None);
     };
-    match app.registry.model(tenant, model).await {
-        Ok(head) if head.deleted_at.is_none() => {}
-        // It may be restored, and then has its rules.
-        Ok(_) => return Ok(Some(now.plus_millis(EVERY_MILLIS))),
-        Err(error) if error.code == model_not_found(model).code => return Ok(None),
+    let head = match app.registry.model(tenant, model).await {
+        Ok(head) => head,
+        Err(error) if error.code == ErrorCode::ModelNotFound => return Ok(None),
         Err(error) => return Err(error),
+    };
+    if head.deleted_at.is_some() {
+        // It may be restored, and then has its rules.
+        return Ok(Some(now.plus_millis(EVERY_MILLIS)));
     }
+    let model = &head.name;
     let (versions, aliased) = all_of(app, tenant, model).await?;
     let expired = retention.rules.expired(&versions, &aliased, now);
     let actor = Principal::parse("slipway").expect("the literal is a valid principal");

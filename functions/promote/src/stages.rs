@@ -37,6 +37,7 @@ pub(crate) async fn change(
     // Without an expectation somebody else may move it between our read and our write; then the truth is read again.
     for _ in 0..8 {
         let version = app.registry.version(id).await?;
+        let id = &version.id;
         version.require_promotable()?;
         if expected
             .as_ref()

@@ -32,6 +32,7 @@ pub(crate) async fn list(
 ) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
     require_files(&version)?;
+    let id = &version.id;
     let limit = paging.limit()?;
     if paging.order.is_some() {
         return Err(Error::invalid(
@@ -78,6 +79,7 @@ pub(crate) async fn downloads(
     params: &DownloadParams,
 ) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
+    let id = &version.id;
     version.require_promotable()?;
     let artifacts = judged(app, &version).await?;
     if let Some(path) = &params.path {
@@ -136,7 +138,8 @@ pub(crate) async fn downloads(
 pub(crate) async fn report(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
     require_files(&version)?;
-    let validation = version.validation.ok_or_else(|| {
+    let id = &version.id;
+    let validation = version.validation.as_ref().ok_or_else(|| {
         Error::new(
             ErrorCode::ArtifactNotFound,
             format!("{id} was not validated yet; wait until its uploads are checked"),
@@ -148,7 +151,8 @@ pub(crate) async fn report(app: &App, id: &VersionId) -> Result<Value> {
 pub(crate) async fn manifest(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
     require_files(&version)?;
-    version.package.ok_or_else(|| {
+    let id = &version.id;
+    version.package.as_ref().ok_or_else(|| {
         Error::new(
             ErrorCode::ArtifactNotFound,
             format!("{id} was not packaged yet; wait a moment after it is READY"),

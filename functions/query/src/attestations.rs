@@ -74,7 +74,8 @@ pub(crate) struct Document {
 
 /// The attestations of a version.
 pub(crate) async fn list(app: &App, id: &VersionId) -> Result<Value> {
-    attested(app, id).await?;
+    let version = attested(app, id).await?;
+    let id = &version.id;
     let attestations: Vec<Value> = KINDS
         .iter()
         .map(|kind| {
@@ -97,7 +98,8 @@ pub(crate) async fn get(app: &App, id: &VersionId, name: &str) -> Result<Documen
             "there is no attestation of that name; list the version's attestations",
         )
     })?;
-    attested(app, id).await?;
+    let version = attested(app, id).await?;
+    let id = &version.id;
     let key = keys::package(id, kind.object);
     let bytes = app.bucket.read_whole(&key, None).await?.ok_or_else(|| {
         Error::internal(
@@ -168,7 +170,7 @@ pub(crate) async fn checksums(app: &App, id: &VersionId) -> Result<Document> {
     let version = app.registry.glance_version(id).await?;
     version.require_promotable()?;
     let artifacts: Vec<Artifact> = app
-        .load_document(id, "artifacts", &version.artifacts)
+        .load_document(&version.id, "artifacts", &version.artifacts)
         .await?
         .unwrap_or_default();
     Ok(Document {

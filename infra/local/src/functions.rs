@@ -28,6 +28,7 @@ impl Functions {
             query::routes(),
             packaging::routes(),
             notifications::routes(),
+            tracking::routes(),
         ];
         let none = Self {
             routes: routes.concat(),

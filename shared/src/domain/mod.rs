@@ -7,6 +7,7 @@ pub mod event;
 pub mod file_set;
 pub mod metadata;
 pub mod model;
+pub mod model_name;
 pub mod name;
 pub mod retention;
 pub mod subscription;
@@ -20,9 +21,8 @@ pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};
 pub use metadata::Metadata;
 pub use model::Model;
-pub use name::{
-    AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, TenantName, VersionNumber,
-};
+pub use model_name::ModelName;
+pub use name::{AliasName, ArtifactPath, Digest, Principal, StageName, TenantName, VersionNumber};
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;
 pub use version::{Status, Version, VersionId};

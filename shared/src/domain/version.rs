@@ -112,10 +112,29 @@ pub struct Package {
 /// Under whose prefix the files of a version lie: most often its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesOf {
-    /// The registered model.
-    pub model: ModelName,
+    /// The home of its model, which a renaming does not change.
+    pub home: String,
     /// The number.
     pub version: VersionNumber,
+}
+
+impl FilesOf {
+    /// This version, as the holder of files.
+    pub fn of(id: &VersionId) -> Self {
+        Self {
+            home: id.model.home().to_owned(),
+            version: id.number,
+        }
+    }
+
+    /// The version, in this tenant.
+    pub fn id(&self, tenant: &TenantName) -> Result<VersionId> {
+        Ok(VersionId {
+            tenant: tenant.clone(),
+            model: ModelName::of_home(&self.home)?,
+            number: self.version,
+        })
+    }
 }
 
 /// What came of a signature that a client uploaded with a version.
@@ -148,17 +167,6 @@ impl SignatureVerdict {
             Self::Untrusted => "untrusted",
             Self::Invalid => "invalid",
         }
-    }
-}
-
-impl Package {
-    /// The version under whose prefix the files of `id` lie.
-    pub fn holder(&self, id: &VersionId) -> Option<VersionId> {
-        self.files.as_ref().map(|files| VersionId {
-            tenant: id.tenant.clone(),
-            model: files.model.clone(),
-            number: files.version,
-        })
     }
 }
 

@@ -12,7 +12,7 @@ mod table;
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
     AliasChange, Archive, ArchiveFormat, Held, Holder, Judgement, Listed, Loaded,
-    LoggedModelChange, MAX_TRUSTED_KEYS, Moved, NewExperiment, Packing, Page, Position,
+    LoggedModelChange, MAX_TRUSTED_KEYS, Moved, Naming, NewExperiment, Packing, Page, Position,
     Registration, Registry, RunChange, RunLink, RunWithExperiment, TrustedKey, VersionChange,
     WorkItem, WorkKind,
 };

@@ -7,8 +7,8 @@ use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, CancellationReason, ConditionCheck, Delete, KeysAndAttributes, Put,
+    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use aws_smithy_async::rt::sleep::{AsyncSleep as _, SharedAsyncSleep};
 use std::collections::HashMap;
@@ -83,6 +83,8 @@ pub(super) enum Write {
         key: Key,
         condition: Option<Expression>,
     },
+    /// Changes nothing, and refuses the transaction if the condition does not hold; only within a transaction.
+    Check { key: Key, condition: Expression },
 }
 
 /// Why a write of a transaction was refused, with the item as it is.
@@ -404,6 +406,10 @@ impl Table {
                 }
                 })
             }
+            Write::Check { .. } => Err(Error::internal(
+                "writing an item",
+                "a check alone writes nothing",
+            )),
         }
     }
 
@@ -512,6 +518,15 @@ impl Table {
                     .build()
                     .map(|delete| builder.delete(delete))
             }
+            Write::Check { key, condition } => ConditionCheck::builder()
+                .table_name(&self.name)
+                .set_key(Some(key_map(&key)))
+                .condition_expression(condition.text)
+                .set_expression_attribute_names(some_map(condition.names))
+                .set_expression_attribute_values(some_map(condition.values))
+                .return_values_on_condition_check_failure(all_old)
+                .build()
+                .map(|check| builder.condition_check(check)),
         };
         Ok(built
             .map_err(|error| Error::internal("building a transaction", error))?

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub struct ModelView {
     /// Its name.
     pub name: String,
+    /// What it keeps when it is renamed.
+    pub model_id: String,
     /// Who answers for it.
     pub owner: String,
     /// Free text.
@@ -36,6 +38,7 @@ impl From<&Model> for ModelView {
     fn from(model: &Model) -> Self {
         Self {
             name: model.name.to_string(),
+            model_id: model.name.home().to_owned(),
             owner: model.owner.to_string(),
             description: model.notes.description.clone(),
             tags: model.notes.tags.clone(),
@@ -161,8 +164,9 @@ impl VersionView {
                 manifest_uri: format!("s3://{}/{}", app.bucket.name(), keys::manifest(&version.id)),
                 manifest_digest: package.manifest_digest.to_string(),
                 at: package.at,
-                files_uri: package.holder(&version.id).map(|holder| {
-                    format!("s3://{}/{}", app.bucket.name(), keys::files_prefix(&holder))
+                files_uri: package.files.as_ref().map(|holder| {
+                    let prefix = keys::files_prefix_of(&version.id.tenant, holder);
+                    format!("s3://{}/{prefix}", app.bucket.name())
                 }),
                 signature: package
                     .signature

@@ -1,26 +1,28 @@
 //! The shape of every object key; nothing else formats or reads one.
 //!
 //! ```text
-//! uploads in flight     incoming/<tenant>/<model>/<version>/<path>
-//! a drop was taken      incoming/<tenant>/<model>/<version>/_SLIPWAY_DROPPED
-//! validation goes on    incoming/<tenant>/<model>/<version>/_SLIPWAY_CONTINUE_<sequence>
+//! uploads in flight     incoming/<tenant>/<home>/<version>/<path>
+//! a drop was taken      incoming/<tenant>/<home>/<version>/_SLIPWAY_DROPPED
+//! validation goes on    incoming/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<sequence>
 //! drop zone             dropzone/<tenant>/<model>/<path>
-//! large documents       documents/<tenant>/<model>/<version>/<sha256>.json
+//! large documents       documents/<tenant>/<home>/<version>/<sha256>.json
 //! those of a request    documents/<tenant>/<ulid>/<sha256>.json
-//! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
-//! packaging goes on     reports/<tenant>/<model>/<version>/_SLIPWAY_CONTINUE_<ulid>
-//! files of a version    models/<tenant>/<model>/<version>/<path>
-//! an archive is wanted  reports/<tenant>/<model>/<version>/_SLIPWAY_ARCHIVE_<format>_<ulid>
-//! archives              archives/<tenant>/<model>/<version>/model.<format>
-//! packages              packages/<tenant>/<model>/<version>/manifest.json
+//! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
+//! packaging goes on     reports/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<ulid>
+//! files of a version    models/<tenant>/<home>/<version>/<path>
+//! an archive is wanted  reports/<tenant>/<home>/<version>/_SLIPWAY_ARCHIVE_<format>_<ulid>
+//! archives              archives/<tenant>/<home>/<version>/model.<format>
+//! packages              packages/<tenant>/<home>/<version>/manifest.json
 //! ```
 //!
+//! A version's objects lie under the home of its model, which a renaming does not change; a drop is for a name.
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
 //! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
 //! The exceptions are the marks with which validation and packaging go on in another invocation.
 //! `models/` triggers nothing: it holds what serves, and nothing else.
 
 use crate::domain::artifact::RESERVED_PREFIX;
+use crate::domain::version::FilesOf;
 use crate::domain::{
     Artifact, ArtifactPath, Digest, ModelName, TenantName, VersionId, VersionNumber,
 };
@@ -34,7 +36,7 @@ pub const COMPLETE_MARKER: &str = "_COMPLETE";
 
 /// Prefix of a version's uploads.
 pub fn incoming_prefix(id: &VersionId) -> String {
-    format!("incoming/{}/{}/{}/", id.tenant, id.model, id.number)
+    format!("incoming/{}/{}/{}/", id.tenant, id.model.home(), id.number)
 }
 
 /// An artifact's upload, or an error if the key would be too long for S3.
@@ -63,7 +65,12 @@ pub fn artifact(id: &VersionId, artifact: &Artifact) -> String {
 
 /// Prefix of a version's files for good: nothing but these, and the signature over them, lies under it.
 pub fn files_prefix(id: &VersionId) -> String {
-    format!("models/{}/{}/{}/", id.tenant, id.model, id.number)
+    format!("models/{}/{}/{}/", id.tenant, id.model.home(), id.number)
+}
+
+/// The same, of the version that holds the files of another one.
+pub fn files_prefix_of(tenant: &TenantName, holder: &FilesOf) -> String {
+    format!("models/{tenant}/{}/{}/", holder.home, holder.version)
 }
 
 /// A file of a version, for good; never longer than the key of its upload, which was checked.
@@ -73,7 +80,7 @@ pub fn file(id: &VersionId, path: &ArtifactPath) -> String {
 
 /// Prefix of what packaging says of a version.
 pub fn package_prefix(id: &VersionId) -> String {
-    format!("packages/{}/{}/{}/", id.tenant, id.model, id.number)
+    format!("packages/{}/{}/{}/", id.tenant, id.model.home(), id.number)
 }
 
 /// What packaging says of a version, by its file name.
@@ -88,7 +95,7 @@ pub fn sources(id: &VersionId) -> String {
 
 /// Prefix of the archives that were made of a version.
 pub fn archives_prefix(id: &VersionId) -> String {
-    format!("archives/{}/{}/{}/", id.tenant, id.model, id.number)
+    format!("archives/{}/{}/{}/", id.tenant, id.model.home(), id.number)
 }
 
 /// An archive of a version, by its format.
@@ -113,7 +120,7 @@ pub fn packaging_continues(id: &VersionId, ulid: &str) -> String {
 
 /// Prefix of a version's validation reports.
 pub fn reports_prefix(id: &VersionId) -> String {
-    format!("reports/{}/{}/{}/", id.tenant, id.model, id.number)
+    format!("reports/{}/{}/{}/", id.tenant, id.model.home(), id.number)
 }
 
 /// The object whose arrival sets validation of a dropped version going: its artifacts lie elsewhere.
@@ -141,7 +148,7 @@ pub fn document(tenant: &TenantName, owner: &str, digest: &Digest) -> String {
 
 /// The owner of the documents of a version.
 pub fn documents_of(id: &VersionId) -> String {
-    format!("{}/{}", id.model, id.number)
+    format!("{}/{}", id.model.home(), id.number)
 }
 
 /// Prefix of the documents of a version.
@@ -164,7 +171,7 @@ pub fn version_of<'a>(prefix: &str, key: &'a str) -> Option<(VersionId, &'a str)
     let mut parts = key.strip_prefix(prefix)?.strip_prefix('/')?.splitn(4, '/');
     let id = VersionId {
         tenant: TenantName::parse(parts.next()?).ok()?,
-        model: ModelName::parse(parts.next()?).ok()?,
+        model: ModelName::of_home(parts.next()?).ok()?,
         number: VersionNumber::parse(parts.next()?).ok()?,
     };
     Some((id, parts.next()?))

@@ -57,6 +57,7 @@ pub(crate) async fn request(
 ) -> Result<Outcome<Value>> {
     let version = app.registry.version(id).await?;
     version.require_promotable()?;
+    let id = &version.id;
     if version.package.is_none() {
         return Err(Error::new(
             ErrorCode::ArtifactNotFound,
@@ -94,6 +95,7 @@ pub(crate) async fn request(
 pub(crate) async fn list(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
     version.require_promotable()?;
+    let id = &version.id;
     let mut archives = Vec::new();
     for archive in app.registry.archives(id).await? {
         let mut view = shown(&archive);
@@ -181,14 +183,12 @@ pub(crate) async fn make(
     format: ArchiveFormat,
     allowance: &Allowance,
 ) -> Result<Made> {
+    let version = app.registry.version(id).await?;
+    let id = &version.id;
     let Some(archive) = app.registry.find_archive(id, format).await? else {
         return Ok(Made::Done);
     };
-    if archive.ready_at.is_some() {
-        return Ok(Made::Done);
-    }
-    let version = app.registry.version(id).await?;
-    if version.package.is_none() || version.purged_at.is_some() {
+    if archive.ready_at.is_some() || version.package.is_none() || version.purged_at.is_some() {
         return Ok(Made::Done);
     }
     let artifacts = artifacts_of(app, &version).await?;

@@ -1,5 +1,6 @@
 //! Aliases: read, list, move; and the events of a model, of which their histories are part.
 
+use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::{
@@ -8,8 +9,7 @@ use crate::domain::{
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
-    Reader, alias_from_item, alias_to_item, as_number, event_from_item, model_from_item,
-    version_from_item,
+    Reader, alias_from_item, alias_to_item, as_number, version_from_item,
 };
 use crate::dynamodb::keys;
 use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text, throttled};
@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 /// What is known before an alias is changed.
 #[derive(Debug, Clone)]
 pub struct Loaded {
+    /// The model, and where it lies.
+    pub model: ModelName,
     /// The alias, if it was ever set.
     pub alias: Option<Alias>,
     /// The version that it shall hold, if one was named.
@@ -48,6 +50,16 @@ pub struct AliasChange {
     pub answer: Option<Answer>,
 }
 
+/// The aliases among items that hold a version.
+fn live_aliases(tenant: &TenantName, model: &ModelName, items: &[Item]) -> Result<Vec<Alias>> {
+    let mut aliases = items
+        .iter()
+        .map(|item| alias_from_item(tenant, model, item))
+        .collect::<Result<Vec<_>>>()?;
+    aliases.retain(|alias| alias.version.is_some());
+    Ok(aliases)
+}
+
 impl Registry {
     /// Reads an alias: one eventually consistent read.
     pub async fn find_alias(
@@ -56,11 +68,34 @@ impl Registry {
         model: &ModelName,
         name: &AliasName,
     ) -> Result<Option<Alias>> {
-        let item = self
-            .table
-            .get(&keys::alias(tenant, model, name), false)
-            .await?;
-        item.map(|item| alias_from_item(tenant, model, &item))
+        self.read_alias(tenant, model, name, false).await
+    }
+
+    async fn read_alias(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+        consistent: bool,
+    ) -> Result<Option<Alias>> {
+        let key = keys::alias(tenant, model, name);
+        let mut item = self.table.get(&key, consistent).await?;
+        let mut lies = model.clone();
+        if !model.is_known() && item.as_ref().is_none_or(is_marked) {
+            let Some(home) = self.elsewhere(tenant, model).await? else {
+                // A mark without a head of this name: the model is called otherwise by now.
+                return Ok(None);
+            };
+            lies = home;
+            item = self
+                .table
+                .get(&keys::alias(tenant, &lies, name), consistent)
+                .await?;
+        }
+        if let Some(item) = item.as_ref().filter(|_| consistent && !lies.is_known()) {
+            self.hints.put(key, item.clone());
+        }
+        item.map(|item| alias_from_item(tenant, &lies, &item))
             .transpose()
     }
 
@@ -75,32 +110,36 @@ impl Registry {
         let key = keys::alias(tenant, model, name);
         if let (Some(item), Some(sequence)) = (self.hints.get(&key), sequence) {
             let alias = alias_from_item(tenant, model, &item)?;
-            if alias.sequence == sequence {
+            if alias.sequence == sequence && !is_marked(&item) {
                 return Ok(Some(alias));
             }
         }
-        let item = self.table.get(&key, true).await?;
-        if let Some(item) = &item {
-            self.hints.put(key, item.clone());
-        }
-        item.map(|item| alias_from_item(tenant, model, &item))
-            .transpose()
+        self.read_alias(tenant, model, name, true).await
     }
 
     /// All aliases of a model that hold a version, by name.
     pub async fn aliases(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Alias>> {
+        let items = self.alias_items(tenant, model).await?;
+        if !model.is_known() && (items.is_empty() || items.iter().any(is_marked)) {
+            let lies = self.home_of(tenant, model).await?;
+            if lies.is_known() {
+                return self.aliases_at(tenant, &lies).await;
+            }
+        }
+        live_aliases(tenant, model, &items)
+    }
+
+    /// All aliases of a model whose head was read, by name.
+    pub async fn aliases_at(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Alias>> {
+        let items = self.alias_items(tenant, model).await?;
+        live_aliases(tenant, model, &items)
+    }
+
+    async fn alias_items(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Item>> {
         let query = Query::new(keys::model_partition(tenant, model))
             .prefix("A#")
             .consistent();
-        let items = self.table.query_all(query, 10_000).await?;
-        let aliases = items
-            .iter()
-            .map(|item| alias_from_item(tenant, model, item))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(aliases
-            .into_iter()
-            .filter(|alias| alias.version.is_some())
-            .collect())
+        self.table.query_all(query, 10_000).await
     }
 
     /// Changes an alias with its history entry, its versions' counts and the stored answer in one transaction.
@@ -137,7 +176,9 @@ impl Registry {
                 .await?
             {
                 Ok(Outcome::Done(())) => {
-                    self.hints.put(alias_key, alias_to_item(&change.alias));
+                    if !change.alias.model.is_known() {
+                        self.hints.put(alias_key, alias_to_item(&change.alias));
+                    }
                     return Ok(Outcome::Done(Moved::Changed(change.alias)));
                 }
                 Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
@@ -167,22 +208,28 @@ impl Registry {
                 number,
             })
         });
-        let parse = |alias: Option<Item>, version: Option<Item>| -> Result<Loaded> {
-            Ok(Loaded {
-                alias: alias
-                    .map(|item| alias_from_item(tenant, model, &item))
-                    .transpose()?,
-                version: version
-                    .map(|item| version_from_item(tenant, model, &item))
-                    .transpose()?,
-                model_deleted_at: None,
-            })
-        };
+        let parse =
+            |model: &ModelName, alias: Option<Item>, version: Option<Item>| -> Result<Loaded> {
+                Ok(Loaded {
+                    model: model.clone(),
+                    alias: alias
+                        .map(|item| alias_from_item(tenant, model, &item))
+                        .transpose()?,
+                    version: version
+                        .map(|item| version_from_item(tenant, model, &item))
+                        .transpose()?,
+                    model_deleted_at: None,
+                })
+            };
         if use_hints {
             let hinted_version = version_key.as_ref().map(|key| self.hints.get(key));
             let version_known = hinted_version.as_ref().is_none_or(Option::is_some);
             if let (Some(alias), true) = (self.hints.get(&alias_key), version_known) {
-                return Ok((parse(Some(alias), hinted_version.flatten())?, false));
+                let version = hinted_version.flatten();
+                // What is marked is found through the head alone.
+                if !is_marked(&alias) && !version.as_ref().is_some_and(is_marked) {
+                    return Ok((parse(model, Some(alias), version)?, false));
+                }
             }
         }
         let model_key = keys::model(tenant, model);
@@ -203,9 +250,33 @@ impl Registry {
                 version = Some(item);
             }
         }
-        let head = head.ok_or_else(|| model_not_found(model))?;
-        let mut loaded = parse(alias, version)?;
-        loaded.model_deleted_at = model_from_item(tenant, &head)?.model.deleted_at;
+        let Some(Slot::Held(found, head)) = head.map(|item| slot_of(tenant, item)).transpose()?
+        else {
+            return Err(model_not_found(model));
+        };
+        if found.name.home() != model.home() {
+            (alias, version) = (None, None);
+            let (alias_key, version_key) = (
+                keys::alias(tenant, &found.name, name),
+                target.map(|number| {
+                    keys::version(&VersionId {
+                        tenant: tenant.clone(),
+                        model: found.name.clone(),
+                        number,
+                    })
+                }),
+            );
+            let wanted: Vec<_> = version_key.into_iter().chain([alias_key.clone()]).collect();
+            for item in self.table.batch_get(&wanted, true).await? {
+                if sort_key(&item) == alias_key.sk {
+                    alias = Some(item);
+                } else {
+                    version = Some(item);
+                }
+            }
+        }
+        let mut loaded = parse(&found.name, alias, version)?;
+        loaded.model_deleted_at = found.deleted_at;
         self.hints.put(model_key, head);
         Ok((loaded, true))
     }
@@ -233,8 +304,11 @@ impl Registry {
                 key: keys::version(&id(to)),
                 update: Expression::new("SET #aliases = #aliases + :one")
                     .value("one", as_number(1)),
-                condition: Expression::new("#status = :ready AND attribute_not_exists(#deleted)")
-                    .value("ready", text(Status::Ready.as_str())),
+                condition: Expression::new(format!(
+                    "#status = :ready AND attribute_not_exists(#deleted){}",
+                    unmarked(&alias.model)
+                ))
+                .value("ready", text(Status::Ready.as_str())),
             });
         }
         if let Some(from) = change.from {
@@ -242,9 +316,11 @@ impl Registry {
                 key: keys::version(&id(from)),
                 update: Expression::new("SET #aliases = #aliases - :one")
                     .value("one", as_number(1)),
-                condition: Expression::new("#aliases > :zero").value("zero", as_number(0)),
+                condition: Expression::new(format!("#aliases > :zero{}", unmarked(&alias.model)))
+                    .value("zero", as_number(0)),
             });
         }
+        writes.extend(still_named(&alias.tenant, &alias.model));
         Ok(writes)
     }
 
@@ -259,7 +335,8 @@ impl Registry {
         after: Option<String>,
     ) -> Result<Page<Event>> {
         self.event_page(
-            keys::model_partition(tenant, model),
+            tenant,
+            model,
             &keys::history_prefix(alias),
             ascending,
             limit,
@@ -277,33 +354,8 @@ impl Registry {
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<Event>> {
-        self.event_page(
-            keys::model_partition(tenant, model),
-            "E#",
-            ascending,
-            limit,
-            after,
-        )
-        .await
-    }
-
-    async fn event_page(
-        &self,
-        pk: String,
-        prefix: &str,
-        ascending: bool,
-        limit: usize,
-        after: Option<String>,
-    ) -> Result<Page<Event>> {
-        let mut query = Query::new(pk).prefix(prefix).limit(limit).after(after);
-        if !ascending {
-            query = query.backward();
-        }
-        let (items, after) = self.table.query(query).await?;
-        Ok(Page {
-            items: items.iter().map(event_from_item).collect::<Result<_>>()?,
-            after,
-        })
+        self.event_page(tenant, model, keys::EVENTS, ascending, limit, after)
+            .await
     }
 
     /// Records an event that goes with no other change, once if an answer is stored with it.

@@ -150,7 +150,7 @@ impl WorkItem {
     /// Work about an archive of a version.
     pub fn about_archive(due: Timestamp, id: &VersionId, format: ArchiveFormat) -> Self {
         let subject = json!({
-            "tenant": id.tenant, "model": id.model, "version": id.number, "format": format,
+            "tenant": id.tenant, "model": id.model.home(), "version": id.number, "format": format,
         });
         Self {
             kind: WorkKind::Archive,

@@ -7,8 +7,10 @@
 mod aliases;
 mod archives;
 mod deliveries;
+mod identity;
 mod models;
 mod packages;
+mod renames;
 mod retention;
 mod tracking;
 mod trusted_keys;
@@ -18,6 +20,7 @@ mod work;
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use archives::{Archive, ArchiveFormat};
 pub use packages::{Held, Holder, Packing};
+pub use renames::Naming;
 pub use tracking::{
     Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
 };

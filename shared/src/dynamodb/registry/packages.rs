@@ -4,10 +4,11 @@
 //! first: its holder. Versions that are packaged later with the same set are counted at the holder's item, and the
 //! files go when the last of them is purged.
 
+use super::identity::{is_marked, still_named, unmarked};
 use super::{Registry, json_of, put_event};
 use crate::domain::version::{Document, FilesOf, Package};
 use crate::domain::{
-    Digest, Event, ModelName, Status, TenantName, Timestamp, Version, VersionId, VersionNumber,
+    Digest, Event, Status, TenantName, Timestamp, Version, VersionId, VersionNumber,
 };
 use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item};
 use crate::dynamodb::keys;
@@ -18,7 +19,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// The version under whose prefix the files lie.
-    pub id: VersionId,
+    pub files: FilesOf,
     /// How many versions have this set.
     pub count: u64,
 }
@@ -52,16 +53,18 @@ pub enum Held {
 impl Registry {
     /// Who holds a set of files, if somebody does; consistent.
     pub async fn find_holder(&self, tenant: &TenantName, files: &Digest) -> Result<Option<Holder>> {
-        let Some(item) = self.table.get(&keys::holder(tenant, files), true).await? else {
+        let Some(item) = self
+            .table
+            .get(&keys::files_holder(tenant, files), true)
+            .await?
+        else {
             return Ok(None);
         };
         let reader = Reader(&item);
-        let broken = |error| Error::internal("reading who holds a set of files", error);
         Ok(Some(Holder {
-            id: VersionId {
-                tenant: tenant.clone(),
-                model: ModelName::parse(reader.text("model")?).map_err(broken)?,
-                number: VersionNumber::new(reader.number("version")?)
+            files: FilesOf {
+                home: reader.text("home")?.to_owned(),
+                version: VersionNumber::new(reader.number("version")?)
                     .map_err(|error| Error::internal("reading who holds a set of files", error))?,
             },
             count: reader.number("count")?,
@@ -75,24 +78,21 @@ impl Registry {
         &self,
         id: &VersionId,
         files: &Digest,
-        holder: &VersionId,
+        holder: &FilesOf,
     ) -> Result<Held> {
-        let held = FilesOf {
-            model: holder.model.clone(),
-            version: holder.number,
-        };
         let writes = [
             Write::Update {
                 key: keys::version(id),
                 update: Expression::new("SET #held = :held")
-                    .value("held", text(json_of(&held)?)),
-                condition: Expression::new(
-                    "#status = :ready AND attribute_not_exists(#pkg) AND attribute_not_exists(#held) AND attribute_not_exists(#purged)",
-                )
+                    .value("held", text(json_of(holder)?)),
+                condition: Expression::new(format!(
+                    "#status = :ready AND attribute_not_exists(#pkg) AND attribute_not_exists(#held) AND attribute_not_exists(#purged){}",
+                    unmarked(&id.model)
+                ))
                 .value("ready", text(Status::Ready.as_str())),
             },
             Write::Update {
-                key: keys::holder(&id.tenant, files),
+                key: keys::files_holder(&id.tenant, files),
                 update: Expression::new("SET #count = #count + :one").value("one", as_number(1)),
                 condition: holds(holder),
             },
@@ -118,9 +118,10 @@ impl Registry {
         .value("updated", as_number(event.time.millis()))
         .value("pkg", text(json_of(&packing.package)?))
         .value("arts", text(at));
-        let condition = Expression::new(
-            "#status = :ready AND attribute_not_exists(#pkg) AND attribute_not_exists(#purged)",
-        )
+        let condition = Expression::new(format!(
+            "#status = :ready AND attribute_not_exists(#pkg) AND attribute_not_exists(#purged){}",
+            unmarked(&id.model)
+        ))
         .value("ready", text(Status::Ready.as_str()));
         let mut writes = vec![
             Write::Update {
@@ -132,8 +133,8 @@ impl Registry {
         ];
         if packing.becomes_holder {
             writes.push(Write::Put {
-                item: Builder::at(&keys::holder(&id.tenant, &packing.files))
-                    .text("model", id.model.as_str())
+                item: Builder::at(&keys::files_holder(&id.tenant, &packing.files))
+                    .text("home", id.model.home())
                     .number("version", id.number.get())
                     .number("count", 1)
                     .build(),
@@ -165,7 +166,8 @@ impl Registry {
             "attribute_not_exists(#pkg)"
         };
         let condition = Expression::new(format!(
-            "attribute_exists(#deleted) AND #deleted <= :before AND attribute_not_exists(#purged) AND {packed}"
+            "attribute_exists(#deleted) AND #deleted <= :before AND attribute_not_exists(#purged) AND {packed}{}",
+            unmarked(&id.model)
         ))
         .value("before", as_number(before.millis()));
         let mut writes = vec![Write::Update {
@@ -174,12 +176,12 @@ impl Registry {
             condition,
         }];
         if let Some((files, holder)) = held {
-            let key = keys::holder(&id.tenant, files);
+            let key = keys::files_holder(&id.tenant, files);
             writes.push(if holder.count <= 1 {
                 Write::Delete {
                     key,
                     condition: Some(
-                        holds(&holder.id)
+                        holds(&holder.files)
                             .and("#count = :one")
                             .value("one", as_number(1)),
                     ),
@@ -189,7 +191,7 @@ impl Registry {
                     key,
                     update: Expression::new("SET #count = #count - :one")
                         .value("one", as_number(1)),
-                    condition: holds(&holder.id)
+                    condition: holds(&holder.files)
                         .and("#count > :one")
                         .value("one", as_number(1)),
                 }
@@ -210,11 +212,17 @@ impl Registry {
 
     async fn commit_held(&self, id: &VersionId, writes: &[Write]) -> Result<Held> {
         self.hints.forget(&keys::version(id));
-        let Err(refusals) = self.table.transact(writes).await? else {
+        let mut writes = writes.to_vec();
+        writes.extend(still_named(&id.tenant, &id.model));
+        let Err(refusals) = self.table.transact(&writes).await? else {
             return Ok(Held::Committed);
         };
         let mut refusals = refusals.into_iter();
         match refusals.next() {
+            // Its model is being renamed: whoever asks again finds out where it lies.
+            Some(version) if version.item.as_ref().is_some_and(is_marked) => {
+                Ok(Held::HolderChanged)
+            }
             Some(version) if version.refused => {
                 let version = version
                     .item
@@ -229,8 +237,8 @@ impl Registry {
 }
 
 /// The condition that a set of files is held by this version.
-fn holds(id: &VersionId) -> Expression {
-    Expression::new("#model = :model AND #version = :version")
-        .value("model", text(id.model.as_str()))
-        .value("version", as_number(id.number.get()))
+fn holds(holder: &FilesOf) -> Expression {
+    Expression::new("#home = :home AND #version = :version")
+        .value("home", text(&holder.home))
+        .value("version", as_number(holder.version.get()))
 }

@@ -95,7 +95,8 @@ impl Registry {
             .consistent();
         let items = self.table.query_all(query, usize::MAX).await?;
         let mut held = BTreeSet::new();
-        for item in &items {
+        // Beside the entries lie the marks of models that moved.
+        for item in items.iter().filter(|item| item.contains_key("event")) {
             let event = event_from_item(item)?;
             held.extend(
                 ["from", "to"]
@@ -114,7 +115,7 @@ impl WorkItem {
         Self {
             kind: WorkKind::Retain,
             due,
-            subject: json!({"tenant": tenant, "model": model}).to_string(),
+            subject: json!({"tenant": tenant, "model": model.home()}).to_string(),
         }
     }
 
@@ -123,10 +124,10 @@ impl WorkItem {
         #[derive(Deserialize)]
         struct OfModel {
             tenant: TenantName,
-            model: ModelName,
+            model: String,
         }
-        serde_json::from_str::<OfModel>(&self.subject)
-            .map(|of| (of.tenant, of.model))
-            .map_err(|error| Error::internal("reading a work item", error))
+        let of: OfModel = serde_json::from_str(&self.subject)
+            .map_err(|error| Error::internal("reading a work item", error))?;
+        Ok((of.tenant, ModelName::of_home(of.model)?))
     }
 }
