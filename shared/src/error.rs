@@ -32,6 +32,8 @@ pub enum ErrorCode {
     AliasNotFound,
     /// No such subscription.
     SubscriptionNotFound,
+    /// No such token.
+    TokenNotFound,
     /// No such artifact, report or package.
     ArtifactNotFound,
     /// No such experiment.
@@ -85,6 +87,7 @@ impl ErrorCode {
         Self::VersionNotFound,
         Self::AliasNotFound,
         Self::SubscriptionNotFound,
+        Self::TokenNotFound,
         Self::ArtifactNotFound,
         Self::ExperimentNotFound,
         Self::RunNotFound,
@@ -119,6 +122,7 @@ impl ErrorCode {
             Self::VersionNotFound => ("version_not_found", 404, false),
             Self::AliasNotFound => ("alias_not_found", 404, false),
             Self::SubscriptionNotFound => ("subscription_not_found", 404, false),
+            Self::TokenNotFound => ("token_not_found", 404, false),
             Self::ArtifactNotFound => ("artifact_not_found", 404, false),
             Self::ExperimentNotFound => ("experiment_not_found", 404, false),
             Self::RunNotFound => ("run_not_found", 404, false),

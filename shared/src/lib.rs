@@ -11,6 +11,8 @@ pub mod app;
 #[cfg(feature = "aws")]
 mod aws;
 #[cfg(feature = "aws")]
+pub mod bus;
+#[cfg(feature = "aws")]
 pub mod config;
 #[cfg(feature = "aws")]
 pub mod documents;
@@ -27,11 +29,15 @@ pub mod mlflow;
 #[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
+pub mod seal;
+#[cfg(feature = "aws")]
 pub mod signing;
 #[cfg(feature = "aws")]
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+#[cfg(feature = "aws")]
+pub mod topics;
 
 #[cfg(feature = "aws")]
 pub use app::App;

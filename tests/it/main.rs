@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod architecture;
+mod artifacts;
+mod authorization;
 mod bad_input;
 mod budgets;
 mod concurrency;

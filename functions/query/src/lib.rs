@@ -9,6 +9,7 @@
 
 mod artifacts;
 mod attestations;
+mod feed;
 mod handlers;
 mod history;
 mod models;
@@ -65,6 +66,7 @@ pub fn routes() -> Vec<Route> {
             handlers::list_alias_history,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
+        get("/v1/events", feed::list_events),
         get("/v1/openapi.json", handlers::get_openapi).open(),
     ]
 }

@@ -28,6 +28,8 @@ impl Functions {
             query::routes(),
             packaging::routes(),
             notifications::routes(),
+            artifacts::routes(),
+            authorizer::routes(),
             tracking::routes(),
         ];
         let none = Self {

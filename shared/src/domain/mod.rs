@@ -5,6 +5,7 @@ pub mod alias;
 pub mod artifact;
 pub mod event;
 pub mod file_set;
+pub mod location;
 pub mod metadata;
 pub mod model;
 pub mod model_name;
@@ -12,6 +13,7 @@ pub mod name;
 pub mod retention;
 pub mod subscription;
 pub mod time;
+pub mod token;
 pub mod tracking;
 pub mod version;
 
@@ -19,10 +21,13 @@ pub use access::{Action, Identity, Scope};
 pub use alias::{Alias, Expectation};
 pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};
+pub use location::Location;
 pub use metadata::Metadata;
 pub use model::Model;
 pub use model_name::ModelName;
-pub use name::{AliasName, ArtifactPath, Digest, Principal, StageName, TenantName, VersionNumber};
+pub use name::{
+    AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
+};
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;
 pub use version::{Status, Version, VersionId};

@@ -11,8 +11,8 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Archive, ArchiveFormat, Held, Holder, Judgement, Listed, Loaded,
-    LoggedModelChange, MAX_TRUSTED_KEYS, Moved, Naming, NewExperiment, Packing, Page, Position,
-    Registration, Registry, RunChange, RunLink, RunWithExperiment, TrustedKey, VersionChange,
-    WorkItem, WorkKind,
+    AliasChange, Archive, ArchiveFormat, ArtifactRoot, Dispatch, FEED_DAYS, Held, Holder,
+    Judgement, Lane, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS, Moved, Naming,
+    NewExperiment, Packing, Page, Place, Position, Registration, Registry, RunChange, RunLink,
+    RunWithExperiment, TrustedKey, VersionChange, WorkItem, WorkKind,
 };

@@ -11,7 +11,8 @@ use http::request::Parts;
 pub struct Target(Vec<(String, String)>);
 
 impl Target {
-    fn get(&self, name: &str) -> Result<&str> {
+    /// A part of the path as it came, unchecked.
+    pub fn get(&self, name: &str) -> Result<&str> {
         self.0
             .iter()
             .find(|(key, _)| key == name)
@@ -48,6 +49,11 @@ impl Target {
     /// The alias.
     pub fn alias(&self) -> Result<AliasName> {
         AliasName::parse(self.get("alias")?)
+    }
+
+    /// Whatever follows a route that ends with `{*path}`.
+    pub fn path(&self) -> Result<&str> {
+        self.get("path")
     }
 
     /// The run.

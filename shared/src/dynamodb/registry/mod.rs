@@ -7,11 +7,14 @@
 mod aliases;
 mod archives;
 mod deliveries;
+mod feed;
 mod identity;
 mod models;
 mod packages;
 mod renames;
 mod retention;
+mod subscriptions;
+mod tokens;
 mod tracking;
 mod trusted_keys;
 mod versions;
@@ -19,10 +22,13 @@ mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
 pub use archives::{Archive, ArchiveFormat};
+pub use deliveries::{Lane, Place};
+pub use feed::{Dispatch, FEED_DAYS};
 pub use packages::{Held, Holder, Packing};
 pub use renames::Naming;
 pub use tracking::{
-    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+    ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
+    RunWithExperiment,
 };
 pub use trusted_keys::{MAX_TRUSTED_KEYS, TrustedKey};
 pub use versions::{Judgement, Registration, VersionChange};
