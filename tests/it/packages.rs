@@ -405,17 +405,17 @@ async fn retention_rules_say_what_they_would_delete_and_then_delete_it() {
         .put(path, json!({"keep_aliased": true}))
         .await
         .expect_error(400, "invalid_argument");
-    let preview = world
+    let asked = world
         .put(&format!("{path}?dry_run=true"), json!({"keep_last": 1}))
         .await
         .expect(200);
-    let would: Vec<u64> = preview["would_delete"]
+    let named: Vec<u64> = asked["would_delete"]
         .as_array()
         .unwrap()
         .iter()
         .map(|version| version["version"].as_u64().unwrap())
         .collect();
-    assert_eq!(would, [3, 2]);
+    assert_eq!(named, [3, 2]);
     world
         .get(path)
         .await
@@ -425,7 +425,7 @@ async fn retention_rules_say_what_they_would_delete_and_then_delete_it() {
     pass(&world, 2 * HOUR).await;
     assert!(world.version("iris", 2).await.get("deleted_at").is_none());
     pass(&world, 11 * DAY).await;
-    let mut deleted = Vec::new();
+    let mut gone = Vec::new();
     for number in 1..=4 {
         if world
             .version("iris", number)
@@ -433,10 +433,10 @@ async fn retention_rules_say_what_they_would_delete_and_then_delete_it() {
             .get("deleted_at")
             .is_some()
         {
-            deleted.push(number);
+            gone.push(number);
         }
     }
-    assert_eq!(deleted, [2, 3]);
+    assert_eq!(gone, [2, 3]);
     pass(&world, 31 * DAY).await;
     assert!(world.version("iris", 2).await["purged_at"].is_string());
     world.delete(path).await.expect(200);

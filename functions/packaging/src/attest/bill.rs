@@ -1,4 +1,4 @@
-//! The bill of materials of a version: CycloneDX 1.6 with a model card.
+//! The bill of materials of a version: `CycloneDX` 1.6 with a model card.
 //!
 //! Schema: <https://cyclonedx.org/docs/1.6/json/>.
 
@@ -262,7 +262,7 @@ fn datasets(metadata: &Metadata, facts: &Facts) -> Vec<Value> {
     declared.chain(named).collect()
 }
 
-/// A media type as CycloneDX takes it: type and subtype alone.
+/// A media type as `CycloneDX` takes it: type and subtype alone.
 fn mime_type(media_type: &str) -> &str {
     let bare = media_type.split(';').next().unwrap_or_default().trim();
     let is_plain = |text: &str| {

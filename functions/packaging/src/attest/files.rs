@@ -1,4 +1,4 @@
-//! The signature over a version's files, as OpenSSF Model Signing has it: `model.sig`.
+//! The signature over a version's files, as `OpenSSF` Model Signing has it: `model.sig`.
 //!
 //! Format: <https://github.com/ossf/model-signing-spec>; its verifier reads method `files` with SHA-256.
 
@@ -52,12 +52,12 @@ pub(super) fn statement(subject: &Subject<'_>) -> Value {
         .collect();
     let id = &subject.version.id;
     in_toto(
-        json!([{
+        &json!([{
             "name": format!("{}/{}", id.model, id.number),
             "digest": {"sha256": hex::encode(all.finalize())},
         }]),
         PREDICATE_TYPE,
-        json!({
+        &json!({
             "serialization": {
                 "method": "files",
                 "hash_type": "sha256",

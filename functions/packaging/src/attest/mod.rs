@@ -146,7 +146,7 @@ async fn put_once(app: &App, key: String, bytes: Bytes, media_type: &str) -> Res
 }
 
 /// A statement of in-toto.
-fn in_toto(subject: Value, predicate_type: &str, predicate: Value) -> Value {
+fn in_toto(subject: &Value, predicate_type: &str, predicate: &Value) -> Value {
     json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": subject,

@@ -80,9 +80,9 @@ pub(super) fn statement(app: &App, subject: &Subject<'_>, byproducts: &[(&str, &
         .map(|(name, digest)| json!({"name": name, "digest": {"sha256": digest.hex()}}))
         .collect();
     in_toto(
-        subjects(subject),
+        &subjects(subject),
         PREDICATE_TYPE,
-        json!({
+        &json!({
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": {

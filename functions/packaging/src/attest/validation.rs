@@ -13,9 +13,9 @@ pub(super) fn statement(subject: &Subject<'_>) -> Value {
     let report = subject.report;
     let of_report = |name: &str| report.and_then(|report| report.get(name)).cloned();
     in_toto(
-        subjects(subject),
+        &subjects(subject),
         PREDICATE_TYPE,
-        json!({
+        &json!({
             "verdict": validation.map(|validation| &validation.verdict),
             "summary": validation.map(|validation| &validation.summary),
             "verified_at": validation.map(|validation| validation.at),
