@@ -91,7 +91,6 @@ struct Runtime {
     running: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
 }
 
-#[expect(clippy::unused_async, reason = "axum takes async handlers only")]
 /// The private key of the embedded stack.
 fn signing_key(config: &shared::config::Config) -> &str {
     match &config.signing_key {
@@ -100,6 +99,7 @@ fn signing_key(config: &shared::config::Config) -> &str {
     }
 }
 
+#[expect(clippy::unused_async, reason = "axum takes async handlers only")]
 impl Runtime {
     async fn start() -> (String, mpsc::Sender<Invocation>) {
         let (sender, events) = mpsc::channel(1);
