@@ -54,6 +54,10 @@ pub enum ErrorCode {
     Conflict,
     /// The version is not `READY`.
     VersionNotReady,
+    /// The version was judged again, and is no longer accepted.
+    VersionRevoked,
+    /// What is stored of the version does not suffice to judge it again.
+    NotRejudgeable,
     /// The version, or one of the model's versions, is held by an alias.
     VersionInUse,
     /// The thing was deleted; restore it first.
@@ -98,6 +102,8 @@ impl ErrorCode {
         Self::ExperimentExists,
         Self::Conflict,
         Self::VersionNotReady,
+        Self::VersionRevoked,
+        Self::NotRejudgeable,
         Self::VersionInUse,
         Self::Deleted,
         Self::UploadIncomplete,
@@ -133,6 +139,8 @@ impl ErrorCode {
             Self::ExperimentExists => ("experiment_exists", 409, false),
             Self::Conflict => ("conflict", 409, false),
             Self::VersionNotReady => ("version_not_ready", 409, false),
+            Self::VersionRevoked => ("version_revoked", 409, false),
+            Self::NotRejudgeable => ("not_rejudgeable", 409, false),
             Self::VersionInUse => ("version_in_use", 409, false),
             Self::Deleted => ("deleted", 409, false),
             Self::UploadIncomplete => ("upload_incomplete", 409, false),

@@ -105,6 +105,8 @@ mod tests {
             finalized_at: None,
             deleted_at: None,
             purged_at: None,
+            aliases: std::collections::BTreeSet::new(),
+            origin: None,
             artifact_count: 2,
             size_bytes: 5,
             metadata: Document::Absent,
@@ -117,10 +119,12 @@ mod tests {
                 summary: "clean: 2 artifacts checked".into(),
                 report_digest: Digest::of(b"report"),
                 at: Timestamp::from_millis(5),
+                policy_revision: None,
             }),
             package: None,
             files_of: None,
             declared_at: None,
+            revoked_at: None,
         }
     }
 

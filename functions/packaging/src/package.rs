@@ -90,12 +90,13 @@ pub(crate) async fn package(app: &App, id: &VersionId, allowance: &Allowance) ->
     commit(app, &version, packing, &manifest).await
 }
 
-/// Reads a version; `None` if it is unknown, deleted, failed, or packaged already.
+/// Reads a version; `None` if it is unknown, deleted, failed, packaged already, or has no files here.
 async fn find_unpackaged(app: &App, id: &VersionId) -> Result<Option<Version>> {
     match app.registry.version(id).await {
         Ok(version) => Ok(Some(version).filter(|version| {
             version.deleted_at.is_none()
                 && version.package.is_none()
+                && !version.is_reference()
                 && version.status != Status::FailedRegistration
         })),
         Err(error) if error.code == ErrorCode::VersionNotFound => Ok(None),

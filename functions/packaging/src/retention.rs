@@ -133,7 +133,7 @@ type Known = (
 
 /// Every version of a model, and which of them an alias ever held.
 async fn all_of(app: &App, tenant: &TenantName, model: &ModelName) -> Result<Known> {
-    let versions = app.registry.all_versions(tenant, model).await?;
+    let versions = app.registry.every_version(tenant, model).await?;
     let aliased = app.registry.ever_aliased(tenant, model).await?;
     Ok((versions, aliased))
 }

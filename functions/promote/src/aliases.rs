@@ -1,6 +1,7 @@
 //! Aliases: set, remove, roll back; each is a compare-and-swap with actor, reason and history in one transaction.
 
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use shared::domain::alias::{alias_not_found, lost};
 use shared::domain::model::{MAX_REASON, check_text, deleted_model};
 use shared::domain::version::version_not_found;
@@ -97,7 +98,7 @@ pub(crate) async fn set(
     model: &ModelName,
     name: &AliasName,
     command: &SetAlias,
-) -> Result<Outcome<AliasView>> {
+) -> Result<Outcome<Value>> {
     let move_to = Move {
         kind: EventType::AliasSet,
         target: Some(command.version),
@@ -105,7 +106,10 @@ pub(crate) async fn set(
         expected_sequence: command.expected_sequence,
         reason: command.reason.clone(),
     };
-    move_alias(app, caller, model, name, &move_to).await
+    move_alias(app, caller, model, name, &move_to, &|alias| {
+        native(app, alias)
+    })
+    .await
 }
 
 pub(crate) async fn remove(
@@ -114,7 +118,7 @@ pub(crate) async fn remove(
     model: &ModelName,
     name: &AliasName,
     command: &RemoveAlias,
-) -> Result<Outcome<AliasView>> {
+) -> Result<Outcome<Value>> {
     let move_to = Move {
         kind: EventType::AliasRemoved,
         target: None,
@@ -122,7 +126,10 @@ pub(crate) async fn remove(
         expected_sequence: command.expected_sequence,
         reason: command.reason.clone(),
     };
-    move_alias(app, caller, model, name, &move_to).await
+    move_alias(app, caller, model, name, &move_to, &|alias| {
+        native(app, alias)
+    })
+    .await
 }
 
 pub(crate) async fn roll_back(
@@ -131,12 +138,18 @@ pub(crate) async fn roll_back(
     model: &ModelName,
     name: &AliasName,
     command: &RollBack,
-) -> Result<Outcome<AliasView>> {
+) -> Result<Outcome<Value>> {
     let known = app
         .registry
         .current_alias(&caller.tenant, model, name, command.expected_sequence)
         .await?
         .ok_or_else(|| alias_not_found(name, model))?;
+    if command
+        .expected_sequence
+        .is_some_and(|expected| expected != known.sequence)
+    {
+        return Err(lost(name, model, Some(&known)));
+    }
     let target = command.to_version.or(known.previous).ok_or_else(|| {
         Error::new(
             ErrorCode::Conflict,
@@ -158,11 +171,14 @@ pub(crate) async fn roll_back(
         expected_sequence: Some(known.sequence),
         reason: command.reason.clone(),
     };
-    move_alias(app, caller, model, name, &move_to).await
+    move_alias(app, caller, model, name, &move_to, &|alias| {
+        native(app, alias)
+    })
+    .await
 }
 
 /// A wanted change of an alias.
-struct Move {
+pub(crate) struct Move {
     kind: EventType,
     target: Option<VersionNumber>,
     expectation: Expectation,
@@ -170,26 +186,51 @@ struct Move {
     reason: Option<String>,
 }
 
-async fn move_alias(
+impl Move {
+    /// Sets an alias to a version, or removes it.
+    pub(crate) fn to(target: Option<VersionNumber>, expectation: Expectation) -> Self {
+        Self {
+            kind: if target.is_some() {
+                EventType::AliasSet
+            } else {
+                EventType::AliasRemoved
+            },
+            target,
+            expectation,
+            expected_sequence: None,
+            reason: None,
+        }
+    }
+}
+
+/// How an edge shows an alias, for the answer that goes under an idempotency key too.
+pub(crate) type Show<'a> = &'a (dyn Fn(&Alias) -> Value + Send + Sync);
+
+/// As the native API shows an alias.
+fn native(app: &App, alias: &Alias) -> Value {
+    serde_json::to_value(AliasView::of(app, alias)).unwrap_or_default()
+}
+
+pub(crate) async fn move_alias(
     app: &App,
     caller: &Caller,
     model: &ModelName,
     name: &AliasName,
     wanted: &Move,
-) -> Result<Outcome<AliasView>> {
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
     check_text("reason", wanted.reason.as_deref(), MAX_REASON)?;
     let outcome = app
         .registry
         .change_alias(&caller.tenant, model, name, wanted.target, |loaded| {
-            decide(app, caller, model, name, wanted, loaded)
+            decide(app, caller, model, name, wanted, loaded, show)
         })
         .await?;
     match outcome {
         Outcome::Replayed(stored) => Ok(Outcome::Replayed(stored)),
         Outcome::Done(Moved::Unchanged(None)) => Err(alias_not_found(name, model)),
         Outcome::Done(Moved::Unchanged(Some(alias))) => {
-            app.keep_unchanged(caller, 200, AliasView::of(app, &alias))
-                .await
+            app.keep_unchanged(caller, 200, show(&alias)).await
         }
         Outcome::Done(Moved::Changed(alias)) => {
             let kind = wanted.kind;
@@ -199,7 +240,7 @@ async fn move_alias(
                 alias.sequence = alias.sequence,
                 "{kind}: alias `{name}` of `{model}`"
             );
-            Ok(Outcome::Done(AliasView::of(app, &alias)))
+            Ok(Outcome::Done(show(&alias)))
         }
     }
 }
@@ -212,6 +253,7 @@ fn decide(
     name: &AliasName,
     wanted: &Move,
     loaded: &Loaded,
+    show: Show<'_>,
 ) -> Result<Option<AliasChange>> {
     if let Some(at) = loaded.model_deleted_at {
         return Err(deleted_model(model, at));
@@ -274,7 +316,7 @@ fn decide(
         changed_by: caller.principal.clone(),
         changed_at,
     };
-    let answer = caller.answer(200, &AliasView::of(app, &alias), changed_at)?;
+    let answer = caller.answer(200, &show(&alias), changed_at)?;
     Ok(Some(AliasChange {
         alias,
         from: held,

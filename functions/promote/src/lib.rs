@@ -5,10 +5,11 @@
 //! - **Writes:** aliases with their history, alias counts and stages of versions, events, idempotency answers.
 //! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`.
 //! - **On failure:** answers the error envelope and changes nothing; a lost race answers 409 with the winner.
-//! - **Permissions:** table read and write; nothing in the bucket.
+//! - **Permissions:** table read and write; bucket read of documents.
 
 mod aliases;
 mod handlers;
+mod mlflow;
 mod stages;
 
 use axum::Router;
@@ -18,7 +19,7 @@ use shared::http::{Route, delete, mount, post, put};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    let routes = vec![
+    let mut routes = vec![
         put("/v1/models/{model}/aliases/{alias}", handlers::set_alias),
         delete("/v1/models/{model}/aliases/{alias}", handlers::remove_alias),
         post(
@@ -30,6 +31,7 @@ pub fn routes() -> Vec<Route> {
             handlers::change_stage,
         ),
     ];
+    routes.extend(mlflow::routes());
     routes
         .into_iter()
         .map(|route| route.needs(Action::Promote))

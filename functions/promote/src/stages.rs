@@ -1,10 +1,10 @@
 //! Stages: a version's place in the life cycle.
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, check_text};
 use shared::domain::version::{find_stage, version_not_found};
-use shared::domain::{EventType, Version, VersionId};
+use shared::domain::{EventType, StageName, Version, VersionId};
 use shared::dynamodb::{Outcome, VersionChange};
 use shared::http::Caller;
 use shared::http::views::VersionView;
@@ -21,19 +21,63 @@ pub(crate) struct ChangeStage {
     reason: Option<String>,
 }
 
+/// A wanted change of stage.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    to: StageName,
+    expected: Option<StageName>,
+    reason: Option<String>,
+}
+
+impl Wanted {
+    /// Moves a version wherever it is.
+    pub(crate) fn of(to: StageName) -> Self {
+        Self {
+            to,
+            expected: None,
+            reason: None,
+        }
+    }
+}
+
+/// How an edge shows a version, for the answer that goes under an idempotency key too.
+pub(crate) type Show<'a> = &'a (dyn Fn(&Version) -> Value + Send + Sync);
+
 pub(crate) async fn change(
     app: &App,
     caller: &Caller,
     id: &VersionId,
     command: ChangeStage,
-) -> Result<Outcome<VersionView>> {
+) -> Result<Outcome<Value>> {
     check_text("reason", command.reason.as_deref(), MAX_REASON)?;
-    let to = find_stage(&command.stage)?;
-    let expected = command
-        .expected_stage
-        .as_deref()
-        .map(find_stage)
-        .transpose()?;
+    let wanted = Wanted {
+        to: find_stage(&command.stage)?,
+        expected: command
+            .expected_stage
+            .as_deref()
+            .map(find_stage)
+            .transpose()?,
+        reason: command.reason,
+    };
+    move_to(app, caller, id, &wanted, &|version| {
+        serde_json::to_value(VersionView::of(app, version)).unwrap_or_default()
+    })
+    .await
+}
+
+/// Moves a version to another stage, and answers as an edge shows it.
+pub(crate) async fn move_to(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    wanted: &Wanted,
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
+    let Wanted {
+        to,
+        expected,
+        reason,
+    } = wanted;
     // Without an expectation somebody else may move it between our read and our write; then the truth is read again.
     for _ in 0..8 {
         let version = app.registry.version(id).await?;
@@ -45,10 +89,8 @@ pub(crate) async fn change(
         {
             return Err(moved(&version));
         }
-        if version.stage == to {
-            return app
-                .keep_unchanged(caller, 200, VersionView::of(app, &version))
-                .await;
+        if version.stage == *to {
+            return app.keep_unchanged(caller, 200, show(&version)).await;
         }
         let event = app
             .event(
@@ -59,7 +101,7 @@ pub(crate) async fn change(
             )
             .about(&id.model)
             .of_version(id.number)
-            .because(command.reason.clone())
+            .because(reason.clone())
             .with("from", version.stage.as_str())
             .with("to", to.as_str());
         let after = Version {
@@ -67,7 +109,7 @@ pub(crate) async fn change(
             updated_at: event.time,
             ..version.clone()
         };
-        let view = VersionView::of(app, &after);
+        let view = show(&after);
         let answer = caller.answer(200, &view, event.time)?;
         let change = VersionChange::MoveTo {
             from: version.stage.clone(),

@@ -136,6 +136,12 @@ fn statement_of(bundle: &[u8]) -> Result<Bytes> {
 async fn attested(app: &App, id: &VersionId) -> Result<Version> {
     let version = app.registry.glance_version(id).await?;
     require_files(&version)?;
+    if version.is_reference() {
+        return Err(Error::new(
+            ErrorCode::ArtifactNotFound,
+            format!("the files of {id} lie elsewhere, and nothing is made of them here"),
+        ));
+    }
     let is_attested = version
         .package
         .as_ref()
@@ -168,7 +174,7 @@ pub(crate) fn require_files(version: &Version) -> Result<()> {
 /// The checksum file of a version, which `sha256sum -c` takes.
 pub(crate) async fn checksums(app: &App, id: &VersionId) -> Result<Document> {
     let version = app.registry.glance_version(id).await?;
-    version.require_promotable()?;
+    version.require_downloadable()?;
     let artifacts: Vec<Artifact> = app
         .load_document(&version.id, "artifacts", &version.artifacts)
         .await?

@@ -13,6 +13,7 @@ pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
     AliasChange, Archive, ArchiveFormat, ArtifactRoot, Dispatch, FEED_DAYS, Held, Holder,
     Judgement, Lane, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS, Moved, Naming,
-    NewExperiment, Packing, Page, Place, Position, Registration, Registry, RunChange, RunLink,
-    RunWithExperiment, TrustedKey, VersionChange, WorkItem, WorkKind,
+    Neighbours, NewExperiment, Packing, Page, Place, Position, Registration, Registry, Rejudgement,
+    RunChange, RunLink, RunWithExperiment, StoredPolicy, TrustedKey, VersionChange, WorkItem,
+    WorkKind,
 };

@@ -177,6 +177,8 @@ pub fn translated(error: &Error) -> (MlflowCode, String) {
         ErrorCode::ExperimentExists => (MlflowCode::ResourceAlreadyExists, own()),
         ErrorCode::Conflict
         | ErrorCode::VersionNotReady
+        | ErrorCode::VersionRevoked
+        | ErrorCode::NotRejudgeable
         | ErrorCode::VersionInUse
         | ErrorCode::UploadIncomplete
         | ErrorCode::IdempotencyKeyReused => (MlflowCode::ResourceConflict, own()),

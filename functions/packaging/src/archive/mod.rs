@@ -56,8 +56,14 @@ pub(crate) async fn request(
     command: RequestArchive,
 ) -> Result<Outcome<Value>> {
     let version = app.registry.version(id).await?;
-    version.require_promotable()?;
+    version.require_downloadable()?;
     let id = &version.id;
+    if version.is_reference() {
+        return Err(Error::new(
+            ErrorCode::ArtifactNotFound,
+            format!("the files of {id} lie elsewhere, and nothing is made of them here"),
+        ));
+    }
     if version.package.is_none() {
         return Err(Error::new(
             ErrorCode::ArtifactNotFound,
@@ -94,7 +100,7 @@ pub(crate) async fn request(
 /// The archives of a version, with URLs of those that are there.
 pub(crate) async fn list(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
-    version.require_promotable()?;
+    version.require_downloadable()?;
     let id = &version.id;
     let mut archives = Vec::new();
     for archive in app.registry.archives(id).await? {

@@ -1,6 +1,6 @@
 //! Aliases: read, list, move; and the events of a model, of which their histories are part.
 
-use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
+use super::identity::{Slot, is_marked, named_as_read, slot_of, still_named, unmarked};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::{
@@ -9,7 +9,7 @@ use crate::domain::{
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
-    Reader, alias_from_item, alias_to_item, as_number, version_from_item,
+    Reader, alias_from_item, alias_to_item, as_number, held_by, version_from_item,
 };
 use crate::dynamodb::keys;
 use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text, throttled};
@@ -302,10 +302,11 @@ impl Registry {
         if let Some(to) = alias.version {
             writes.push(Write::Update {
                 key: keys::version(&id(to)),
-                update: Expression::new("SET #aliases = #aliases + :one")
+                update: Expression::new("SET #aliases = #aliases + :one, #held = :one")
+                    .named("held", held_by(&alias.name))
                     .value("one", as_number(1)),
                 condition: Expression::new(format!(
-                    "#status = :ready AND attribute_not_exists(#deleted){}",
+                    "#status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked){}",
                     unmarked(&alias.model)
                 ))
                 .value("ready", text(Status::Ready.as_str())),
@@ -314,13 +315,37 @@ impl Registry {
         if let Some(from) = change.from {
             writes.push(Write::Update {
                 key: keys::version(&id(from)),
-                update: Expression::new("SET #aliases = #aliases - :one")
+                update: Expression::new("SET #aliases = #aliases - :one REMOVE #held")
+                    .named("held", held_by(&alias.name))
                     .value("one", as_number(1)),
                 condition: Expression::new(format!("#aliases > :zero{}", unmarked(&alias.model)))
                     .value("zero", as_number(0)),
             });
         }
-        writes.extend(still_named(&alias.tenant, &alias.model));
+        // The model's head counts and names the aliases that hold something, so that a model is deleted only while none
+        // does; moving one from version to version leaves it alone.
+        let as_read = named_as_read(&alias.model);
+        let (update, condition) = match (change.from, alias.version) {
+            (None, Some(_)) => (
+                "SET #alias = :one, #held = #held + :one ADD #pointers :one",
+                as_read.and("attribute_not_exists(#deleted)"),
+            ),
+            (Some(_), None) => (
+                "SET #held = #held - :one REMOVE #alias ADD #pointers :one",
+                as_read,
+            ),
+            _ => {
+                writes.extend(still_named(&alias.tenant, &alias.model));
+                return Ok(writes);
+            }
+        };
+        writes.push(Write::Update {
+            key: keys::model(&alias.tenant, &alias.model),
+            update: Expression::new(update)
+                .named("alias", held_by(&alias.name))
+                .value("one", as_number(1)),
+            condition,
+        });
         Ok(writes)
     }
 

@@ -11,8 +11,10 @@ mod feed;
 mod identity;
 mod models;
 mod packages;
+mod policies;
 mod renames;
 mod retention;
+mod stages;
 mod subscriptions;
 mod tokens;
 mod tracking;
@@ -25,13 +27,15 @@ pub use archives::{Archive, ArchiveFormat};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
 pub use packages::{Held, Holder, Packing};
+pub use policies::StoredPolicy;
 pub use renames::Naming;
+pub use stages::Neighbours;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
     RunWithExperiment,
 };
 pub use trusted_keys::{MAX_TRUSTED_KEYS, TrustedKey};
-pub use versions::{Judgement, Registration, VersionChange};
+pub use versions::{Judgement, Registration, Rejudgement, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
 use super::idempotency::{Answer, KEPT_SECONDS, Outcome, StoredResponse, reused};
@@ -126,6 +130,11 @@ impl Registry {
         item.as_ref()
             .map(|item| stored_response(item, idempotency))
             .transpose()
+    }
+
+    /// Waits a little before a change that lost a race is run again, longer each time.
+    pub async fn wait_after_conflict(&self, attempt: u32) {
+        self.table.pause(attempt.min(5)).await;
     }
 
     /// Stores an answer alone, for operations that write nothing else; the first one wins.

@@ -196,7 +196,17 @@ impl Registry {
         head.insert("updated".into(), as_number(now.millis()));
         head.remove("deleted");
         let mut writes = self.take_name(&after, head, &slot, &event, naming).await?;
-        let as_read = Expression::new("#rev = :rev AND #next = :next AND #marked = :one")
+        let pointers = match item.get("pointers") {
+            Some(_) => "#pointers = :pointers",
+            None => "attribute_not_exists(#pointers)",
+        };
+        let mut as_read = Expression::new(format!(
+            "#rev = :rev AND #next = :next AND #marked = :one AND {pointers}"
+        ));
+        if let Some(count) = item.get("pointers") {
+            as_read = as_read.value("pointers", count.clone());
+        }
+        let as_read = as_read
             .value("rev", as_number(before.revision))
             .value("next", as_number(before.next_version.get()))
             .value("one", as_number(1));

@@ -69,7 +69,7 @@ impl Registry {
     }
 
     /// Every version of a model, consistently, for its rules.
-    pub async fn all_versions(
+    pub async fn every_version(
         &self,
         tenant: &TenantName,
         model: &ModelName,

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub enum WorkKind {
     /// A version waits for its uploads or its validation.
     Validate,
+    /// A version that was judged waits to be read and judged again.
+    Revalidate,
     /// A ready version waits for its package.
     Package,
     /// Something of a version can be freed: its uploads, or after a deletion everything.
@@ -33,6 +35,7 @@ impl WorkKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Validate => "validate",
+            Self::Revalidate => "revalidate",
             Self::Package => "package",
             Self::Collect => "collect",
             Self::Retain => "retain",

@@ -1,0 +1,305 @@
+//! Stages: where the versions of each lie, so that the latest of a stage is found however many versions there are.
+//!
+//! A model's head keeps a [`Span`] for each stage that was ever used. A registration moves the top of the first stage
+//! for free; a change of stage rewrites the spans of both stages in its transaction. A deletion leaves them alone, so
+//! that a top may be a version that was deleted since: whoever looks for the latest looks further down then, and the
+//! dispatch of the deletion moves the top down for those who come later.
+
+use super::identity::{Slot, named_as_read};
+use super::tracking::link_to_run;
+use super::{Registry, VersionChange};
+use crate::domain::model::{Model, Span};
+use crate::domain::version::DEFAULT_STAGES;
+use crate::domain::{
+    AliasName, ModelName, StageName, TenantName, Version, VersionId, VersionNumber,
+};
+use crate::dynamodb::items::{
+    Reader, alias_from_item, as_number, floor_of, top_of, version_from_item,
+};
+use crate::dynamodb::keys::{self, Key};
+use crate::dynamodb::table::{Expression, Item, Query, Write};
+use crate::error::Result;
+
+use std::collections::{BTreeMap, HashMap};
+
+/// How many versions the first look at a stage reads; each further one reads more.
+const FIRST_LOOK: usize = 25;
+/// Most versions that one look reads.
+const LONGEST_LOOK: usize = 1_000;
+
+/// What goes with a model when it is shown.
+#[derive(Debug, Clone, Default)]
+pub struct Neighbours {
+    /// The latest version of each stage that has one, by number.
+    pub latest: Vec<Version>,
+    /// What its aliases hold.
+    pub aliases: BTreeMap<AliasName, VersionNumber>,
+}
+
+fn id_of(model: &Model, number: VersionNumber) -> VersionId {
+    VersionId {
+        tenant: model.tenant.clone(),
+        model: model.name.clone(),
+        number,
+    }
+}
+
+impl Registry {
+    /// The newest live version of a stage with a number up to the top of a span.
+    pub async fn newest_in_stage(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        stage: &StageName,
+        span: Span,
+    ) -> Result<Option<Version>> {
+        let (Ok(mut top), Ok(bottom)) = (
+            VersionNumber::new(span.top.into()),
+            VersionNumber::new(u64::from(span.floor) + 1),
+        ) else {
+            return Ok(None);
+        };
+        let mut limit = FIRST_LOOK;
+        while top >= bottom {
+            let query = Query::new(keys::model_partition(tenant, model))
+                .between(keys::version_sk(bottom), keys::version_sk(top))
+                .backward()
+                .consistent()
+                .limit(limit);
+            let (items, after) = self.table.query(query).await?;
+            for item in &items {
+                let version = version_from_item(tenant, model, item)?;
+                if version.stage == *stage && version.deleted_at.is_none() {
+                    return Ok(Some(version));
+                }
+                top = version.id.number;
+            }
+            let Ok(next) = VersionNumber::new(u64::from(top.get()) - 1) else {
+                return Ok(None);
+            };
+            if after.is_none() {
+                return Ok(None);
+            }
+            top = next;
+            limit = (limit * 4).min(LONGEST_LOOK);
+        }
+        Ok(None)
+    }
+
+    /// The latest versions of each stage and the aliases of models, in as few reads as the models' heads allow.
+    ///
+    /// One `BatchGetItem` for every hundred latest versions and aliases; the answer is in the order of the models.
+    pub async fn neighbours(&self, models: &[Model]) -> Result<Vec<Neighbours>> {
+        let mut found: Vec<Neighbours> = models.iter().map(|_| Neighbours::default()).collect();
+        let mut wanted: Vec<Key> = Vec::new();
+        let mut owners: HashMap<String, usize> = HashMap::new();
+        for (index, model) in models.iter().enumerate() {
+            owners.insert(keys::model_partition(&model.tenant, &model.name), index);
+            for stage in DEFAULT_STAGES {
+                let span = model.span(&StageName::parse(*stage)?);
+                if !span.is_empty()
+                    && let Ok(number) = VersionNumber::new(span.top.into())
+                {
+                    wanted.push(keys::version(&id_of(model, number)));
+                }
+            }
+            for alias in &model.pointers.aliases {
+                wanted.push(keys::alias(&model.tenant, &model.name, alias));
+            }
+        }
+        wanted.sort_by(|left, right| (&left.pk, &left.sk).cmp(&(&right.pk, &right.sk)));
+        wanted.dedup();
+        for item in self.table.batch_get(&wanted, true).await? {
+            let reader = Reader(&item);
+            let Some(&index) = owners.get(reader.text("pk")?) else {
+                continue;
+            };
+            let (Some(model), Some(neighbours)) = (models.get(index), found.get_mut(index)) else {
+                continue;
+            };
+            if reader.text("sk")?.starts_with("A#") {
+                let alias = alias_from_item(&model.tenant, &model.name, &item)?;
+                neighbours
+                    .aliases
+                    .extend(alias.version.map(|number| (alias.name, number)));
+            } else {
+                let version = version_from_item(&model.tenant, &model.name, &item)?;
+                if version.deleted_at.is_none()
+                    && model.span(&version.stage).top == version.id.number.get()
+                {
+                    neighbours.latest.push(version);
+                }
+            }
+        }
+        for (model, neighbours) in models.iter().zip(&mut found) {
+            self.complete(model, neighbours).await?;
+        }
+        Ok(found)
+    }
+
+    /// Looks further for what the head of a model did not know.
+    async fn complete(&self, model: &Model, neighbours: &mut Neighbours) -> Result<()> {
+        if !model.pointers.is_complete {
+            let aliases = self.aliases(&model.tenant, &model.name).await?;
+            neighbours.aliases = aliases
+                .into_iter()
+                .filter_map(|alias| Some((alias.name, alias.version?)))
+                .collect();
+        }
+        for stage in DEFAULT_STAGES {
+            let stage = StageName::parse(*stage)?;
+            let span = model.span(&stage);
+            if span.is_empty() || neighbours.latest.iter().any(|one| one.stage == stage) {
+                continue;
+            }
+            // What stands at the top was looked at already; only a deletion or a change of stage leaves it there.
+            let below = Span {
+                top: span.top - 1,
+                ..span
+            };
+            neighbours.latest.extend(
+                self.newest_in_stage(&model.tenant, &model.name, &stage, below)
+                    .await?,
+            );
+        }
+        neighbours.latest.sort_by_key(|version| version.id.number);
+        Ok(())
+    }
+
+    /// The write of a model's head that goes with a version's entering a stage, and leaving another one.
+    pub(super) async fn span_write(
+        &self,
+        id: &VersionId,
+        change: &VersionChange,
+        entered: &StageName,
+    ) -> Result<Option<Write>> {
+        let key = keys::model(&id.tenant, &id.model);
+        let Slot::Held(model, head) = self.read_slot(&id.tenant, &key).await? else {
+            return Ok(None);
+        };
+        if model.name.home() != id.model.home() {
+            // The name means another model by now; the write of the version is refused, and says so.
+            return Ok(None);
+        }
+        let mut changed = vec![(entered.clone(), model.span(entered).with(id.number))];
+        if let VersionChange::MoveTo { from, to } = change
+            && from != to
+            && let Some(span) = self.span_without(id, from, &model).await?
+        {
+            changed.push((from.clone(), span));
+        }
+        self.hints.forget(&key);
+        Ok(Some(head_write(&key, &model.name, &head, &changed)))
+    }
+
+    /// The span of a stage after a version left it, if that changes it.
+    async fn span_without(
+        &self,
+        id: &VersionId,
+        stage: &StageName,
+        model: &Model,
+    ) -> Result<Option<Span>> {
+        let span = model.span(stage);
+        if span.top != id.number.get() {
+            return Ok(None);
+        }
+        let below = Span {
+            top: span.top - 1,
+            ..span
+        };
+        let next = self
+            .newest_in_stage(&id.tenant, &id.model, stage, below)
+            .await?;
+        Ok(Some(match next {
+            Some(version) => Span {
+                top: version.id.number.get(),
+                ..span
+            },
+            // Nothing is left below, and whatever is registered next has a higher number.
+            None => Span {
+                top: span.top,
+                floor: span.top,
+            },
+        }))
+    }
+
+    /// Moves the top of a stage's span down from a version that was deleted; does nothing if it moved already.
+    pub async fn settle_stage(&self, id: &VersionId, stage: &StageName) -> Result<()> {
+        let key = keys::model(&id.tenant, &id.model);
+        let Slot::Held(model, head) = self.read_slot(&id.tenant, &key).await? else {
+            return Ok(());
+        };
+        if model.name.home() != id.model.home() {
+            return Ok(());
+        }
+        let Some(span) = self.span_without(id, stage, &model).await? else {
+            return Ok(());
+        };
+        self.hints.forget(&key);
+        // If the head changed meanwhile, its top is right, or a look further down finds what is.
+        self.table
+            .write(head_write(
+                &key,
+                &model.name,
+                &head,
+                &[(stage.clone(), span)],
+            ))
+            .await
+            .map(drop)
+    }
+
+    /// The write that links a version to the run that it names.
+    pub(super) fn link_to_origin(version: &Version) -> Option<Write> {
+        let run = version.origin.as_ref()?.run_id.as_ref()?;
+        let run = crate::domain::tracking::RunId::parse(run.as_str()).ok()?;
+        Some(link_to_run(&version.id, &run))
+    }
+}
+
+/// Rewrites spans of a head, if they are as they were read.
+fn head_write(key: &Key, model: &ModelName, head: &Item, changed: &[(StageName, Span)]) -> Write {
+    let (mut set, mut conditions) = (Vec::new(), Vec::new());
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    let mut seen = Vec::new();
+    for (index, (stage, span)) in changed.iter().enumerate() {
+        for (word, attribute, number) in [
+            ("top", top_of(stage), span.top),
+            ("floor", floor_of(stage), span.floor),
+        ] {
+            let name = format!("{word}{index}");
+            set.push(format!("#{name} = :{name}"));
+            values.push((name.clone(), as_number(number)));
+            match head.get(&attribute) {
+                Some(value) => {
+                    conditions.push(format!("#{name} = :seen_{name}"));
+                    seen.push((format!("seen_{name}"), value.clone()));
+                }
+                None => conditions.push(format!("attribute_not_exists(#{name})")),
+            }
+            names.push((name, attribute));
+        }
+    }
+    let with_names = |mut expression: Expression| {
+        for (name, attribute) in &names {
+            expression = expression.named(name, attribute.clone());
+        }
+        expression
+    };
+    let update = values.into_iter().fold(
+        with_names(
+            Expression::new(format!("SET {} ADD #pointers :one", set.join(", ")))
+                .value("one", as_number(1)),
+        ),
+        |expression, (name, value)| expression.value(&name, value),
+    );
+    let condition = seen.into_iter().fold(
+        with_names(named_as_read(model).and(&conditions.join(" AND "))),
+        |expression, (name, value)| expression.value(&name, value),
+    );
+    Write::Update {
+        key: key.clone(),
+        update,
+        condition,
+    }
+}
