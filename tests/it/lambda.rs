@@ -301,7 +301,7 @@ impl Function {
         }
     }
 
-    /// Sends a request of the gateway; answers status and JSON body.
+    /// Sends a request of the gateway; answers status and body: JSON, or a string where it is plain text.
     async fn http(&mut self, event: Value) -> (u16, Value) {
         let answer = self.answer(event).await;
         let body = answer["body"].as_str().unwrap_or_default();
@@ -311,6 +311,13 @@ impl Function {
             body.to_owned()
         };
         let status = u16::try_from(answer["statusCode"].as_u64().unwrap()).unwrap();
+        let media_type = &answer["headers"]["content-type"];
+        if media_type
+            .as_str()
+            .is_some_and(|it| it.starts_with("text/"))
+        {
+            return (status, body.into());
+        }
         (
             status,
             serde_json::from_str(&body).unwrap_or_else(|_| panic!("no JSON: {answer:#}")),

@@ -73,13 +73,7 @@ pub(crate) async fn package(app: &App, id: &VersionId, allowance: &Allowance) ->
     } else {
         share(app, id, &holder, &judged).await?
     };
-    let manifest = put(
-        app,
-        keys::manifest(id),
-        manifest::write(&version, &artifacts)?.into(),
-        manifest::MEDIA_TYPE,
-    )
-    .await?;
+    let manifest = put_manifest(app, &version, &artifacts).await?;
     attest(app, &version, &judged, &artifacts).await?;
     let signature = client::verify(app, id, &artifacts).await?;
     let mut packing = pack(
@@ -187,16 +181,22 @@ async fn put_off(app: &App, id: &VersionId, allowance: &Allowance) -> Result<Pac
     Ok(Packaged::Continues)
 }
 
-/// Writes an object of a package, or finds that it is there with the same bytes.
-pub(crate) async fn put(app: &App, key: String, bytes: Bytes, media_type: &str) -> Result<Written> {
-    let digest = Digest::of(&bytes);
+/// Writes the manifest, or finds that an earlier packaging wrote it.
+///
+/// That one tells the judgement of its time, should the version have been judged again since; all else is the same.
+async fn put_manifest(app: &App, version: &Version, artifacts: &[Artifact]) -> Result<Written> {
+    let key = keys::manifest(&version.id);
+    let bytes = Bytes::from(manifest::write(version, artifacts)?);
+    let mut digest = Digest::of(&bytes);
     let is_new = app
         .bucket
-        .put_immutable(&key, bytes.clone(), media_type)
+        .put_immutable(&key, bytes.clone(), manifest::MEDIA_TYPE)
         .await?;
     if !is_new {
         let existing = existing(app, &key).await?;
-        if existing != bytes {
+        if manifest::is_of_same_files(&existing, &bytes) {
+            digest = Digest::of(&existing);
+        } else {
             tracing::error!(
                 object.key = key,
                 artifact.digest = Digest::of(&existing).as_str(),

@@ -78,7 +78,7 @@ impl Registry {
         if !model.is_unresolved() {
             let called = self.table.get(&keys::home(tenant, model), true).await?;
             if let Some(called) = called {
-                key.sk = Reader(&called).text("head")?.to_owned();
+                Reader(&called).text("head")?.clone_into(&mut key.sk);
             }
         }
         let slot = self.read_slot(tenant, &key).await?;

@@ -21,6 +21,9 @@ const PARALLEL_MARKS: usize = 32;
 /// How long one request puts marks before it asks for a repetition: well below what an API call may take.
 const MARKING_TIME: Duration = Duration::from_secs(22);
 
+/// Decides the event that tells of a model's name, and the answer to store, for the model as it will be.
+pub type Decide<'a> = dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync + 'a;
+
 /// A wanted name, and what goes with its giving.
 pub struct Naming<'a> {
     /// A ULID that makes a new home unique, should one be needed.
@@ -28,7 +31,7 @@ pub struct Naming<'a> {
     /// Whether a deleted model may lose the name.
     pub may_displace: bool,
     /// The event that tells it, and the answer to store, for the model as it will be.
-    pub decide: &'a (dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync),
+    pub decide: &'a Decide<'a>,
     /// The event that tells that a deleted model lost its name.
     pub displaced: &'a (dyn Fn(&Model) -> Event + Sync),
 }
@@ -77,13 +80,12 @@ impl Registry {
                 Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
                 Err(refusals) => {
                     let existing = refusals.into_iter().next().and_then(|refusal| refusal.item);
-                    slot = match existing {
-                        Some(item) => slot_of(&model.tenant, item)?,
-                        None => {
-                            self.table.pause(attempt.min(4)).await;
-                            self.read_slot(&model.tenant, &keys::model(&model.tenant, &model.name))
-                                .await?
-                        }
+                    slot = if let Some(item) = existing {
+                        slot_of(&model.tenant, item)?
+                    } else {
+                        self.table.pause(attempt.min(4)).await;
+                        self.read_slot(&model.tenant, &keys::model(&model.tenant, &model.name))
+                            .await?
                     };
                 }
             }
