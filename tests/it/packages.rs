@@ -35,15 +35,6 @@ async fn copies_of(world: &World, bytes: &[u8]) -> usize {
         .count()
 }
 
-async fn pass(world: &World, millis: u64) {
-    world.clock.advance_millis(millis);
-    for _ in 0..3 {
-        world.sweep().await;
-        world.drain().await;
-        world.clock.advance_millis(2 * HOUR);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ready_version_lies_as_it_is_under_its_own_prefix_and_its_uploads_go() {
     let world = World::start().await;
@@ -55,7 +46,7 @@ async fn a_ready_version_lies_as_it_is_under_its_own_prefix_and_its_uploads_go()
     // A download that began before the packaging may still go on.
     let app = world.stack.app();
     assert!(!app.bucket.list("incoming/", 10).await.unwrap().is_empty());
-    pass(&world, 2 * HOUR).await;
+    world.pass(2 * HOUR).await;
     assert_eq!(app.bucket.list_versions("incoming/").await.unwrap(), vec![]);
     let downloads = world
         .get("/v1/models/iris/versions/1/downloads")
@@ -80,7 +71,7 @@ async fn files_that_the_tenant_has_are_not_stored_twice_and_stay_until_the_last_
     world.create_model("lily").await;
     world.publish("iris", &content()).await;
     world.publish("lily", &content()).await;
-    pass(&world, 2 * HOUR).await;
+    world.pass(2 * HOUR).await;
     let weights = &content()["weights.safetensors"];
     assert_eq!(copies_of(&world, weights).await, 1);
     let mut found = files_of(&world, "lily", 1).await;
@@ -106,13 +97,13 @@ async fn files_that_the_tenant_has_are_not_stored_twice_and_stay_until_the_last_
         assert_eq!(world.put_bytes(upload, bytes).await, 200);
     }
     world.drain().await;
-    pass(&world, 2 * HOUR).await;
+    world.pass(2 * HOUR).await;
     assert_eq!(copies_of(&world, weights).await, 2);
 
     // The holder goes first; the other still reads the files.
     world.delete("/v1/models/iris/versions/1").await.expect(200);
     world.drain().await;
-    pass(&world, 31 * DAY).await;
+    world.pass(31 * DAY).await;
     assert!(world.version("iris", 1).await["purged_at"].is_string());
     world
         .send(
@@ -133,7 +124,7 @@ async fn files_that_the_tenant_has_are_not_stored_twice_and_stay_until_the_last_
     );
     world.delete("/v1/models/lily/versions/1").await.expect(200);
     world.drain().await;
-    pass(&world, 31 * DAY).await;
+    world.pass(31 * DAY).await;
     assert_eq!(copies_of(&world, weights).await, 1, "the other tenant's");
     let left: Vec<String> = world
         .stack
@@ -156,13 +147,13 @@ async fn a_deleted_version_is_whole_again_when_it_is_restored_in_time() {
     world.publish("iris", &content()).await;
     world.delete("/v1/models/iris/versions/1").await.expect(200);
     world.drain().await;
-    pass(&world, 20 * DAY).await;
+    world.pass(20 * DAY).await;
     world
         .post("/v1/models/iris/versions/1/restore", json!({}))
         .await
         .expect(200);
     world.drain().await;
-    pass(&world, 20 * DAY).await;
+    world.pass(20 * DAY).await;
     let mut found = files_of(&world, "iris", 1).await;
     found.remove("model.sig");
     assert_eq!(found, content());
@@ -221,7 +212,7 @@ async fn purging_survives_every_cut() {
         async |world| {
             world.create_model("iris").await;
             world.publish("iris", &content()).await;
-            pass(world, 2 * HOUR).await;
+            world.pass(2 * HOUR).await;
             world.delete("/v1/models/iris/versions/1").await.expect(200);
             world.drain().await;
             world.clock.advance_millis(31 * DAY);
@@ -234,7 +225,7 @@ async fn purging_survives_every_cut() {
                 .is_ok()
         },
         async |world| {
-            pass(world, 8 * HOUR).await;
+            world.pass(8 * HOUR).await;
             let left = world.stack.app().bucket.list_versions("").await.unwrap();
             assert_eq!(left, vec![]);
         },
@@ -422,9 +413,9 @@ async fn retention_rules_say_what_they_would_delete_and_then_delete_it() {
         .expect_error(404, "artifact_not_found");
     let rules = json!({"keep_last": 1, "expire_after_days": 10});
     world.put(path, rules).await.expect(200);
-    pass(&world, 2 * HOUR).await;
+    world.pass(2 * HOUR).await;
     assert!(world.version("iris", 2).await.get("deleted_at").is_none());
-    pass(&world, 11 * DAY).await;
+    world.pass(11 * DAY).await;
     let mut gone = Vec::new();
     for number in 1..=4 {
         if world
@@ -437,7 +428,7 @@ async fn retention_rules_say_what_they_would_delete_and_then_delete_it() {
         }
     }
     assert_eq!(gone, [2, 3]);
-    pass(&world, 31 * DAY).await;
+    world.pass(31 * DAY).await;
     assert!(world.version("iris", 2).await["purged_at"].is_string());
     world.delete(path).await.expect(200);
     world

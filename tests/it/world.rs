@@ -351,6 +351,16 @@ impl World {
         assert!(dead.is_empty(), "{dead:#?}");
     }
 
+    /// Lets time pass, and everything be done that is due by then or soon after.
+    pub(crate) async fn pass(&self, millis: u64) {
+        self.clock.advance_millis(millis);
+        for _ in 0..3 {
+            self.sweep().await;
+            self.drain().await;
+            self.clock.advance_millis(2 * 3_600_000);
+        }
+    }
+
     pub(crate) async fn version(&self, model: &str, version: u64) -> Value {
         self.get(&format!("/v1/models/{model}/versions/{version}"))
             .await

@@ -22,7 +22,7 @@ const PARALLEL_MARKS: usize = 32;
 const MARKING_TIME: Duration = Duration::from_secs(22);
 
 /// Decides the event that tells of a model's name, and the answer to store, for the model as it will be.
-pub type Decide<'a> = dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync + 'a;
+pub(super) type Decide<'a> = dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync + 'a;
 
 /// A wanted name, and what goes with its giving.
 pub struct Naming<'a> {
