@@ -121,6 +121,18 @@ pub(crate) fn read_folder(folder: &Path) -> Files {
     found
 }
 
+/// Every object below a prefix, by its path there.
+pub(crate) async fn read_objects(world: &World, prefix: &str) -> Files {
+    let bucket = &world.stack.app().bucket;
+    let mut found = Files::new();
+    for object in bucket.list(prefix, usize::MAX).await.unwrap() {
+        let bytes = bucket.read_whole(&object.key, None).await.unwrap().unwrap();
+        let path = object.key.strip_prefix(prefix).unwrap().to_owned();
+        found.insert(path, bytes.to_vec());
+    }
+    found
+}
+
 /// The repository's folder.
 pub(crate) fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -337,6 +349,16 @@ impl World {
             .dead_letters()
             .expect("dead letters can be listed");
         assert!(dead.is_empty(), "{dead:#?}");
+    }
+
+    /// Lets time pass, and everything be done that is due by then or soon after.
+    pub(crate) async fn pass(&self, millis: u64) {
+        self.clock.advance_millis(millis);
+        for _ in 0..3 {
+            self.sweep().await;
+            self.drain().await;
+            self.clock.advance_millis(2 * 3_600_000);
+        }
     }
 
     pub(crate) async fn version(&self, model: &str, version: u64) -> Value {

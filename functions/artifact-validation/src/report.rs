@@ -560,6 +560,7 @@ pub(crate) mod tests {
             updated_at: Timestamp::default(),
             finalized_at: None,
             deleted_at: None,
+            purged_at: None,
             aliases: std::collections::BTreeSet::new(),
             origin: None,
             artifact_count: 2,
@@ -571,6 +572,8 @@ pub(crate) mod tests {
             revision: 1,
             validation: None,
             package: None,
+            files_of: None,
+            declared_at: None,
             revoked_at: None,
         }
     }

@@ -128,7 +128,9 @@ impl Batch {
             bus: self.app.bus.is_set(),
         };
         let fresh_work = fresh.work()?;
-        let mut work = work_of(event);
+        let grace = self.app.config.collect_grace_seconds.saturating_mul(1000);
+        let window = self.app.config.restore_seconds.saturating_mul(1000);
+        let mut work = work_of(event, grace, window);
         if fresh.bus || !fresh.lanes.is_empty() {
             work.push(fresh_work.clone());
         }
@@ -360,18 +362,30 @@ pub(crate) fn due_of(subscription: &Subscription, at: Timestamp) -> Timestamp {
     Timestamp::from_millis((at.millis() / window + 1) * window)
 }
 
-/// What must happen after an event, should the regular way to it be lost.
-fn work_of(event: &Event) -> Vec<WorkItem> {
+/// What must happen after an event: what would otherwise be lost with it, and what has a time of its own.
+///
+/// What nothing needs any more is freed after `grace` milliseconds, what was deleted after `window`.
+fn work_of(event: &Event, grace: u64, window: u64) -> Vec<WorkItem> {
     // A version whose files lie elsewhere is ready from the beginning.
-    if event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY") {
+    if event.kind == EventType::VersionRegistered
+        && event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY")
+    {
         return Vec::new();
     }
-    let kinds: &[WorkKind] = match event.kind {
-        EventType::VersionRegistered => &[WorkKind::Validate],
-        EventType::VersionReady => &[WorkKind::Package],
-        EventType::VersionRejudged if became_ready(event) => &[WorkKind::Package],
+    let kinds: &[(WorkKind, u64)] = match event.kind {
+        EventType::VersionRegistered => &[(WorkKind::Validate, WORK_DUE_MILLIS)],
+        EventType::VersionReady => &[(WorkKind::Package, WORK_DUE_MILLIS)],
+        EventType::VersionRejudged if became_ready(event) => {
+            // The report came before the judgement that names it, and set nothing going.
+            &[(WorkKind::Package, 0)]
+        }
         // It may have been deleted at any point of its way.
-        EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
+        EventType::VersionRestored => &[
+            (WorkKind::Validate, WORK_DUE_MILLIS),
+            (WorkKind::Package, WORK_DUE_MILLIS),
+        ],
+        EventType::VersionPackaged | EventType::VersionFailed => &[(WorkKind::Collect, grace)],
+        EventType::VersionDeleted => &[(WorkKind::Collect, window)],
         _ => return Vec::new(),
     };
     let (Some(home), Some(version)) = (event.home(), event.version) else {
@@ -380,9 +394,9 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
     let subject = json!({"tenant": event.tenant, "model": home, "version": version}).to_string();
     kinds
         .iter()
-        .map(|kind| WorkItem {
+        .map(|(kind, wait)| WorkItem {
             kind: *kind,
-            due: work_due(event),
+            due: event.time.plus_millis(*wait),
             subject: subject.clone(),
         })
         .collect()
@@ -409,14 +423,6 @@ async fn settle_stage(app: &App, event: &Event) -> Result<()> {
         return Ok(());
     }
     app.registry.settle_stage(&id, &version.stage).await
-}
-
-/// When the work of an event is due: at once where no other event sets it going.
-fn work_due(event: &Event) -> Timestamp {
-    match event.kind {
-        EventType::VersionRejudged => event.time,
-        _ => event.time.plus_millis(WORK_DUE_MILLIS),
-    }
 }
 
 /// Whether a version that had failed is ready since it was judged again.

@@ -1,6 +1,7 @@
 //! Transport: parse, call, render.
 
 use crate::artifacts::{self, DownloadParams};
+use crate::attestations::{self, Document};
 use crate::models::ListModels;
 use crate::tenures::At;
 use crate::tracking::{self, HistoryParams, ListParams};
@@ -82,6 +83,45 @@ pub(crate) async fn list_downloads(
     Reply::ok(
         artifacts::downloads(&app, &caller, &target.version_id(&caller.tenant)?, &params).await?,
     )
+}
+
+pub(crate) async fn get_checksums(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Document> {
+    attestations::checksums(&app, &target.version_id(&caller.tenant)?).await
+}
+
+pub(crate) async fn list_attestations(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(attestations::list(&app, &target.version_id(&caller.tenant)?).await?)
+}
+
+pub(crate) async fn get_attestation(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Document> {
+    let id = target.version_id(&caller.tenant)?;
+    attestations::get(&app, &id, target.name()?).await
+}
+
+pub(crate) async fn get_signing_key(State(app): State<App>) -> Result<Document> {
+    attestations::signing_key(&app).await
+}
+
+pub(crate) async fn list_trusted_keys(State(app): State<App>, caller: Caller) -> Result<Reply> {
+    Reply::ok(attestations::trusted_keys(&app, &caller).await?)
+}
+
+impl IntoResponse for Document {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, self.media_type)], self.bytes).into_response()
+    }
 }
 
 pub(crate) async fn list_aliases(

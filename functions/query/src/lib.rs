@@ -8,6 +8,7 @@
 //! - **Permissions:** table read; bucket read; presigned GET.
 
 mod artifacts;
+mod attestations;
 mod feed;
 mod handlers;
 mod history;
@@ -47,6 +48,20 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/downloads",
             handlers::list_downloads,
         ),
+        get(
+            "/v1/models/{model}/versions/{version}/checksums",
+            handlers::get_checksums,
+        ),
+        get(
+            "/v1/models/{model}/versions/{version}/attestations",
+            handlers::list_attestations,
+        ),
+        get(
+            "/v1/models/{model}/versions/{version}/attestations/{name}",
+            handlers::get_attestation,
+        ),
+        get("/v1/signing-key", handlers::get_signing_key),
+        get("/v1/trusted-keys", handlers::list_trusted_keys),
         get("/v1/models/{model}/aliases", handlers::list_aliases),
         get("/v1/models/{model}/aliases/{alias}", handlers::get_alias),
         get(

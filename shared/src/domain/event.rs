@@ -57,6 +57,8 @@ event_types! {
     VersionRejudged => "version.rejudged",
     /// A version was packaged.
     VersionPackaged => "version.packaged",
+    /// An archive of a version was made.
+    VersionArchived => "version.archived",
     /// Description or tags of a version changed.
     VersionUpdated => "version.updated",
     /// A version moved to another stage.
@@ -65,12 +67,22 @@ event_types! {
     VersionDeleted => "version.deleted",
     /// A version was restored.
     VersionRestored => "version.restored",
+    /// The files of a deleted version were given up for good.
+    VersionPurged => "version.purged",
     /// An alias was set to a version.
     AliasSet => "alias.set",
     /// An alias was rolled back to an earlier version.
     AliasRolledBack => "alias.rolled_back",
     /// An alias was removed.
     AliasRemoved => "alias.removed",
+    /// The retention rules of a model were set.
+    RetentionSet => "retention.set",
+    /// The retention rules of a model were removed.
+    RetentionRemoved => "retention.removed",
+    /// A public key is trusted from now on.
+    TrustedKeyAdded => "trusted_key.added",
+    /// A public key is not trusted any more.
+    TrustedKeyRemoved => "trusted_key.removed",
     /// What lay in a drop zone could not become a version.
     DropRefused => "drop.refused",
     /// The validation policy of the tenant changed.

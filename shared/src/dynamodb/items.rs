@@ -5,7 +5,7 @@
 use super::registry::StoredPolicy;
 use super::table::{Item, bytes, number, text};
 use crate::domain::model::{Notes, Pointers, Span};
-use crate::domain::version::{Document, Package, Validation};
+use crate::domain::version::{Document, FilesOf, Package, Validation};
 use crate::domain::{
     Alias, AliasName, Delivery, Digest, Event, Model, ModelName, Principal, StageName, Status,
     Subscription, TenantName, Timestamp, Version, VersionId, VersionNumber,
@@ -312,11 +312,13 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
         .number("updated", version.updated_at.millis())
         .maybe_number("finalized", version.finalized_at.map(Timestamp::millis))
         .maybe_number("deleted", version.deleted_at.map(Timestamp::millis))
+        .maybe_number("purged", version.purged_at.map(Timestamp::millis))
         .number("count", version.artifact_count)
         .number("bytes", version.size_bytes)
         .document("meta", &version.metadata)
         .document("arts", &version.artifacts)
         .document("notes", &version.notes)
+        .maybe_text("declared_at", version.declared_at.as_deref())
         .text("meta_digest", version.metadata_digest.hex())
         .number("rev", version.revision);
     if let Some(origin) = &version.origin {
@@ -330,6 +332,9 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
     }
     if let Some(package) = &version.package {
         builder = builder.json("pkg", package)?;
+    }
+    if let Some(files) = &version.files_of {
+        builder = builder.json("held", files)?;
     }
     Ok(builder
         .maybe_number("revoked", version.revoked_at.map(Timestamp::millis))
@@ -361,6 +366,7 @@ pub(super) fn version_from_item(
         updated_at: reader.time("updated")?,
         finalized_at: reader.maybe_time("finalized"),
         deleted_at: reader.maybe_time("deleted"),
+        purged_at: reader.maybe_time("purged"),
         artifact_count: reader.number("count")?,
         size_bytes: reader.number("bytes")?,
         metadata: reader.document("meta"),
@@ -373,6 +379,8 @@ pub(super) fn version_from_item(
         revision: reader.number("rev")?,
         validation: reader.maybe_json::<Validation>("val")?,
         package: reader.maybe_json::<Package>("pkg")?,
+        declared_at: reader.maybe_text("declared_at").map(str::to_owned),
+        files_of: reader.maybe_json::<FilesOf>("held")?,
         revoked_at: reader.maybe_time("revoked"),
     })
 }

@@ -16,7 +16,10 @@
 //! sealed days         T#<tenant>#SEAL                    <day>
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<home>                notes
-//! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint
+//! retention rules     T#<tenant>#N#<home>                retention
+//! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint | archive.<format>
+//! files' holder       T#<tenant>#PF#<sha256 of files>    #
+//! trusted key         T#<tenant>#PK                      <name>
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! feed in order       T#<tenant>#L#<day of dispatch>     <ulid of dispatch>
@@ -45,7 +48,9 @@
 //! Model names may contain `#`; every key stays unambiguous because what follows a name has a fixed width.
 
 use crate::domain::tracking::ExperimentId;
-use crate::domain::{AliasName, ModelName, TenantName, Timestamp, VersionId, VersionNumber};
+use crate::domain::{
+    AliasName, Digest, ModelName, TenantName, Timestamp, VersionId, VersionNumber,
+};
 use sha2::{Digest as _, Sha256};
 
 /// A partition key and a sort key.
@@ -200,6 +205,11 @@ pub fn model_notes(tenant: &TenantName, name: &ModelName) -> Key {
     key(format!("T#{tenant}#N#{}", name.home()), "notes")
 }
 
+/// The retention rules of a model.
+pub fn retention(tenant: &TenantName, name: &ModelName) -> Key {
+    key(format!("T#{tenant}#N#{}", name.home()), "retention")
+}
+
 /// A document of a version: `metadata`, `artifacts` or `notes`; or its `checkpoint`.
 pub fn version_document(id: &VersionId, document: &str) -> Key {
     key(
@@ -211,6 +221,21 @@ pub fn version_document(id: &VersionId, document: &str) -> Key {
         ),
         document,
     )
+}
+
+/// Which version holds these files, and how many versions have them.
+pub fn files_holder(tenant: &TenantName, files: &Digest) -> Key {
+    key(format!("T#{tenant}#PF#{}", files.hex()), "#")
+}
+
+/// Partition of the keys that a tenant trusts.
+pub fn trusted_keys(tenant: &TenantName) -> String {
+    format!("T#{tenant}#PK")
+}
+
+/// A key that a tenant trusts.
+pub fn trusted_key(tenant: &TenantName, name: &str) -> Key {
+    key(trusted_keys(tenant), name)
 }
 
 /// What was answered to an idempotency key.

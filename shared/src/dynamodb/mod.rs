@@ -11,8 +11,9 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, ArtifactRoot, Chained, Decide, Dispatch, FEED_DAYS, Judgement, Lane, Listed,
-    Loaded, LoggedModelChange, Moved, Naming, Neighbours, NewExperiment, Page, Place, Position,
-    Registration, Registry, Rejudgement, RunChange, RunLink, RunWithExperiment, StoredPolicy,
-    VersionChange, WorkItem, WorkKind,
+    AliasChange, Archive, ArchiveFormat, ArtifactRoot, Chained, Decide, Dispatch, FEED_DAYS, Held,
+    Holder, Judgement, Lane, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS, Moved, Naming,
+    Neighbours, NewExperiment, Packing, Page, Place, Position, Registration, Registry, Rejudgement,
+    RunChange, RunLink, RunWithExperiment, StoredPolicy, TrustedKey, VersionChange, WorkItem,
+    WorkKind,
 };

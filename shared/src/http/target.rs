@@ -41,6 +41,11 @@ impl Target {
         })
     }
 
+    /// The name of a thing that has no kind of name of its own; whoever takes it checks it.
+    pub fn name(&self) -> Result<&str> {
+        self.get("name")
+    }
+
     /// The alias.
     pub fn alias(&self) -> Result<AliasName> {
         AliasName::parse(self.get("alias")?)

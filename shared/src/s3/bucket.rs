@@ -20,8 +20,8 @@ use std::time::Duration;
 /// The registry's bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    client: Lazy<Client>,
-    name: String,
+    pub(super) client: Lazy<Client>,
+    pub(super) name: String,
     presign_seconds: u64,
 }
 
@@ -451,6 +451,26 @@ impl Bucket {
                 ) => Ok(None),
                 _ => Err(failed("reading a range", error)),
             },
+        }
+    }
+
+    /// Reads an object of ours whole, unless it has more than so many bytes; `None` if there is none, or it has.
+    pub async fn read_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>> {
+        let sent = self
+            .client
+            .get_object()
+            .bucket(&self.name)
+            .key(key)
+            .range(format!("bytes=0-{most}"))
+            .send()
+            .await;
+        match sent {
+            Ok(object) => {
+                let bytes = collect(object.body).await?;
+                Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= most))
+            }
+            Err(error) if matches!(code_of(&error), Some("NoSuchKey" | "InvalidRange")) => Ok(None),
+            Err(error) => Err(failed("reading an object", error)),
         }
     }
 

@@ -7,7 +7,7 @@
 
 use crate::clients::{Expected, MODELS, Wish};
 use crate::model::{Change, Model};
-use crate::play::{Asked, Played, RUNS_TENANT, aliases};
+use crate::play::{Answer, Asked, Played, RUNS_TENANT, aliases};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -130,10 +130,7 @@ impl Checker<'_> {
                 self.violated(format!("wish {wish} changed the model {}", committed.model));
             }
             let is_late = asked.until.is_some_and(|until| at > until)
-                && asked
-                    .answer
-                    .as_ref()
-                    .is_some_and(|answer| answer.is_certain());
+                && asked.answer.as_ref().is_some_and(Answer::is_certain);
             if at < asked.from || is_late {
                 self.violated(format!("wish {wish} changed something outside of its time"));
             }
@@ -237,20 +234,16 @@ impl Checker<'_> {
                     ));
                 }
             }
+            // What is so already needs no change; only these wishes may find it so.
+            Wish::ChangeStage { .. }
+            | Wish::Annotate { .. }
+            | Wish::DeleteVersion { .. }
+            | Wish::RestoreVersion { .. }
+            | Wish::DeleteModel
+            | Wish::RestoreModel
+            | Wish::Finalize { .. } => {}
             wish if !wish.is_question() && answer.status < 300 && caused.is_empty() => {
-                // What is so already needs no change; only these wishes may find it so.
-                if !matches!(
-                    wish,
-                    Wish::ChangeStage { .. }
-                        | Wish::Annotate { .. }
-                        | Wish::DeleteVersion { .. }
-                        | Wish::RestoreVersion { .. }
-                        | Wish::DeleteModel
-                        | Wish::RestoreModel
-                        | Wish::Finalize { .. }
-                ) {
-                    self.violated(format!("wish {number} was granted, but not done: {wish:?}"));
-                }
+                self.violated(format!("wish {number} was granted, but not done: {wish:?}"));
             }
             _ => {}
         }

@@ -148,9 +148,12 @@ impl Exchange {
 #[derive(Debug, Default)]
 struct Seat(Mutex<SeatState>);
 
+/// The end of an exchange: its reply, unless that was lost.
+type Ended = Option<Reply>;
+
 #[derive(Debug, Default)]
 struct SeatState {
-    outcome: Option<Option<Reply>>,
+    outcome: Option<Ended>,
     waker: Option<Waker>,
     is_abandoned: bool,
 }
@@ -169,12 +172,11 @@ impl Future for Waiting {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut seat = self.0.state();
-        match seat.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                seat.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+        if let Some(outcome) = seat.outcome.take() {
+            Poll::Ready(outcome)
+        } else {
+            seat.waker = Some(context.waker().clone());
+            Poll::Pending
         }
     }
 }

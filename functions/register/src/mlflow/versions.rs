@@ -49,7 +49,7 @@ pub(super) async fn create_model_version(
         model_id,
         is_prompt: is_prompt(&notes.tags),
     };
-    let outcome = created(&app, &caller, &name, request, notes).await;
+    let outcome = Box::pin(created(&app, &caller, &name, request, notes)).await;
     respond(&app, &caller, 200, outcome).await
 }
 

@@ -5,24 +5,30 @@
 //! A hint is never trusted: the write's condition holds it against the truth, and a refusal brings the truth back.
 
 mod aliases;
+mod archives;
 mod chain;
 mod deliveries;
 mod feed;
 mod identity;
 mod models;
+mod packages;
 mod policies;
 mod renames;
+mod retention;
 mod stages;
 mod subscriptions;
 mod tokens;
 mod tracking;
+mod trusted_keys;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Loaded, Moved};
+pub use archives::{Archive, ArchiveFormat};
 pub use chain::Chained;
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
+pub use packages::{Held, Holder, Packing};
 pub use policies::StoredPolicy;
 pub use renames::{Decide, Naming};
 pub use stages::Neighbours;
@@ -30,6 +36,7 @@ pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
     RunWithExperiment,
 };
+pub use trusted_keys::{MAX_TRUSTED_KEYS, TrustedKey};
 pub use versions::{Judgement, Registration, Rejudgement, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
