@@ -159,10 +159,10 @@ impl Story {
             }
         }
         let bucket = &self.world.stack.app().bucket;
-        let left: Vec<ObjectVersion> = bucket
-            .list_versions("")
+        let left: Vec<ObjectVersion> = self
+            .world
+            .object_versions()
             .await
-            .unwrap()
             .into_iter()
             .filter(|object| !allowed.iter().any(|prefix| object.key.starts_with(prefix)))
             .collect();
@@ -213,14 +213,7 @@ async fn whatever_happens_in_whatever_order_no_byte_is_lost_and_none_is_left() {
         }
         story.settle(7).await;
         story.check_nothing_is_left().await;
-        let left = story
-            .world
-            .stack
-            .app()
-            .bucket
-            .list_versions("")
-            .await
-            .unwrap();
+        let left = story.world.object_versions().await;
         assert_eq!(left, vec![], "seed {seed}");
     }
 }

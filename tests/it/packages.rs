@@ -127,12 +127,8 @@ async fn files_that_the_tenant_has_are_not_stored_twice_and_stay_until_the_last_
     world.pass(31 * DAY).await;
     assert_eq!(copies_of(&world, weights).await, 1, "the other tenant's");
     let left: Vec<String> = world
-        .stack
-        .app()
-        .bucket
-        .list_versions("")
+        .object_versions()
         .await
-        .unwrap()
         .into_iter()
         .map(|object| object.key)
         .filter(|key| key.contains("/default/"))
@@ -226,8 +222,7 @@ async fn purging_survives_every_cut() {
         },
         async |world| {
             world.pass(8 * HOUR).await;
-            let left = world.stack.app().bucket.list_versions("").await.unwrap();
-            assert_eq!(left, vec![]);
+            assert_eq!(world.object_versions().await, vec![]);
         },
     )
     .await;

@@ -243,6 +243,14 @@ impl World {
         self.send(Method::DELETE, path, None, &[]).await
     }
 
+    /// Every object version in the bucket but the seals of past days, which stay whatever is purged.
+    pub(crate) async fn object_versions(&self) -> Vec<shared::s3::ObjectVersion> {
+        let all = self.stack.app().bucket.list_versions("").await.unwrap();
+        all.into_iter()
+            .filter(|object| !object.key.starts_with("seals/"))
+            .collect()
+    }
+
     pub(crate) async fn create_model(&self, name: &str) -> Value {
         self.post("/v1/models", json!({"name": name}))
             .await
