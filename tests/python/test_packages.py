@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ from test_journey import files_of, register
 
 FIXTURE = ROOT / "tests" / "fixtures" / "iris-sklearn"
 SIGN = [sys.executable, "-m", "model_signing"]
+
+
+@pytest.fixture(scope="module")
+def registry(registry: Registry) -> Registry:
+    """A tenant of these tests' own: files that a tenant has already are not stored again, nor signed again."""
+    return replace(registry, base_url=f"{registry.base_url}/t/packages")
 
 
 @pytest.fixture(scope="module")
