@@ -11,7 +11,7 @@ use crate::domain::{TenantName, Timestamp};
 use crate::dynamodb::{Lane, WorkItem, WorkKind};
 use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
+use aws_sdk_sqs::types::{BatchResultErrorEntry, SendMessageBatchRequestEntry};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +111,7 @@ impl LaneQueue {
         }
     }
 
-    /// Sends messages, of each subscription in their order; 1 SendMessageBatch for every ten.
+    /// Sends messages, of each subscription in their order; one call for every ten.
     ///
     /// If it fails, some of them may be in the queue nevertheless.
     pub async fn send(&self, messages: &[LaneMessage]) -> Result<()> {
@@ -148,7 +148,11 @@ impl LaneQueue {
                     Error::new(ErrorCode::Unavailable, "SQS: asking for deliveries")
                         .caused_by(error)
                 })?;
-            let failed: BTreeSet<&str> = answer.failed().iter().map(|entry| entry.id()).collect();
+            let failed: BTreeSet<&str> = answer
+                .failed()
+                .iter()
+                .map(BatchResultErrorEntry::id)
+                .collect();
             open.retain(|index| failed.contains(index.to_string().as_str()));
             if open.is_empty() {
                 return Ok(());

@@ -183,8 +183,11 @@ impl Batch {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         let (on_bus, is_asked_for) = tokio::join!(
-            put_on_bus(&self.app, dispatched.iter().map(|one| &one.event)),
-            ask_for_all(&self.app, &dispatched)
+            Box::pin(put_on_bus(
+                &self.app,
+                dispatched.iter().map(|one| &one.event)
+            )),
+            Box::pin(ask_for_all(&self.app, &dispatched))
         );
         for (one, is_on_bus) in dispatched.iter().zip(on_bus) {
             if is_on_bus

@@ -42,7 +42,7 @@ async fn dispatch_record(batch: &Batch, record: Value) -> Result<()> {
 
 async fn take_message(app: &App, batch: &Batch, message: Message) -> Result<()> {
     if let Some(lanes) = LaneMessage::from_body(&message.body) {
-        return lanes::go_through(app, &lanes).await;
+        return Box::pin(lanes::go_through(app, &lanes)).await;
     }
     for object in ObjectCreated::from_message(&message.body)? {
         dispatch_packaged(batch, &object.key).await?;

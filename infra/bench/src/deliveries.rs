@@ -33,7 +33,9 @@ impl Arrivals {
 /// Measures, and prints a table.
 pub(crate) async fn run(models: usize, changes: usize) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    println!("| Endpoints that hang | Deliveries | Seconds | Deliveries/s | Of those alone | Longest pause ms |");
+    println!(
+        "| Endpoints that hang | Deliveries | Seconds | Deliveries/s | Of those alone | Longest pause ms |"
+    );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
     let mut alone = None;
     for hanging in [0, 1, 5, 20] {
