@@ -12,6 +12,7 @@ mod bad_input;
 mod budgets;
 mod concurrency;
 mod crashes;
+mod endpoints;
 mod events;
 mod growth;
 mod idempotency;

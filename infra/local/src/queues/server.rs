@@ -89,7 +89,11 @@ fn send_message_batch(queues: &Queues, body: &[u8]) -> Result<Value, &'static st
         return Err("BatchEntryIdsNotDistinct");
     } else if bytes > MOST_BYTES {
         return Err("BatchRequestTooLong");
-    } else if name.ends_with(".fifo") && !request.entries.iter().all(is_grouped) {
+    } else if name
+        .rsplit_once('.')
+        .is_some_and(|(_, kind)| kind == "fifo")
+        && !request.entries.iter().all(is_grouped)
+    {
         return Err("MissingParameter");
     }
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
