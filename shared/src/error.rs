@@ -22,6 +22,8 @@ pub enum ErrorCode {
     Unauthenticated,
     /// The caller may not do this.
     PermissionDenied,
+    /// A protection keeps the version from where it shall go; `details.conditions` says why.
+    PromotionDenied,
     /// No such route.
     RouteNotFound,
     /// No such registered model.
@@ -34,6 +36,12 @@ pub enum ErrorCode {
     SubscriptionNotFound,
     /// No such artifact, report or package.
     ArtifactNotFound,
+    /// No such promotion request.
+    RequestNotFound,
+    /// No such waiver.
+    WaiverNotFound,
+    /// Nothing was ever served at the place, or not at that revision.
+    RolloutNotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
     /// A registered model of that name exists already.
@@ -42,8 +50,10 @@ pub enum ErrorCode {
     Conflict,
     /// The version is not `READY`.
     VersionNotReady,
-    /// The version, or one of the model's versions, is held by an alias.
+    /// The version, or one of the model's versions, is held by an alias, a promotion request or a rollout.
     VersionInUse,
+    /// The rules of the stages do not name this transition.
+    TransitionNotAllowed,
     /// The thing was deleted; restore it first.
     Deleted,
     /// Not every declared artifact has arrived.
@@ -70,17 +80,22 @@ impl ErrorCode {
         Self::InvalidCursor,
         Self::Unauthenticated,
         Self::PermissionDenied,
+        Self::PromotionDenied,
         Self::RouteNotFound,
         Self::ModelNotFound,
         Self::VersionNotFound,
         Self::AliasNotFound,
         Self::SubscriptionNotFound,
         Self::ArtifactNotFound,
+        Self::RequestNotFound,
+        Self::WaiverNotFound,
+        Self::RolloutNotFound,
         Self::MethodNotAllowed,
         Self::ModelExists,
         Self::Conflict,
         Self::VersionNotReady,
         Self::VersionInUse,
+        Self::TransitionNotAllowed,
         Self::Deleted,
         Self::UploadIncomplete,
         Self::BodyTooLarge,
@@ -99,17 +114,22 @@ impl ErrorCode {
             Self::InvalidCursor => ("invalid_cursor", 400, false),
             Self::Unauthenticated => ("unauthenticated", 401, false),
             Self::PermissionDenied => ("permission_denied", 403, false),
+            Self::PromotionDenied => ("promotion_denied", 403, false),
             Self::RouteNotFound => ("route_not_found", 404, false),
             Self::ModelNotFound => ("model_not_found", 404, false),
             Self::VersionNotFound => ("version_not_found", 404, false),
             Self::AliasNotFound => ("alias_not_found", 404, false),
             Self::SubscriptionNotFound => ("subscription_not_found", 404, false),
             Self::ArtifactNotFound => ("artifact_not_found", 404, false),
+            Self::RequestNotFound => ("request_not_found", 404, false),
+            Self::WaiverNotFound => ("waiver_not_found", 404, false),
+            Self::RolloutNotFound => ("rollout_not_found", 404, false),
             Self::MethodNotAllowed => ("method_not_allowed", 405, false),
             Self::ModelExists => ("model_exists", 409, false),
             Self::Conflict => ("conflict", 409, false),
             Self::VersionNotReady => ("version_not_ready", 409, false),
             Self::VersionInUse => ("version_in_use", 409, false),
+            Self::TransitionNotAllowed => ("transition_not_allowed", 409, false),
             Self::Deleted => ("deleted", 409, false),
             Self::UploadIncomplete => ("upload_incomplete", 409, false),
             Self::BodyTooLarge => ("body_too_large", 413, false),

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Every bootstrap, and whether it answers HTTP requests and handles events.
 const BOOTSTRAPS: [(&str, bool, bool); 6] = [
     ("register", true, true),
-    ("promote", true, false),
+    ("promote", true, true),
     ("query", true, false),
     ("notifications", true, true),
     ("artifact-validation", false, true),

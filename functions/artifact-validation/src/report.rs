@@ -499,6 +499,7 @@ pub(crate) mod tests {
             revision: 1,
             validation: None,
             package: None,
+                standing: shared::domain::Standing::default(),
         }
     }
 

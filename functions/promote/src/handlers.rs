@@ -1,9 +1,14 @@
 //! Transport: parse, call, render.
 
 use crate::aliases::{self, RemoveAlias, RollBack, SetAlias};
-use crate::stages::{self, ChangeStage};
+use crate::lifecycle::{self, SetLifecycle};
+use crate::settings::{self, Put, Which};
+use crate::simulate::{self, Simulate};
+use crate::stages::{self, Archiving, ChangeStage, Wish};
+use crate::waivers::{self, GrantWaiver};
 use axum::extract::State;
-use shared::http::{Body, Caller, Reply, Target, respond};
+use shared::domain::{Protections, Scope, StageRules};
+use shared::http::{Body, Caller, Params, Reply, Target, respond};
 use shared::{App, Result};
 
 pub(crate) async fn set_alias(
@@ -45,6 +50,151 @@ pub(crate) async fn change_stage(
     Body(command): Body<ChangeStage>,
 ) -> Result<Reply> {
     let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, command).await;
+    let outcome = stages::change(&app, &caller, &id, &Wish::To(command)).await;
     respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn archive(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Archiving>,
+) -> Result<Reply> {
+    let id = target.version_id(&caller.tenant)?;
+    let outcome = stages::change(&app, &caller, &id, &Wish::Archive(command)).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn unarchive(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Archiving>,
+) -> Result<Reply> {
+    let id = target.version_id(&caller.tenant)?;
+    let outcome = stages::change(&app, &caller, &id, &Wish::Unarchive(command)).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn set_lifecycle(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<SetLifecycle>,
+) -> Result<Reply> {
+    let id = target.version_id(&caller.tenant)?;
+    let outcome = lifecycle::set(&app, &caller, &id, &command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_registry_stages(
+    State(app): State<App>,
+    caller: Caller,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    Reply::ok(settings::get::<StageRules>(&app, &caller, Scope::Registry, &which).await?)
+}
+
+pub(crate) async fn put_registry_stages(
+    State(app): State<App>,
+    caller: Caller,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let outcome = settings::put::<StageRules>(&app, &caller, Scope::Registry, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_model_stages(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    let scope = Scope::Model(target.model()?);
+    Reply::ok(settings::get::<StageRules>(&app, &caller, scope, &which).await?)
+}
+
+pub(crate) async fn put_model_stages(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let scope = Scope::Model(target.model()?);
+    let outcome = settings::put::<StageRules>(&app, &caller, scope, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_registry_protections(
+    State(app): State<App>,
+    caller: Caller,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    Reply::ok(settings::get::<Protections>(&app, &caller, Scope::Registry, &which).await?)
+}
+
+pub(crate) async fn put_registry_protections(
+    State(app): State<App>,
+    caller: Caller,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let outcome = settings::put::<Protections>(&app, &caller, Scope::Registry, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_model_protections(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    let scope = Scope::Model(target.model()?);
+    Reply::ok(settings::get::<Protections>(&app, &caller, scope, &which).await?)
+}
+
+pub(crate) async fn put_model_protections(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let scope = Scope::Model(target.model()?);
+    let outcome = settings::put::<Protections>(&app, &caller, scope, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn list_waivers(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(waivers::list(&app, &caller, &target.model()?).await?)
+}
+
+pub(crate) async fn grant_waiver(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<GrantWaiver>,
+) -> Result<Reply> {
+    let outcome = waivers::grant(&app, &caller, &target.model()?, command).await;
+    respond(&app, &caller, 201, outcome).await
+}
+
+pub(crate) async fn revoke_waiver(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    let outcome = waivers::revoke(&app, &caller, &target.model()?, &target.id()?).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn simulate(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Simulate>,
+) -> Result<Reply> {
+    Reply::ok(simulate::simulate(&app, &caller, &target.model()?, &command).await?)
 }

@@ -1,19 +1,28 @@
 //! Function card: `promote`
 //!
-//! - **Trigger:** HTTP (the routes below).
-//! - **Reads:** aliases and versions.
-//! - **Writes:** aliases with their history, alias counts and stages of versions, events, idempotency answers.
-//! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`.
-//! - **On failure:** answers the error envelope and changes nothing; a lost race answers 409 with the winner.
-//! - **Permissions:** table read and write; nothing in the bucket.
+//! - **Trigger:** HTTP (the routes below) · a schedule, each minute.
+//! - **Reads:** aliases, versions and their documents, settings.
+//! - **Writes:** aliases with their history, alias counts, stages and dates of versions, settings, events, work that is due, idempotency answers.
+//! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`, `version.lifecycle_set`, `version.deprecated`, `version.end_of_life`, `promotion.denied`, `stages.changed`, `protections.changed`, `waiver.granted`, `waiver.revoked`.
+//! - **On failure:** answers the error envelope and changes nothing; a lost race answers 409 with the winner; a promotion that is denied is recorded; what is due stays due.
+//! - **Permissions:** table read and write; in the bucket only large documents (`documents/*`), read.
 
 mod aliases;
+mod gate;
 mod handlers;
+mod lifecycle;
+mod policy;
+mod settings;
+mod simulate;
 mod stages;
+mod sweep;
+mod waivers;
 
 use axum::Router;
-use shared::App;
-use shared::http::{Route, delete, mount, post, put};
+use serde_json::Value;
+use shared::events::Incoming;
+use shared::http::{Route, delete, get, mount, post, put};
+use shared::{App, Error, ErrorCode, Result};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
@@ -28,10 +37,51 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/stage",
             handlers::change_stage,
         ),
+        post(
+            "/v1/models/{model}/versions/{version}/archive",
+            handlers::archive,
+        ),
+        post(
+            "/v1/models/{model}/versions/{version}/unarchive",
+            handlers::unarchive,
+        ),
+        put(
+            "/v1/models/{model}/versions/{version}/lifecycle",
+            handlers::set_lifecycle,
+        ),
+        get("/v1/stages", handlers::get_registry_stages),
+        put("/v1/stages", handlers::put_registry_stages),
+        get("/v1/models/{model}/stages", handlers::get_model_stages),
+        put("/v1/models/{model}/stages", handlers::put_model_stages),
+        get("/v1/protections", handlers::get_registry_protections),
+        put("/v1/protections", handlers::put_registry_protections),
+        get(
+            "/v1/models/{model}/protections",
+            handlers::get_model_protections,
+        ),
+        put(
+            "/v1/models/{model}/protections",
+            handlers::put_model_protections,
+        ),
+        get("/v1/models/{model}/waivers", handlers::list_waivers),
+        post("/v1/models/{model}/waivers", handlers::grant_waiver),
+        delete("/v1/models/{model}/waivers/{id}", handlers::revoke_waiver),
+        post("/v1/models/{model}/simulate", handlers::simulate),
     ]
 }
 
 /// The function's HTTP side.
 pub fn router(app: App) -> Router {
     mount(app, routes())
+}
+
+/// Handles the schedule.
+pub async fn handle(app: App, event: Value) -> Result<Value> {
+    match Incoming::parse(&event)? {
+        Incoming::Schedule => sweep::run(&app).await,
+        Incoming::Messages(_) | Incoming::Records(_) => Err(Error::new(
+            ErrorCode::InvalidArgument,
+            "the event is of no kind that this function takes; see its card",
+        )),
+    }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use shared::domain::model::Notes;
 use shared::domain::{
+    Source,
     ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, TenantName,
     Timestamp, VersionId, VersionNumber,
 };
@@ -253,6 +254,7 @@ async fn register_drop(
     }
     let caller = Caller {
         tenant: subject.tenant.clone(),
+        groups: Vec::new(),
         principal: Principal::parse("drop-zone")?,
         request_id: request_id.to_owned(),
         idempotency: Some(Idempotency {
@@ -264,6 +266,7 @@ async fn register_drop(
         artifacts: artifacts.clone(),
         metadata: Metadata::default(),
         notes: Notes::default(),
+        source: Source::Drop,
     };
     let outcome = match register_draft(app, &caller, &subject.model, draft()).await {
         Err(error) if error.code == ErrorCode::ModelNotFound => {

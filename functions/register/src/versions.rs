@@ -9,8 +9,8 @@ use shared::domain::metadata::{Code, Dataset, Framework, Run, Signature};
 use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
 use shared::domain::version::{Document, version_not_found};
 use shared::domain::{
-    ArtifactPath, DeclaredArtifact, Digest, EventType, Metadata, ModelName, Status, Version,
-    VersionId,
+    ArtifactPath, DeclaredArtifact, Digest, EventType, Metadata, ModelName, Source, Standing,
+    Status, Version, VersionId,
 };
 use shared::dynamodb::{Outcome, Registration, VersionChange};
 use shared::http::Caller;
@@ -111,6 +111,7 @@ impl RegisterVersion {
             artifacts,
             metadata,
             notes,
+            source: Source::Upload,
         })
     }
 }
@@ -137,6 +138,7 @@ pub(crate) struct Draft {
     pub(crate) artifacts: Vec<DeclaredArtifact>,
     pub(crate) metadata: Metadata,
     pub(crate) notes: Notes,
+    pub(crate) source: Source,
 }
 
 pub(crate) async fn register(
@@ -161,6 +163,7 @@ pub(crate) async fn register_draft(
         mut artifacts,
         metadata,
         notes,
+        source,
     } = draft;
     if artifacts.is_empty() {
         return Err(Error::invalid(
@@ -232,6 +235,10 @@ pub(crate) async fn register_draft(
                 revision: 1,
                 validation: None,
                 package: None,
+                standing: Standing {
+                    source,
+                    ..Standing::default()
+                },
             };
             let documents = [
                 ("artifacts", &placed_artifacts),
@@ -416,6 +423,19 @@ async fn change_existence(
                 ),
             )
             .with("aliases", names))
+        }
+        Err(Some(version))
+            if is_deletion && version.standing.open_requests + version.standing.rollouts > 0 =>
+        {
+            let advice = if version.standing.rollouts > 0 {
+                "is served by a rollout; change the rollout first"
+            } else {
+                "awaits a decision on its promotion; decide on the request or withdraw it first"
+            };
+            Err(Error::new(
+                ErrorCode::VersionInUse,
+                format!("{id} {advice}"),
+            ))
         }
         Err(Some(version)) => {
             let view = VersionView::of(app, &version);

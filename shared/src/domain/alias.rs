@@ -29,6 +29,10 @@ pub struct Alias {
     pub changed_by: Principal,
     /// When it was changed last.
     pub changed_at: Timestamp,
+    /// From when on its version should not be used any more.
+    pub deprecated_at: Option<Timestamp>,
+    /// From when on its version must not be used any more.
+    pub end_of_life_at: Option<Timestamp>,
 }
 
 /// What the caller believes that an alias holds.

@@ -2,10 +2,14 @@
 
 pub mod alias;
 pub mod artifact;
+pub mod decimal;
 pub mod event;
 pub mod metadata;
 pub mod model;
 pub mod name;
+pub mod protection;
+pub mod settings;
+pub mod stage;
 pub mod subscription;
 pub mod time;
 pub mod version;
@@ -18,6 +22,9 @@ pub use model::Model;
 pub use name::{
     AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, TenantName, VersionNumber,
 };
+pub use protection::{PromotionTarget, Protection, Protections, Waiver, Waivers};
+pub use settings::{Scope, SettingsHead, SettingsKind};
+pub use stage::StageRules;
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;
-pub use version::{Status, Version, VersionId};
+pub use version::{Source, Standing, Status, Version, VersionId};

@@ -4,7 +4,7 @@
 
 use super::table::{Item, number, text};
 use crate::domain::model::Notes;
-use crate::domain::version::{Document, Package, Validation};
+use crate::domain::version::{Document, Package, Source, Standing, Validation};
 use crate::domain::{
     Alias, AliasName, Delivery, Digest, Event, Model, ModelName, Principal, StageName, Status,
     Subscription, TenantName, Timestamp, Version, VersionId, VersionNumber,
@@ -227,7 +227,19 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
     if let Some(package) = &version.package {
         builder = builder.json("pkg", package)?;
     }
-    Ok(builder.build())
+    let standing = &version.standing;
+    if standing.source != Source::default() {
+        builder = builder.text("src", standing.source.as_str());
+    }
+    if !standing.past_stages.is_empty() {
+        builder = builder.json("been", &standing.past_stages)?;
+    }
+    Ok(builder
+        .maybe_number("reqs", Some(standing.open_requests).filter(|count| *count > 0))
+        .maybe_number("served", Some(standing.rollouts).filter(|count| *count > 0))
+        .maybe_number("depr", standing.deprecated_at.map(Timestamp::millis))
+        .maybe_number("eol", standing.end_of_life_at.map(Timestamp::millis))
+        .build())
 }
 
 pub(super) fn version_from_item(
@@ -238,6 +250,9 @@ pub(super) fn version_from_item(
     let reader = Reader(item);
     let sk = reader.text("sk")?;
     let digits = sk.strip_prefix("V#").unwrap_or(sk).trim_start_matches('0');
+    let count = |name: &str| {
+        u32::try_from(reader.maybe_number(name).unwrap_or(0)).unwrap_or(u32::MAX)
+    };
     Ok(Version {
         id: VersionId {
             tenant: tenant.clone(),
@@ -265,6 +280,17 @@ pub(super) fn version_from_item(
         revision: reader.number("rev")?,
         validation: reader.maybe_json::<Validation>("val")?,
         package: reader.maybe_json::<Package>("pkg")?,
+        standing: Standing {
+            source: match reader.maybe_text("src") {
+                Some(text) => Source::parse(text).ok_or_else(|| reader.broken("src"))?,
+                None => Source::default(),
+            },
+            past_stages: reader.maybe_json("been")?.unwrap_or_default(),
+            open_requests: count("reqs"),
+            rollouts: count("served"),
+            deprecated_at: reader.maybe_time("depr"),
+            end_of_life_at: reader.maybe_time("eol"),
+        },
     })
 }
 
@@ -276,6 +302,8 @@ pub(super) fn alias_to_item(alias: &Alias) -> Item {
         .maybe_text("digest", alias.manifest_digest.as_ref().map(Digest::hex))
         .text("by", alias.changed_by.as_str())
         .number("at", alias.changed_at.millis())
+        .maybe_number("depr", alias.deprecated_at.map(Timestamp::millis))
+        .maybe_number("eol", alias.end_of_life_at.map(Timestamp::millis))
         .build()
 }
 
@@ -303,6 +331,8 @@ pub(super) fn alias_from_item(
         },
         changed_by: stored(Principal::parse(reader.text("by")?))?,
         changed_at: reader.time("at")?,
+        deprecated_at: reader.maybe_time("depr"),
+        end_of_life_at: reader.maybe_time("eol"),
     })
 }
 

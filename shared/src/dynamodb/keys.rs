@@ -7,7 +7,16 @@
 //! alias               T#<tenant>#M#<model>               A#<alias>
 //! alias history       T#<tenant>#M#<model>               H#<alias>#<sequence>
 //! other events        T#<tenant>#M#<model>               E#<ulid>
+//! model's settings    T#<tenant>#M#<model>               C#head | C#<kind>#<revision>
+//! exclusive stage     T#<tenant>#M#<model>               S#<stage>
+//! promotion request   T#<tenant>#M#<model>               R#<ulid>
+//! open for a target   T#<tenant>#M#<model>               Q#A#<alias> | Q#S#<version>#<stage>
+//! rollout of a model  T#<tenant>#M#<model>               O#<environment>/<endpoint>
 //! events of no model  T#<tenant>#E                       E#<ulid>
+//! registry's settings T#<tenant>#C                       C#head | C#<kind>#<revision>
+//! inbox of requests   T#<tenant>#R                       <ulid>
+//! rollout             T#<tenant>#O                       <environment>/<endpoint>
+//! rollout's history   T#<tenant>#O#<environment>/<endpoint>  <revision>
 //! model's notes       T#<tenant>#N#<model>               notes
 //! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes | checkpoint
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
@@ -22,7 +31,10 @@
 //! Numbers are padded to ten digits, so that text order is number order.
 //! Model names may contain `#`; every key stays unambiguous because what follows a name has a fixed width.
 
-use crate::domain::{AliasName, ModelName, TenantName, Timestamp, VersionId, VersionNumber};
+use crate::domain::{
+    AliasName, ModelName, PromotionTarget, Scope, SettingsKind, StageName, TenantName, Timestamp,
+    VersionId, VersionNumber,
+};
 use sha2::{Digest as _, Sha256};
 
 /// A partition key and a sort key.
@@ -92,6 +104,85 @@ pub fn event(tenant: &TenantName, model: &ModelName, id: &str) -> Key {
 /// An event about no model, such as the test of a subscription.
 pub fn tenant_event(tenant: &TenantName, id: &str) -> Key {
     key(format!("T#{tenant}#E"), format!("E#{id}"))
+}
+
+fn settings_partition(tenant: &TenantName, scope: &Scope) -> String {
+    match scope {
+        Scope::Registry => format!("T#{tenant}#C"),
+        Scope::Model(model) => model_partition(tenant, model),
+    }
+}
+
+/// Which settings of a registry or a model are in force.
+pub fn settings_head(tenant: &TenantName, scope: &Scope) -> Key {
+    key(settings_partition(tenant, scope), "C#head")
+}
+
+/// One revision of a document of settings.
+pub fn settings(tenant: &TenantName, scope: &Scope, kind: SettingsKind, revision: u64) -> Key {
+    key(
+        settings_partition(tenant, scope),
+        format!("C#{}#{revision:010}", kind.as_str()),
+    )
+}
+
+/// Which version stands in an exclusive stage.
+pub fn exclusive_stage(tenant: &TenantName, model: &ModelName, stage: &StageName) -> Key {
+    key(model_partition(tenant, model), format!("S#{stage}"))
+}
+
+/// A promotion request.
+pub fn request(tenant: &TenantName, model: &ModelName, id: &str) -> Key {
+    key(model_partition(tenant, model), format!("R#{id}"))
+}
+
+/// Which promotion request is open for a target; a stage has one for each version.
+pub fn open_request(
+    tenant: &TenantName,
+    model: &ModelName,
+    target: &PromotionTarget,
+    version: VersionNumber,
+) -> Key {
+    let sk = match target {
+        PromotionTarget::Alias(alias) => format!("Q#A#{alias}"),
+        PromotionTarget::Stage(stage) => format!("Q#S#{:010}#{stage}", version.get()),
+    };
+    key(model_partition(tenant, model), sk)
+}
+
+/// Partition of a tenant's open promotion requests.
+pub fn inbox(tenant: &TenantName) -> String {
+    format!("T#{tenant}#R")
+}
+
+/// An open promotion request in the inbox.
+pub fn inbox_entry(tenant: &TenantName, id: &str) -> Key {
+    key(inbox(tenant), id)
+}
+
+/// Partition of a tenant's rollouts.
+pub fn rollouts(tenant: &TenantName) -> String {
+    format!("T#{tenant}#O")
+}
+
+/// What is served at a place, `<environment>/<endpoint>`.
+pub fn rollout(tenant: &TenantName, place: &str) -> Key {
+    key(rollouts(tenant), place)
+}
+
+/// Partition of the history of a place.
+pub fn rollout_history(tenant: &TenantName, place: &str) -> String {
+    format!("T#{tenant}#O#{place}")
+}
+
+/// One revision of what was served at a place.
+pub fn rollout_revision(tenant: &TenantName, place: &str, revision: u64) -> Key {
+    key(rollout_history(tenant, place), format!("{revision:010}"))
+}
+
+/// That a model is served at a place.
+pub fn rollout_of_model(tenant: &TenantName, model: &ModelName, place: &str) -> Key {
+    key(model_partition(tenant, model), format!("O#{place}"))
 }
 
 /// Notes of a model that are too large for its item.
@@ -213,6 +304,37 @@ mod tests {
         assert_eq!(
             text(feed(&tenant, Timestamp::from_millis(0), "01J")),
             "T#team-a#F#1970-01-01 | 01J"
+        );
+        let scope = Scope::Model(iris.clone());
+        assert_eq!(text(settings_head(&tenant, &Scope::Registry)), "T#team-a#C | C#head");
+        assert_eq!(
+            text(settings(&tenant, &scope, SettingsKind::Protections, 3)),
+            "T#team-a#M#iris | C#protections#0000000003"
+        );
+        let stage = StageName::parse("Production").unwrap();
+        assert_eq!(
+            text(exclusive_stage(&tenant, &iris, &stage)),
+            "T#team-a#M#iris | S#Production"
+        );
+        assert_eq!(text(request(&tenant, &iris, "01J")), "T#team-a#M#iris | R#01J");
+        for (target, expected) in [
+            (PromotionTarget::Alias("champion".into()), "Q#A#champion"),
+            (PromotionTarget::Stage("Live".into()), "Q#S#0000000001#Live"),
+        ] {
+            assert_eq!(
+                open_request(&tenant, &iris, &target, VersionNumber::FIRST).sk,
+                expected
+            );
+        }
+        assert_eq!(text(inbox_entry(&tenant, "01J")), "T#team-a#R | 01J");
+        assert_eq!(text(rollout(&tenant, "eu/score")), "T#team-a#O | eu/score");
+        assert_eq!(
+            text(rollout_revision(&tenant, "eu/score", 2)),
+            "T#team-a#O#eu/score | 0000000002"
+        );
+        assert_eq!(
+            text(rollout_of_model(&tenant, &iris, "eu/score")),
+            "T#team-a#M#iris | O#eu/score"
         );
         assert_eq!(
             text(work("validate", Timestamp::from_millis(5), "x")),

@@ -11,6 +11,7 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Judgement, Loaded, Moved, Page, Registration, Registry, VersionChange, WorkItem,
-    WorkKind,
+    AliasChange, Committed, DECISIONS, Evidence, Found, Governing, Judgement, LifecycleChange, Loaded, Page,
+    Registration, Registry, SettingsChange, SettingsName, StageChange, StageHolder, StageLoaded, VersionChange,
+    WorkItem, WorkKind,
 };

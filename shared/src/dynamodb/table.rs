@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity,
+    AttributeValue, CancellationReason, ConditionCheck, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity,
     ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use std::collections::HashMap;
@@ -51,6 +51,14 @@ impl Expression {
         }
     }
 
+    /// This and another one; values come afterwards.
+    pub(super) fn and(mut self, text: &str) -> Self {
+        let other = Self::new(text);
+        self.text = format!("{} AND {text}", self.text);
+        self.names.extend(other.names);
+        self
+    }
+
     pub(super) fn value(mut self, name: &str, value: AttributeValue) -> Self {
         self.values.insert(format!(":{name}"), value);
         self
@@ -72,6 +80,11 @@ pub(super) enum Write {
     Delete {
         key: Key,
         condition: Option<Expression>,
+    },
+    /// Changes nothing; the transaction is refused unless the condition holds.
+    Check {
+        key: Key,
+        condition: Expression,
     },
 }
 
@@ -375,6 +388,10 @@ impl Table {
                 }
                 })
             }
+            Write::Check { .. } => Err(Error::internal(
+                "writing an item",
+                "a check goes with other writes only",
+            )),
         }
     }
 
@@ -483,6 +500,15 @@ impl Table {
                     .build()
                     .map(|delete| builder.delete(delete))
             }
+            Write::Check { key, condition } => ConditionCheck::builder()
+                .table_name(&self.name)
+                .set_key(Some(key_map(&key)))
+                .condition_expression(condition.text)
+                .set_expression_attribute_names(some_map(condition.names))
+                .set_expression_attribute_values(some_map(condition.values))
+                .return_values_on_condition_check_failure(all_old)
+                .build()
+                .map(|check| builder.condition_check(check)),
         };
         Ok(built
             .map_err(|error| Error::internal("building a transaction", error))?

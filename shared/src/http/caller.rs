@@ -15,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// Header that names the caller where nothing authenticates (the embedded default).
 pub const ACTOR_HEADER: &str = "x-slipway-actor";
+/// Header that names the caller's groups, comma-separated, where nothing authenticates (the embedded default).
+pub const GROUPS_HEADER: &str = "x-slipway-groups";
 
 /// Who calls, for which tenant, under which request id and idempotency key.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Caller {
     pub tenant: TenantName,
     /// Who it is.
     pub principal: Principal,
+    /// The groups that it belongs to.
+    pub groups: Vec<String>,
     /// The request's id, in logs, events and answers.
     pub request_id: String,
     /// The idempotency key, if the client sent one.
@@ -90,6 +94,32 @@ pub(super) fn principal_of(
         ErrorCode::Unauthenticated,
         "the gateway names no caller; sign the request with SigV4, or send a token",
     ))
+}
+
+/// The groups in a token's claim `groups`, or on the embedded default those that the caller says.
+pub(super) fn groups_of(
+    context: Option<&RequestContext>,
+    headers: &HeaderMap,
+    trust_actor_header: bool,
+) -> Vec<String> {
+    let said = if let Some(RequestContext::ApiGatewayV2(context)) = context {
+        let jwt = context.authorizer.as_ref().and_then(|it| it.jwt.as_ref());
+        // API Gateway writes a list in a claim as `[a b]`.
+        jwt.and_then(|jwt| jwt.claims.get("groups"))
+            .map(|claim| claim.trim_matches(['[', ']']).replace(' ', ","))
+    } else if trust_actor_header {
+        headers
+            .get(GROUPS_HEADER)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    } else {
+        None
+    };
+    let said = said.unwrap_or_default();
+    said.split(',')
+        .map(str::trim)
+        .filter(|group| !group.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The idempotency key of a request, with the fingerprint of what it asks.

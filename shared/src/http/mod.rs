@@ -8,7 +8,7 @@ pub mod routes;
 pub mod target;
 pub mod views;
 
-pub use body::{Body, Params};
+pub use body::{Body, Params, parse as parse_body};
 pub use caller::Caller;
 pub use cursor::{Pages, Paging};
 pub use reply::{Reply, respond};

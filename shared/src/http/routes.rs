@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::domain::TenantName;
 use crate::error::{Error, ErrorCode, Result};
 use crate::http::body::MAX_BODY_BYTES;
-use crate::http::caller::{Caller, idempotency_of, principal_of};
+use crate::http::caller::{Caller, groups_of, idempotency_of, principal_of};
 use crate::http::reply::{Failed, render_error};
 use crate::telemetry::metrics;
 use axum::Router;
@@ -198,10 +198,16 @@ async fn prepare(app: &App, request: Request, request_id: &str) -> Result<Reques
         &parts.headers,
         app.config.trust_actor_header,
     )?;
+    let groups = groups_of(
+        parts.extensions.get::<RequestContext>(),
+        &parts.headers,
+        app.config.trust_actor_header,
+    );
     let idempotency = idempotency_of(&parts.headers, parts.method.as_str(), &whole_path, &body)?;
     parts.extensions.insert(Caller {
         tenant,
         principal,
+        groups,
         request_id: request_id.to_owned(),
         idempotency,
     });

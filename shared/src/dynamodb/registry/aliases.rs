@@ -1,18 +1,19 @@
 //! Aliases: read, list, move; and the events of a model, of which their histories are part.
 
+use super::settings::{Governing, guard};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::{
-    Alias, AliasName, Event, ModelName, Status, TenantName, Timestamp, Version, VersionId,
-    VersionNumber,
+    Alias, AliasName, Event, ModelName, Scope, SettingsHead, Status, TenantName, Timestamp,
+    Version, VersionId, VersionNumber,
 };
-use crate::dynamodb::idempotency::{Answer, Outcome};
+use crate::dynamodb::idempotency::{Answer, Outcome, StoredResponse};
 use crate::dynamodb::items::{
     Reader, alias_from_item, alias_to_item, as_number, event_from_item, model_from_item,
     version_from_item,
 };
-use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, text, throttled};
+use crate::dynamodb::keys::{self, Key};
+use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, text};
 use crate::error::{Error, Result};
 
 /// What is known before an alias is changed.
@@ -24,15 +25,21 @@ pub struct Loaded {
     pub version: Option<Version>,
     /// When the model was deleted, as far as it was looked at.
     pub model_deleted_at: Option<Timestamp>,
+    /// What governs the model.
+    pub governing: Governing,
+    /// Whether it was just read; what a hint says must be confirmed before it refuses anything.
+    pub is_fresh: bool,
 }
 
-/// What became of a wanted change of an alias.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Moved {
-    /// It was changed.
-    Changed(Alias),
-    /// It is as wanted already, or was never set.
-    Unchanged(Option<Alias>),
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Committed {
+    /// It was done.
+    Done,
+    /// It was done before under the same idempotency key; this was answered.
+    Replayed(StoredResponse),
+    /// Something was not as it was believed to be; load it again and decide anew.
+    Lost,
 }
 
 /// A decided change of an alias.
@@ -42,11 +49,18 @@ pub struct AliasChange {
     pub alias: Alias,
     /// What it held before.
     pub from: Option<VersionNumber>,
+    /// The version that it will hold, as it was seen.
+    pub version: Option<Version>,
+    /// The settings that the decision rests on; empty where nothing guards the alias.
+    pub guards: Vec<(Scope, SettingsHead)>,
     /// The event that tells it.
     pub event: Event,
     /// The answer to store under an idempotency key.
     pub answer: Option<Answer>,
 }
+
+/// How often a lost race is decided anew before the caller is asked to wait.
+pub const DECISIONS: u32 = RACE_ATTEMPTS;
 
 impl Registry {
     /// Reads an alias: one eventually consistent read.
@@ -103,62 +117,50 @@ impl Registry {
             .collect())
     }
 
-    /// Changes an alias with its history entry, its versions' counts and the stored answer in one transaction.
-    ///
-    /// `decide` gets what is believed, with whether it was just read, and is called again if that was wrong.
-    /// It answers `None` if there is nothing to change.
-    pub async fn change_alias(
+    /// Commits a change of an alias with its history entry, its versions' counts and the stored answer.
+    pub async fn commit_alias(
         &self,
-        tenant: &TenantName,
-        model: &ModelName,
-        name: &AliasName,
-        target: Option<VersionNumber>,
-        decide: impl Fn(&Loaded) -> Result<Option<AliasChange>>,
-    ) -> Result<Outcome<Moved>> {
-        let alias_key = keys::alias(tenant, model, name);
-        let mut use_hints = true;
-        for attempt in 1..=RACE_ATTEMPTS {
-            let (loaded, fresh) = self
-                .load_alias(tenant, model, name, target, use_hints)
-                .await?;
-            let change = match decide(&loaded) {
-                Ok(Some(change)) => change,
-                // What a hint says must be confirmed before it refuses, or decides that nothing is to do.
-                Ok(None) | Err(_) if !fresh => {
-                    use_hints = false;
-                    continue;
-                }
-                Ok(None) => return Ok(Outcome::Done(Moved::Unchanged(loaded.alias))),
-                Err(error) => return Err(error),
-            };
-            let writes = Self::alias_writes(&change, loaded.alias.as_ref())?;
-            match self
-                .try_commit(writes, tenant, change.answer.clone())
-                .await?
-            {
-                Ok(Outcome::Done(())) => {
-                    self.hints.put(alias_key, alias_to_item(&change.alias));
-                    return Ok(Outcome::Done(Moved::Changed(change.alias)));
-                }
-                Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
-                Err(_) => {
-                    use_hints = false;
-                    self.hints.forget(&alias_key);
-                    pause(attempt.min(4)).await;
-                }
+        change: &AliasChange,
+        before: Option<&Alias>,
+        attempt: u32,
+    ) -> Result<Committed> {
+        let alias = &change.alias;
+        let writes = Self::alias_writes(change, before)?;
+        let outcome = self
+            .try_commit(writes, &alias.tenant, change.answer.clone())
+            .await?;
+        let key = keys::alias(&alias.tenant, &alias.model, &alias.name);
+        Ok(match outcome {
+            Ok(Outcome::Done(())) => {
+                self.hints.put(key, alias_to_item(alias));
+                Committed::Done
             }
-        }
-        Err(throttled())
+            Ok(Outcome::Replayed(response)) => Committed::Replayed(response),
+            Err(_) => {
+                self.forget_alias(alias);
+                pause(attempt.min(4)).await;
+                Committed::Lost
+            }
+        })
     }
 
-    async fn load_alias(
+    /// Forgets all that a lost change of an alias believed.
+    pub(super) fn forget_alias(&self, alias: &Alias) {
+        self.hints
+            .forget(&keys::alias(&alias.tenant, &alias.model, &alias.name));
+        self.forget_heads(&alias.tenant, &alias.model);
+    }
+
+    /// Loads an alias, the version that it shall hold and what governs them: from hints, or by one BatchGetItem.
+    pub async fn load_alias(
         &self,
         tenant: &TenantName,
         model: &ModelName,
         name: &AliasName,
         target: Option<VersionNumber>,
         use_hints: bool,
-    ) -> Result<(Loaded, bool)> {
+        now: Timestamp,
+    ) -> Result<Loaded> {
         let alias_key = keys::alias(tenant, model, name);
         let version_key = target.map(|number| {
             keys::version(&VersionId {
@@ -176,22 +178,30 @@ impl Registry {
                     .map(|item| version_from_item(tenant, model, &item))
                     .transpose()?,
                 model_deleted_at: None,
+                governing: Governing::default(),
+                is_fresh: false,
             })
         };
-        if use_hints {
+        let heads = self.unknown_heads(tenant, model, now);
+        if use_hints && heads.is_empty() {
             let hinted_version = version_key.as_ref().map(|key| self.hints.get(key));
             let version_known = hinted_version.as_ref().is_none_or(Option::is_some);
             if let (Some(alias), true) = (self.hints.get(&alias_key), version_known) {
-                return Ok((parse(Some(alias), hinted_version.flatten())?, false));
+                let mut loaded = parse(Some(alias), hinted_version.flatten())?;
+                loaded.governing = self.take_heads(tenant, model, &heads, &[], now);
+                return Ok(loaded);
             }
         }
         let model_key = keys::model(tenant, model);
         let mut wanted = vec![model_key.clone(), alias_key.clone()];
         wanted.extend(version_key.clone());
-        let (mut head, mut alias, mut version) = (None, None, None);
+        wanted.extend(heads.clone());
+        let (mut head, mut alias, mut version, mut settings) = (None, None, None, Vec::new());
         for item in self.table.batch_get(&wanted, true).await? {
             if Reader(&item).text("pk")? == model_key.pk {
                 head = Some(item);
+            } else if sort_key(&item) == "C#head" {
+                settings.push(item);
             } else if sort_key(&item) == alias_key.sk {
                 self.hints.put(alias_key.clone(), item.clone());
                 alias = Some(item);
@@ -207,10 +217,15 @@ impl Registry {
         let mut loaded = parse(alias, version)?;
         loaded.model_deleted_at = model_from_item(tenant, &head)?.model.deleted_at;
         self.hints.put(model_key, head);
-        Ok((loaded, true))
+        loaded.governing = self.take_heads(tenant, model, &heads, &settings, now);
+        loaded.is_fresh = true;
+        Ok(loaded)
     }
 
-    fn alias_writes(change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
+    pub(super) fn alias_writes(
+        change: &AliasChange,
+        before: Option<&Alias>,
+    ) -> Result<Vec<Write>> {
         let alias = &change.alias;
         let id = |number| VersionId {
             tenant: alias.tenant.clone(),
@@ -233,8 +248,7 @@ impl Registry {
                 key: keys::version(&id(to)),
                 update: Expression::new("SET #aliases = #aliases + :one")
                     .value("one", as_number(1)),
-                condition: Expression::new("#status = :ready AND attribute_not_exists(#deleted)")
-                    .value("ready", text(Status::Ready.as_str())),
+                condition: as_seen(change.version.as_ref(), !change.guards.is_empty()),
             });
         }
         if let Some(from) = change.from {
@@ -245,7 +259,37 @@ impl Registry {
                 condition: Expression::new("#aliases > :zero").value("zero", as_number(0)),
             });
         }
+        writes.extend(
+            change
+                .guards
+                .iter()
+                .map(|(scope, head)| guard(&alias.tenant, scope, *head)),
+        );
         Ok(writes)
+    }
+
+    /// Reads versions by their numbers in one BatchGetItem; those that do not exist are left out.
+    pub async fn versions_by_number(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        numbers: &[VersionNumber],
+    ) -> Result<Vec<Version>> {
+        let wanted: Vec<Key> = numbers
+            .iter()
+            .map(|number| {
+                keys::version(&VersionId {
+                    tenant: tenant.clone(),
+                    model: model.clone(),
+                    number: *number,
+                })
+            })
+            .collect();
+        let items = self.table.batch_get(&wanted, true).await?;
+        items
+            .iter()
+            .map(|item| version_from_item(tenant, model, item))
+            .collect()
     }
 
     /// One page of an alias's history, newest first unless `ascending`.
@@ -328,4 +372,40 @@ impl Registry {
             .into_iter()
             .find(|event| event.kind == kind && event.version == Some(id.number)))
     }
+}
+
+/// The condition that a version is ready and as it was seen, as far as a promotion rests on it.
+///
+/// What an alias copies from it must be what it says; a guarded promotion rests on its verdict and its tags as well.
+pub(super) fn as_seen(version: Option<&Version>, is_guarded: bool) -> Expression {
+    let mut text_of = String::from("#status = :ready AND attribute_not_exists(#deleted)");
+    let mut values = vec![("ready", text(Status::Ready.as_str()))];
+    if let Some(version) = version {
+        let dates = [
+            ("depr", version.standing.deprecated_at),
+            ("eol", version.standing.end_of_life_at),
+        ];
+        for (name, at) in dates {
+            match at {
+                Some(at) => {
+                    text_of.push_str(&format!(" AND #{name} = :{name}"));
+                    values.push((name, as_number(at.millis())));
+                }
+                None => text_of.push_str(&format!(" AND attribute_not_exists(#{name})")),
+            }
+        }
+        if is_guarded {
+            text_of.push_str(" AND #rev = :rev");
+            values.push(("rev", as_number(version.revision)));
+            if let Some(validation) = &version.validation {
+                text_of.push_str(" AND contains(#val, :report)");
+                values.push(("report", text(validation.report_digest.hex())));
+            }
+        }
+    }
+    values
+        .into_iter()
+        .fold(Expression::new(text_of), |expression, (name, value)| {
+            expression.value(name, value)
+        })
 }

@@ -7,10 +7,14 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod settings;
+mod stages;
 mod versions;
 mod work;
 
-pub use aliases::{AliasChange, Loaded, Moved};
+pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
+pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};
+pub use stages::{LifecycleChange, StageChange, StageHolder, StageLoaded};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
@@ -35,6 +39,7 @@ pub struct Registry {
     table: Table,
     pub(super) streams: Lazy<aws_sdk_dynamodbstreams::Client>,
     hints: Hints,
+    settings: settings::SettingsCache,
 }
 
 /// A page of things, and the sort key to go on after.
@@ -86,6 +91,7 @@ impl Registry {
             table: Table::new(clients.dynamodb(), config),
             streams: clients.streams(),
             hints: Hints::new(),
+            settings: settings::SettingsCache::new(),
         }
     }
 

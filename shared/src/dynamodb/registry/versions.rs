@@ -4,7 +4,7 @@ use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::version::{Document, Package, Validation, version_not_found};
 use crate::domain::{
-    Event, Model, ModelName, StageName, Status, TenantName, Timestamp, Version, VersionId,
+    Event, Model, ModelName, Status, TenantName, Timestamp, Version, VersionId,
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
@@ -36,13 +36,6 @@ pub enum VersionChange {
     Judge(Box<Judgement>),
     /// Packaging made its package.
     Pack(Package),
-    /// It moves to another stage.
-    MoveTo {
-        /// The stage that it leaves.
-        from: StageName,
-        /// The stage that it enters.
-        to: StageName,
-    },
     /// It is deleted, restorably.
     Delete,
     /// It is restored.
@@ -293,18 +286,12 @@ impl Registry {
                 condition_values.push(("ready", text(Status::Ready.as_str())));
                 "#status = :ready AND attribute_not_exists(#pkg)"
             }
-            VersionChange::MoveTo { from, to } => {
-                set.push("#stage = :to");
-                values.push(("to", text(to.as_str())));
-                condition_values.push(("from", text(from.as_str())));
-                condition_values.push(("ready", text(Status::Ready.as_str())));
-                "#stage = :from AND #status = :ready AND attribute_not_exists(#deleted)"
-            }
             VersionChange::Delete => {
                 set.push("#deleted = :deleted");
                 values.push(("deleted", as_number(event.time.millis())));
                 condition_values.push(("none", as_number(0)));
-                "#aliases = :none AND attribute_not_exists(#deleted)"
+                "#aliases = :none AND attribute_not_exists(#deleted) AND (attribute_not_exists(#reqs) OR #reqs = :none) \
+                 AND (attribute_not_exists(#served) OR #served = :none)"
             }
             VersionChange::Restore => {
                 remove.push("#deleted");

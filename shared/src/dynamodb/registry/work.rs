@@ -20,6 +20,10 @@ pub enum WorkKind {
     Deliver,
     /// A drop-zone folder waits to become quiet.
     Drop,
+    /// A version waits for the day of its deprecation or of its end of life.
+    Lifecycle,
+    /// A promotion request waits for its checks or its approvals.
+    Request,
 }
 
 impl WorkKind {
@@ -30,6 +34,8 @@ impl WorkKind {
             Self::Package => "package",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
+            Self::Lifecycle => "lifecycle",
+            Self::Request => "request",
         }
     }
 }
