@@ -36,6 +36,8 @@ pub struct Config {
     pub allow_loopback_webhooks: bool,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
     pub trust_actor_header: bool,
+    /// `JWT_GROUPS_CLAIM`: the claim of a JWT that names the caller's groups; `groups` unless set.
+    pub jwt_groups_claim: String,
 }
 
 /// Keys of the account that the function runs as.
@@ -107,6 +109,7 @@ impl Config {
                 .transpose()?,
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
+            jwt_groups_claim: get("JWT_GROUPS_CLAIM").unwrap_or_else(|| "groups".into()),
         })
     }
 }

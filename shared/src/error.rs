@@ -42,10 +42,20 @@ pub enum ErrorCode {
     WaiverNotFound,
     /// Nothing was ever served at the place, or not at that revision.
     RolloutNotFound,
+    /// No such experiment.
+    ExperimentNotFound,
+    /// No such run.
+    RunNotFound,
+    /// No such logged model.
+    LoggedModelNotFound,
+    /// No such tag.
+    TagNotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
     /// A registered model of that name exists already.
     ModelExists,
+    /// An experiment of that name exists already.
+    ExperimentExists,
     /// Somebody else changed it first; `details.current` carries the winner.
     Conflict,
     /// The version is not `READY`.
@@ -90,8 +100,13 @@ impl ErrorCode {
         Self::RequestNotFound,
         Self::WaiverNotFound,
         Self::RolloutNotFound,
+        Self::ExperimentNotFound,
+        Self::RunNotFound,
+        Self::LoggedModelNotFound,
+        Self::TagNotFound,
         Self::MethodNotAllowed,
         Self::ModelExists,
+        Self::ExperimentExists,
         Self::Conflict,
         Self::VersionNotReady,
         Self::VersionInUse,
@@ -124,8 +139,13 @@ impl ErrorCode {
             Self::RequestNotFound => ("request_not_found", 404, false),
             Self::WaiverNotFound => ("waiver_not_found", 404, false),
             Self::RolloutNotFound => ("rollout_not_found", 404, false),
+            Self::ExperimentNotFound => ("experiment_not_found", 404, false),
+            Self::RunNotFound => ("run_not_found", 404, false),
+            Self::LoggedModelNotFound => ("logged_model_not_found", 404, false),
+            Self::TagNotFound => ("tag_not_found", 404, false),
             Self::MethodNotAllowed => ("method_not_allowed", 405, false),
             Self::ModelExists => ("model_exists", 409, false),
+            Self::ExperimentExists => ("experiment_exists", 409, false),
             Self::Conflict => ("conflict", 409, false),
             Self::VersionNotReady => ("version_not_ready", 409, false),
             Self::VersionInUse => ("version_in_use", 409, false),

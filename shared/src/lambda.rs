@@ -5,6 +5,7 @@
 use crate::app::{App, Clock};
 use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
+use crate::http::Edge;
 use crate::http::reply::envelope;
 use crate::telemetry::{logs, metrics};
 use axum::Router;
@@ -40,9 +41,16 @@ where
             let mut adapter = adapter.clone();
             return Box::pin(async move {
                 let request_id = event.context.request_id.clone();
+                let edge = Edge::of(
+                    event
+                        .payload
+                        .get("rawPath")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default(),
+                );
                 let request = match request_of(event.payload) {
                     Ok(request) => request,
-                    Err(error) => return Ok(refusal(&error, &request_id)),
+                    Err(error) => return Ok(refusal(edge, &error, &request_id)),
                 };
                 let response = adapter
                     .call(LambdaEvent::new(request, event.context))
@@ -180,17 +188,21 @@ fn encoded(text: &str, set: &'static AsciiSet) -> String {
 }
 
 /// The answer, as the gateway wants it, to what never became a request.
-fn refusal(error: &Error, request_id: &str) -> Value {
+fn refusal(edge: Edge, error: &Error, request_id: &str) -> Value {
     tracing::warn!(
         request.id = request_id,
         error = error.chain(),
         code = error.code.as_str(),
         "An event of the gateway was refused"
     );
+    let (status, body) = match edge {
+        Edge::Native => (error.code.status(), envelope(error, request_id)),
+        Edge::Mlflow => crate::mlflow::error::envelope(error),
+    };
     json!({
-        "statusCode": error.code.status(),
+        "statusCode": status,
         "headers": {"content-type": "application/json", "x-request-id": request_id},
-        "body": envelope(error, request_id).to_string(),
+        "body": body.to_string(),
         "isBase64Encoded": false,
     })
 }

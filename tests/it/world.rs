@@ -55,6 +55,18 @@ impl Answer {
         );
         error
     }
+
+    /// The message of an error in the shape of MLflow.
+    #[track_caller]
+    pub(crate) fn expect_mlflow(self, status: u16, code: &str) -> String {
+        assert_eq!(
+            (self.status, self.body["error_code"].as_str()),
+            (status, Some(code)),
+            "{:#}",
+            self.body
+        );
+        self.body["message"].as_str().unwrap_or_default().to_owned()
+    }
 }
 
 /// A file to upload.

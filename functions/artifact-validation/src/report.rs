@@ -499,7 +499,7 @@ pub(crate) mod tests {
             revision: 1,
             validation: None,
             package: None,
-                standing: shared::domain::Standing::default(),
+            standing: shared::domain::Standing::default(),
         }
     }
 

@@ -20,13 +20,14 @@ mod sweep;
 
 use axum::Router;
 use serde_json::Value;
+use shared::domain::Action;
 use shared::events::Incoming;
-use shared::http::{Route, delete, get, mount, post};
+use shared::http::{Route, Subject, delete, get, mount, post};
 use shared::{App, Result};
 
 /// The routes of this function.
 pub fn routes() -> Vec<Route> {
-    vec![
+    let routes = vec![
         post("/v1/subscriptions", handlers::create_subscription),
         get("/v1/subscriptions", handlers::list_subscriptions),
         get("/v1/subscriptions/{id}", handlers::get_subscription),
@@ -36,7 +37,12 @@ pub fn routes() -> Vec<Route> {
             "/v1/subscriptions/{id}/deliveries",
             handlers::list_deliveries,
         ),
-    ]
+    ];
+    // A subscription hears of every model.
+    routes
+        .into_iter()
+        .map(|route| route.needs(Action::Admin).touches(Subject::Everything))
+        .collect()
 }
 
 /// Answers HTTP requests.

@@ -117,7 +117,7 @@ mod tests {
                 at: Timestamp::from_millis(5),
             }),
             package: None,
-                standing: shared::domain::Standing::default(),
+            standing: shared::domain::Standing::default(),
         }
     }
 

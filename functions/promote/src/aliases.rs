@@ -178,9 +178,7 @@ pub(crate) async fn roll_back(
         return Err(error);
     }
     match earlier_holder(app, caller, &known).await? {
-        Some(target) => {
-            move_alias(app, caller, model, name, &back_to(target, Some(true))).await
-        }
+        Some(target) => move_alias(app, caller, model, name, &back_to(target, Some(true))).await,
         None => Err(error),
     }
 }
@@ -367,9 +365,8 @@ pub(crate) async fn decide(
     }
     let verdict = match &loaded.version {
         Some(version) => {
-            let governs = loaded.governing.registry.protections
-                + loaded.governing.model.protections
-                > 0;
+            let governs =
+                loaded.governing.registry.protections + loaded.governing.model.protections > 0;
             let held_before = match wanted.held_before {
                 Some(known) => known,
                 None if governs => held_versions(app, &caller.tenant, model, name)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shared::domain::model::Notes;
 use shared::domain::version::Document;
 use shared::domain::{
-    EventType, Metadata, ModelName, Principal, PromotionTarget, Protection, Protections, Scope,
+    EventType, Metadata, ModelName, Principal, PromotionTarget, Protection, Protections, Realm,
     SettingsHead, SettingsKind, Version, VersionId, VersionNumber, Waiver, Waivers,
 };
 use shared::dynamodb::{Evidence, Found, Governing, SettingsName};
@@ -84,7 +84,7 @@ pub(crate) struct Verdict {
     /// Every condition that guards the target.
     pub(crate) findings: Vec<Finding>,
     /// The settings that the verdict rests on; empty if nothing guards the target.
-    pub(crate) guards: Vec<(Scope, SettingsHead)>,
+    pub(crate) guards: Vec<(Realm, SettingsHead)>,
     /// The protections that guard the target, with the scope of each.
     pub(crate) protections: Vec<(&'static str, Protection)>,
     /// Whether anything guards the target.
@@ -199,8 +199,7 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
         return Ok(Verdict::default());
     }
     let needs = Needs::of(protections.iter().map(|(_, protection)| protection));
-    let metadata: Metadata =
-        document(app, ask.version, "metadata", needs.metadata, &found).await?;
+    let metadata: Metadata = document(app, ask.version, "metadata", needs.metadata, &found).await?;
     let notes: Notes = document(app, ask.version, "notes", needs.notes, &found).await?;
     let holder = match ask.holder {
         Some(number) if number == id.number => Some((ask.version.clone(), metadata.clone())),
@@ -221,7 +220,9 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
         version: ask.version,
         metadata: &metadata,
         notes: &notes,
-        holder: holder.as_ref().map(|(version, metadata)| (version, metadata)),
+        holder: holder
+            .as_ref()
+            .map(|(version, metadata)| (version, metadata)),
         held_before: ask.held_before,
         requester: (&ask.consent.requester, &ask.consent.groups),
         approvers: &ask.consent.approvals,
@@ -251,23 +252,22 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
 }
 
 /// The revisions that a decision rests on, as events and answers show them.
-fn policy_of(heads: &[(Scope, SettingsHead)]) -> Value {
+fn policy_of(heads: &[(Realm, SettingsHead)]) -> Value {
     let mut policy = json!({});
     for (scope, head) in heads {
-        policy[word(scope)] =
-            json!({"protections": head.protections, "waivers": head.waivers});
+        policy[word(scope)] = json!({"protections": head.protections, "waivers": head.waivers});
     }
     policy
 }
 
-pub(crate) fn word(scope: &Scope) -> &'static str {
+pub(crate) fn word(scope: &Realm) -> &'static str {
     match scope {
-        Scope::Registry => "registry",
-        Scope::Model(_) => "model",
+        Realm::Registry => "registry",
+        Realm::Model(_) => "model",
     }
 }
 
-fn names_of(heads: &[(Scope, SettingsHead)]) -> Vec<SettingsName> {
+fn names_of(heads: &[(Realm, SettingsHead)]) -> Vec<SettingsName> {
     let mut names = Vec::new();
     for (scope, head) in heads {
         for kind in [SettingsKind::Protections, SettingsKind::Waivers] {
@@ -334,7 +334,12 @@ pub(crate) async fn protections_of(
             && let Some(json) = app.registry.find_settings(&caller.tenant, &name).await?
         {
             let parsed: Protections = parse(&json)?;
-            all.extend(parsed.protections.into_iter().map(|one| (word(&name.0), one)));
+            all.extend(
+                parsed
+                    .protections
+                    .into_iter()
+                    .map(|one| (word(&name.0), one)),
+            );
         }
     }
     Ok(all)
@@ -429,9 +434,7 @@ fn findings_of(
         findings.push(finding(
             "approval".into(),
             count >= needed || is_return,
-            format!(
-                "let {needed} people{by} approve a promotion request; {count} of them did"
-            ),
+            format!("let {needed} people{by} approve a promotion request; {count} of them did"),
         ));
     }
     Ok(findings)

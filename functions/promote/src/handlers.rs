@@ -7,7 +7,7 @@ use crate::simulate::{self, Simulate};
 use crate::stages::{self, Archiving, ChangeStage, Wish};
 use crate::waivers::{self, GrantWaiver};
 use axum::extract::State;
-use shared::domain::{Protections, Scope, StageRules};
+use shared::domain::{Protections, Realm, StageRules};
 use shared::http::{Body, Caller, Params, Reply, Target, respond};
 use shared::{App, Result};
 
@@ -92,7 +92,7 @@ pub(crate) async fn get_registry_stages(
     caller: Caller,
     Params(which): Params<Which>,
 ) -> Result<Reply> {
-    Reply::ok(settings::get::<StageRules>(&app, &caller, Scope::Registry, &which).await?)
+    Reply::ok(settings::get::<StageRules>(&app, &caller, Realm::Registry, &which).await?)
 }
 
 pub(crate) async fn put_registry_stages(
@@ -100,7 +100,7 @@ pub(crate) async fn put_registry_stages(
     caller: Caller,
     Body(command): Body<Put>,
 ) -> Result<Reply> {
-    let outcome = settings::put::<StageRules>(&app, &caller, Scope::Registry, command).await;
+    let outcome = settings::put::<StageRules>(&app, &caller, Realm::Registry, command).await;
     respond(&app, &caller, 200, outcome).await
 }
 
@@ -110,7 +110,7 @@ pub(crate) async fn get_model_stages(
     target: Target,
     Params(which): Params<Which>,
 ) -> Result<Reply> {
-    let scope = Scope::Model(target.model()?);
+    let scope = Realm::Model(target.model()?);
     Reply::ok(settings::get::<StageRules>(&app, &caller, scope, &which).await?)
 }
 
@@ -120,7 +120,7 @@ pub(crate) async fn put_model_stages(
     target: Target,
     Body(command): Body<Put>,
 ) -> Result<Reply> {
-    let scope = Scope::Model(target.model()?);
+    let scope = Realm::Model(target.model()?);
     let outcome = settings::put::<StageRules>(&app, &caller, scope, command).await;
     respond(&app, &caller, 200, outcome).await
 }
@@ -130,7 +130,7 @@ pub(crate) async fn get_registry_protections(
     caller: Caller,
     Params(which): Params<Which>,
 ) -> Result<Reply> {
-    Reply::ok(settings::get::<Protections>(&app, &caller, Scope::Registry, &which).await?)
+    Reply::ok(settings::get::<Protections>(&app, &caller, Realm::Registry, &which).await?)
 }
 
 pub(crate) async fn put_registry_protections(
@@ -138,7 +138,7 @@ pub(crate) async fn put_registry_protections(
     caller: Caller,
     Body(command): Body<Put>,
 ) -> Result<Reply> {
-    let outcome = settings::put::<Protections>(&app, &caller, Scope::Registry, command).await;
+    let outcome = settings::put::<Protections>(&app, &caller, Realm::Registry, command).await;
     respond(&app, &caller, 200, outcome).await
 }
 
@@ -148,7 +148,7 @@ pub(crate) async fn get_model_protections(
     target: Target,
     Params(which): Params<Which>,
 ) -> Result<Reply> {
-    let scope = Scope::Model(target.model()?);
+    let scope = Realm::Model(target.model()?);
     Reply::ok(settings::get::<Protections>(&app, &caller, scope, &which).await?)
 }
 
@@ -158,7 +158,7 @@ pub(crate) async fn put_model_protections(
     target: Target,
     Body(command): Body<Put>,
 ) -> Result<Reply> {
-    let scope = Scope::Model(target.model()?);
+    let scope = Realm::Model(target.model()?);
     let outcome = settings::put::<Protections>(&app, &caller, scope, command).await;
     respond(&app, &caller, 200, outcome).await
 }

@@ -20,13 +20,18 @@ mod waivers;
 
 use axum::Router;
 use serde_json::Value;
+use shared::domain::Action;
 use shared::events::Incoming;
 use shared::http::{Route, delete, get, mount, post, put};
 use shared::{App, Error, ErrorCode, Result};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    vec![
+    [promotions(), stages_and_dates(), protections()].concat()
+}
+
+fn promotions() -> Vec<Route> {
+    let moves = [
         put("/v1/models/{model}/aliases/{alias}", handlers::set_alias),
         delete("/v1/models/{model}/aliases/{alias}", handlers::remove_alias),
         post(
@@ -45,29 +50,60 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/unarchive",
             handlers::unarchive,
         ),
+    ];
+    let mut routes = needing(Action::Promote, moves);
+    routes.push(post("/v1/models/{model}/simulate", handlers::simulate).needs(Action::Read));
+    routes
+}
+
+fn stages_and_dates() -> Vec<Route> {
+    vec![
         put(
             "/v1/models/{model}/versions/{version}/lifecycle",
             handlers::set_lifecycle,
-        ),
+        )
+        .needs(Action::Promote),
         get("/v1/stages", handlers::get_registry_stages),
-        put("/v1/stages", handlers::put_registry_stages),
+        put("/v1/stages", handlers::put_registry_stages).needs(Action::Admin),
         get("/v1/models/{model}/stages", handlers::get_model_stages),
-        put("/v1/models/{model}/stages", handlers::put_model_stages),
+        put("/v1/models/{model}/stages", handlers::put_model_stages).needs(Action::Admin),
+    ]
+}
+
+fn protections() -> Vec<Route> {
+    let mut routes = needing(
+        Action::Admin,
+        [
+            put("/v1/protections", handlers::put_registry_protections),
+            put(
+                "/v1/models/{model}/protections",
+                handlers::put_model_protections,
+            ),
+        ],
+    );
+    routes.extend(needing(
+        Action::Approve,
+        [
+            post("/v1/models/{model}/waivers", handlers::grant_waiver),
+            delete("/v1/models/{model}/waivers/{id}", handlers::revoke_waiver),
+        ],
+    ));
+    routes.extend([
         get("/v1/protections", handlers::get_registry_protections),
-        put("/v1/protections", handlers::put_registry_protections),
         get(
             "/v1/models/{model}/protections",
             handlers::get_model_protections,
         ),
-        put(
-            "/v1/models/{model}/protections",
-            handlers::put_model_protections,
-        ),
         get("/v1/models/{model}/waivers", handlers::list_waivers),
-        post("/v1/models/{model}/waivers", handlers::grant_waiver),
-        delete("/v1/models/{model}/waivers/{id}", handlers::revoke_waiver),
-        post("/v1/models/{model}/simulate", handlers::simulate),
-    ]
+    ]);
+    routes
+}
+
+fn needing<const N: usize>(action: Action, routes: [Route; N]) -> Vec<Route> {
+    routes
+        .into_iter()
+        .map(|route| route.needs(action))
+        .collect()
 }
 
 /// The function's HTTP side.

@@ -134,7 +134,12 @@ pub(crate) async fn tell(app: &App, work: &WorkItem) -> Result<()> {
         EventType::VersionDeprecated
     };
     let event = app
-        .event(kind, &id.tenant, &Principal::parse("slipway")?, &app.ids.next())
+        .event(
+            kind,
+            &id.tenant,
+            &Principal::parse("slipway")?,
+            &app.ids.next(),
+        )
         .about(&id.model)
         .of_version(id.number)
         .with("at", work.due.to_string());

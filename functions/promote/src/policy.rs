@@ -75,10 +75,7 @@ fn compile(condition: &Condition) -> std::result::Result<PolicySet, String> {
 }
 
 /// Whether a condition holds; the error says why that cannot be told, and then it does not hold.
-pub(crate) fn holds(
-    condition: &Condition,
-    context: &Context,
-) -> std::result::Result<bool, String> {
+pub(crate) fn holds(condition: &Condition, context: &Context) -> std::result::Result<bool, String> {
     let set = compile(condition)?;
     let (principal, action, resource) = request_of()?;
     let request = Request::new(principal, action, resource, context.clone(), None)
@@ -185,7 +182,12 @@ fn describe(facts: &Facts<'_>, metrics: &BTreeMap<String, MetricScale>) -> Value
     let validation = version.validation.as_ref();
     let mut validated = age(validation.map_or(now, |it| it.at), now);
     validated["verdict"] = json!(validation.map_or("none", |it| it.verdict.as_str()));
-    let tag = |name: &str| notes.tags.get(name).map(|value| value.trim().to_lowercase());
+    let tag = |name: &str| {
+        notes
+            .tags
+            .get(name)
+            .map(|value| value.trim().to_lowercase())
+    };
     let tags: Vec<String> = notes
         .tags
         .iter()
@@ -381,11 +383,20 @@ mod tests {
         for (when, problem) in [
             ("true", None),
             ("context.validation.verdict == \"clean\"", None),
-            ("context.metrics has accuracy && context.metrics.accuracy >= 950000", None),
+            (
+                "context.metrics has accuracy && context.metrics.accuracy >= 950000",
+                None,
+            ),
             ("context.metrics has f1", Some("")),
             ("context has risk && context.risk == \"low\"", None),
-            ("context.tags.contains(\"team=vision\") && context.past_stages.contains(\"Staging\")", None),
-            ("context.now.weekday < 6 && context.now.minute_of_day >= 480", None),
+            (
+                "context.tags.contains(\"team=vision\") && context.past_stages.contains(\"Staging\")",
+                None,
+            ),
+            (
+                "context.now.weekday < 6 && context.now.minute_of_day >= 480",
+                None,
+            ),
             ("context.metrics.accuracy >= 1", Some("optional attribute")),
             ("context.holder.version > 1", Some("optional attribute")),
             ("context.nothing == 1", Some("not found")),
@@ -393,7 +404,10 @@ mod tests {
             ("context.version", Some("")),
             ("", Some("")),
             ("tru", Some("")),
-            ("true }; permit(principal, action, resource) when { true", Some("")),
+            (
+                "true }; permit(principal, action, resource) when { true",
+                Some(""),
+            ),
             ("true } unless { false", Some("")),
             ("context.version > ", Some("")),
         ] {
@@ -414,7 +428,8 @@ mod tests {
     #[test]
     fn the_default_condition_is_valid() {
         let default: Protections =
-            serde_json::from_value(json!({"protections": [{"id": "p", "aliases": ["x"]}]})).unwrap();
+            serde_json::from_value(json!({"protections": [{"id": "p", "aliases": ["x"]}]}))
+                .unwrap();
         check(&default).unwrap();
     }
 
@@ -438,7 +453,10 @@ mod tests {
             holder: holder_metadata.as_ref().map(|metadata| (&old, metadata)),
             held_before: false,
             requester: (&requester, &groups),
-            approvers: &[(Principal::parse("ben").unwrap(), BTreeSet::from(["board".to_owned()]))],
+            approvers: &[(
+                Principal::parse("ben").unwrap(),
+                BTreeSet::from(["board".to_owned()]),
+            )],
             checks_passed: &BTreeSet::from(["smoke".to_owned()]),
             // A Saturday at 12:30.
             now: serde_json::from_value(json!("2026-11-21T12:30:00Z")).unwrap(),
@@ -463,26 +481,128 @@ mod tests {
         let accuracy = |value: f64| json!({"metrics": {"accuracy": value}});
         let none = || json!({});
         for (when, metadata, holder, tags, expected) in [
-            (not_worse, accuracy(0.96), Some(accuracy(0.97)), none(), true),
-            (not_worse, accuracy(0.959_999), Some(accuracy(0.97)), none(), false),
+            (
+                not_worse,
+                accuracy(0.96),
+                Some(accuracy(0.97)),
+                none(),
+                true,
+            ),
+            (
+                not_worse,
+                accuracy(0.959_999),
+                Some(accuracy(0.97)),
+                none(),
+                false,
+            ),
             (not_worse, accuracy(0.1), None, none(), true),
             (not_worse, json!({}), None, none(), false),
             (not_worse, accuracy(0.1), Some(json!({})), none(), true),
-            ("context.metrics has \"val/f1\" && context.metrics[\"val/f1\"] == 91", json!({"metrics": {"val/f1": 0.919}}), None, none(), true),
-            ("context.holder.verdict == \"contains_code\"", json!({}), Some(json!({})), none(), true),
-            ("context has risk && context.risk == \"low\" && context has pii && !context.pii", json!({}), None, json!({"risk": "Low", "pii": "false"}), true),
-            ("context has licence && [\"mit\", \"apache-2.0\"].contains(context.licence)", json!({}), None, json!({"license": "MIT"}), true),
-            ("context has evaluation && context.evaluation.age_days <= 30", json!({}), None, json!({"evaluated_at": "2026-11-01T00:00:00Z"}), true),
-            ("context has evaluation && context.evaluation.age_days <= 10", json!({}), None, json!({"evaluated_at": "2026-11-01T00:00:00Z"}), false),
-            ("context.datasets.known", json!({"datasets": [{"name": "d", "digest": "x"}]}), None, none(), true),
-            ("context.datasets.known", json!({"datasets": [{"name": "d"}]}), None, none(), false),
-            ("context.metadata.containsAll([\"datasets\", \"code\"])", json!({"datasets": [{"name": "d"}], "code": {"commit": "c"}}), None, none(), true),
-            ("context.approvers.count >= 1 && context.approvers.groups.contains(\"board\")", json!({}), None, none(), true),
-            ("context.requester.groups.contains(\"risk\") && context.requester.principal == \"ada\"", json!({}), None, none(), true),
-            ("context.checks.passed.contains(\"smoke\")", json!({}), None, none(), true),
-            ("context.now.weekday == 6 && context.now.date == 20261121 && context.now.minute_of_day == 750", json!({}), None, none(), true),
-            ("context.source == \"upload\" && !context.attestation.present", json!({}), None, none(), true),
-            ("context.version - 9223372036854775807 - 9223372036854775807 < 0", json!({}), None, none(), false),
+            (
+                "context.metrics has \"val/f1\" && context.metrics[\"val/f1\"] == 91",
+                json!({"metrics": {"val/f1": 0.919}}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.holder.verdict == \"contains_code\"",
+                json!({}),
+                Some(json!({})),
+                none(),
+                true,
+            ),
+            (
+                "context has risk && context.risk == \"low\" && context has pii && !context.pii",
+                json!({}),
+                None,
+                json!({"risk": "Low", "pii": "false"}),
+                true,
+            ),
+            (
+                "context has licence && [\"mit\", \"apache-2.0\"].contains(context.licence)",
+                json!({}),
+                None,
+                json!({"license": "MIT"}),
+                true,
+            ),
+            (
+                "context has evaluation && context.evaluation.age_days <= 30",
+                json!({}),
+                None,
+                json!({"evaluated_at": "2026-11-01T00:00:00Z"}),
+                true,
+            ),
+            (
+                "context has evaluation && context.evaluation.age_days <= 10",
+                json!({}),
+                None,
+                json!({"evaluated_at": "2026-11-01T00:00:00Z"}),
+                false,
+            ),
+            (
+                "context.datasets.known",
+                json!({"datasets": [{"name": "d", "digest": "x"}]}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.datasets.known",
+                json!({"datasets": [{"name": "d"}]}),
+                None,
+                none(),
+                false,
+            ),
+            (
+                "context.metadata.containsAll([\"datasets\", \"code\"])",
+                json!({"datasets": [{"name": "d"}], "code": {"commit": "c"}}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.approvers.count >= 1 && context.approvers.groups.contains(\"board\")",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.requester.groups.contains(\"risk\") && context.requester.principal == \"ada\"",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.checks.passed.contains(\"smoke\")",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.now.weekday == 6 && context.now.date == 20261121 && context.now.minute_of_day == 750",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.source == \"upload\" && !context.attestation.present",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.version - 9223372036854775807 - 9223372036854775807 < 0",
+                json!({}),
+                None,
+                none(),
+                false,
+            ),
         ] {
             let when = if when.starts_with("context.holder") {
                 format!("context has holder && {when}")
@@ -501,7 +621,10 @@ mod tests {
     #[test]
     fn what_is_not_named_is_not_read() {
         let needs = |when: &str| Needs::of(protections(json!({}), when).protections.iter());
-        assert_eq!(needs("context.validation.verdict == \"clean\""), Needs::default());
+        assert_eq!(
+            needs("context.validation.verdict == \"clean\""),
+            Needs::default()
+        );
         assert!(needs("context has holder").holder);
         assert!(needs("context.tags.contains(\"a\")").notes);
         assert!(needs("context.datasets.known").metadata);

@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::domain::model::{MAX_REASON, check_text};
 use shared::domain::settings::MAX_SETTINGS_BYTES;
-use shared::domain::{
-    EventType, Protections, Scope, SettingsKind, StageRules, VersionId,
-};
+use shared::domain::{EventType, Protections, Realm, SettingsKind, StageRules, VersionId};
 use shared::dynamodb::{Governing, Outcome, SettingsChange};
 use shared::http::{Caller, parse_body};
 use shared::{App, Error, ErrorCode, Result};
@@ -84,7 +82,7 @@ impl Document for Protections {
 pub(crate) async fn put<T: Document>(
     app: &App,
     caller: &Caller,
-    scope: Scope,
+    scope: Realm,
     command: Put,
 ) -> Result<Outcome<Value>> {
     let (change, document) = command.parse::<T>()?;
@@ -130,7 +128,7 @@ pub(crate) async fn put<T: Document>(
     Ok(outcome.map(|()| view))
 }
 
-fn shown(document: &impl Serialize, scope: &Scope, revision: u64) -> Result<Value> {
+fn shown(document: &impl Serialize, scope: &Realm, revision: u64) -> Result<Value> {
     let mut view = serde_json::to_value(document)
         .map_err(|error| Error::internal("writing settings", error))?;
     view["revision"] = json!(revision);
@@ -142,7 +140,7 @@ fn shown(document: &impl Serialize, scope: &Scope, revision: u64) -> Result<Valu
 pub(crate) async fn get<T: Document>(
     app: &App,
     caller: &Caller,
-    scope: Scope,
+    scope: Realm,
     which: &Which,
 ) -> Result<Value> {
     let head = app.registry.settings_head(&caller.tenant, &scope).await?;
@@ -174,15 +172,11 @@ pub(crate) async fn get<T: Document>(
 }
 
 /// The stages of a model: its own, else the registry's, else those of MLflow.
-pub(crate) async fn rules(
-    app: &App,
-    id: &VersionId,
-    governing: Governing,
-) -> Result<StageRules> {
+pub(crate) async fn rules(app: &App, id: &VersionId, governing: Governing) -> Result<StageRules> {
     let (scope, revision) = if governing.model.stages > 0 {
-        (Scope::Model(id.model.clone()), governing.model.stages)
+        (Realm::Model(id.model.clone()), governing.model.stages)
     } else {
-        (Scope::Registry, governing.registry.stages)
+        (Realm::Registry, governing.registry.stages)
     };
     if revision == 0 {
         return Ok(StageRules::default());
@@ -190,7 +184,10 @@ pub(crate) async fn rules(
     let name = (scope, SettingsKind::Stages, revision);
     let json = app.registry.find_settings(&id.tenant, &name).await?;
     let json = json.ok_or_else(|| {
-        Error::new(ErrorCode::Internal, "the stages that are in force are missing")
+        Error::new(
+            ErrorCode::Internal,
+            "the stages that are in force are missing",
+        )
     })?;
     parse(&json)
 }

@@ -242,10 +242,7 @@ pub(crate) async fn stage_change(
             .registry
             .versions_in_stage(&id.tenant, &id.model, to)
             .await?;
-        existing = there
-            .into_iter()
-            .filter(|other| other.id != *id)
-            .collect();
+        existing = there.into_iter().filter(|other| other.id != *id).collect();
     }
     if existing.len() > MOST_ARCHIVED {
         return Err(Error::new(
@@ -261,7 +258,9 @@ pub(crate) async fn stage_change(
     if !existing.is_empty() && (archive_to.is_none() || archive_to.as_ref() == Some(to)) {
         return Err(Error::invalid(
             "archive_existing",
-            format!("versions in stage `{to}` cannot be archived; the stages name no other archive"),
+            format!(
+                "versions in stage `{to}` cannot be archived; the stages name no other archive"
+            ),
         ));
     }
     let tell = |version: &Version, to: &StageName| {
@@ -349,10 +348,7 @@ async fn entered(
         return Ok(Entered::default());
     }
     let by = format!("{}/{}", governing.registry.stages, governing.model.stages);
-    let seen = app
-        .registry
-        .stage_holder(&id.tenant, &id.model, to)
-        .await?;
+    let seen = app.registry.stage_holder(&id.tenant, &id.model, to).await?;
     let existing = match &seen {
         // Under these rules nobody got there but through this item.
         Some(holder) if holder.rules == by => {

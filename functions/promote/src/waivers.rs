@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, check_text};
 use shared::domain::protection::{MAX_WAIVER_MILLIS, MAX_WAIVERS};
 use shared::domain::{
-    AliasName, Event, EventType, ModelName, PromotionTarget, Scope, SettingsKind, StageName,
+    AliasName, Event, EventType, ModelName, PromotionTarget, Realm, SettingsKind, StageName,
     Timestamp, VersionNumber, Waiver, Waivers,
 };
 use shared::dynamodb::{Outcome, SettingsChange};
@@ -56,7 +56,7 @@ pub(crate) fn target(
 }
 
 async fn load(app: &App, caller: &Caller, model: &ModelName) -> Result<(Waivers, u64)> {
-    let scope = Scope::Model(model.clone());
+    let scope = Realm::Model(model.clone());
     let head = app.registry.settings_head(&caller.tenant, &scope).await?;
     if head.waivers == 0 {
         return Ok((Waivers::default(), 0));
@@ -185,7 +185,11 @@ async fn require_allowed(
             .iter()
             .any(|group| protection.waiver_groups.contains(group))
         {
-            let groups: Vec<&str> = protection.waiver_groups.iter().map(String::as_str).collect();
+            let groups: Vec<&str> = protection
+                .waiver_groups
+                .iter()
+                .map(String::as_str)
+                .collect();
             let who = if groups.is_empty() {
                 "nobody may; its protection names no `waiver_groups`".to_owned()
             } else {
@@ -246,7 +250,7 @@ async fn commit(
     let json = serde_json::to_string(waivers)
         .map_err(|error| Error::internal("writing waivers", error))?;
     let change = SettingsChange {
-        scope: Scope::Model(model.clone()),
+        scope: Realm::Model(model.clone()),
         kind: SettingsKind::Waivers,
         expected: revision,
         json,

@@ -50,7 +50,7 @@ pub fn routes() -> Vec<Route> {
             handlers::list_alias_history,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
-        get("/v1/openapi.json", handlers::get_openapi),
+        get("/v1/openapi.json", handlers::get_openapi).open(),
     ]
 }
 

@@ -84,6 +84,7 @@ pub(crate) async fn list(app: &App, caller: &Caller, params: &ListModels) -> Res
         .items
         .iter()
         .filter(|model| params.include_deleted || model.deleted_at.is_none())
+        .filter(|model| caller.sees(&model.name))
         .map(|model| serde_json::to_value(ModelView::from(model)).unwrap_or_default())
         .collect();
     Ok(pages.render("models", models, page.after.as_deref()))

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use shared::domain::model::Notes;
 use shared::domain::{
-    Source,
-    ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, TenantName,
+    ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, Source, TenantName,
     Timestamp, VersionId, VersionNumber,
 };
 use shared::dynamodb::idempotency::Answer;
@@ -254,8 +253,9 @@ async fn register_drop(
     }
     let caller = Caller {
         tenant: subject.tenant.clone(),
-        groups: Vec::new(),
         principal: Principal::parse("drop-zone")?,
+        groups: Vec::new(),
+        scope: None,
         request_id: request_id.to_owned(),
         idempotency: Some(Idempotency {
             key: format!("drop:{}:{fingerprint}", subject.model),

@@ -931,8 +931,10 @@ async fn what_was_acknowledged_survives_a_kill() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let last: u32 = BufReader::new(child.stdout.take().unwrap())
-        .lines()
+    // The pipe stays open, or else the process would end by itself.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let last: u32 = lines
+        .by_ref()
         .filter_map(|line| line.unwrap().split_once("acknowledged ")?.1.parse().ok())
         .find(|number| *number == 100)
         .unwrap();

@@ -88,7 +88,11 @@ mod tests {
             ("-9223372036854775808", 0, Some(i64::MIN)),
         ] {
             let number: Number = serde_json::from_str(text).unwrap();
-            assert_eq!(scaled(&number, digits), expected, "{text} with {digits} digits");
+            assert_eq!(
+                scaled(&number, digits),
+                expected,
+                "{text} with {digits} digits"
+            );
         }
     }
 

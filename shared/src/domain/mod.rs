@@ -1,5 +1,6 @@
 //! Pure types and decisions: no I/O, no clock, no randomness, no SDK.
 
+pub mod access;
 pub mod alias;
 pub mod artifact;
 pub mod decimal;
@@ -12,8 +13,10 @@ pub mod settings;
 pub mod stage;
 pub mod subscription;
 pub mod time;
+pub mod tracking;
 pub mod version;
 
+pub use access::{Action, Identity, Scope};
 pub use alias::{Alias, Expectation};
 pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};
@@ -23,7 +26,7 @@ pub use name::{
     AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, TenantName, VersionNumber,
 };
 pub use protection::{PromotionTarget, Protection, Protections, Waiver, Waivers};
-pub use settings::{Scope, SettingsHead, SettingsKind};
+pub use settings::{Realm, SettingsHead, SettingsKind};
 pub use stage::StageRules;
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;

@@ -125,7 +125,10 @@ const fn six() -> u8 {
 /// Who must approve, and what follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own in a rule")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own in a rule"
+)]
 pub struct ApprovalRule {
     /// How many different people.
     #[serde(default = "one")]
@@ -532,13 +535,12 @@ impl Protection {
             ));
         }
         if let Some(rule) = &self.approval
-            && (!(1..=20).contains(&rule.needed) || !(1..=2_160).contains(&rule.expires_after_hours))
+            && (!(1..=20).contains(&rule.needed)
+                || !(1..=2_160).contains(&rule.expires_after_hours))
         {
             return Err(Error::invalid(
                 "approval",
-                format!(
-                    "protection `{id}` may need 1 to 20 approvals within 1 to 2160 hours"
-                ),
+                format!("protection `{id}` may need 1 to 20 approvals within 1 to 2160 hours"),
             ));
         }
         if let Some((name, _)) = self
@@ -548,13 +550,18 @@ impl Protection {
         {
             return Err(Error::invalid(
                 "metrics",
-                format!("metric `{name}` may have 0 to {MAX_DIGITS} digits and a name of 1 to 250 bytes"),
+                format!(
+                    "metric `{name}` may have 0 to {MAX_DIGITS} digits and a name of 1 to 250 bytes"
+                ),
             ));
         }
         if self.metrics.len() > MAX_PARTS {
             return Err(Error::invalid(
                 "metrics",
-                format!("there are {} metrics; use at most {MAX_PARTS}", self.metrics.len()),
+                format!(
+                    "there are {} metrics; use at most {MAX_PARTS}",
+                    self.metrics.len()
+                ),
             ));
         }
         Ok(())
@@ -639,14 +646,46 @@ mod tests {
     fn a_freeze_is_in_force_when_all_that_it_says_is_true() {
         let at = |text: &str| serde_json::from_value::<Timestamp>(json!(text)).unwrap();
         for (freeze, now, expected) in [
-            (json!({"from": "2026-12-20T00:00:00Z", "until": "2027-01-03T00:00:00Z"}), "2026-12-24T12:00:00Z", true),
-            (json!({"from": "2026-12-20T00:00:00Z", "until": "2027-01-03T00:00:00Z"}), "2027-01-03T00:00:00Z", false),
-            (json!({"weekdays": ["fri", "sat", "sun"]}), "2026-11-21T10:00:00Z", true),
-            (json!({"weekdays": ["fri", "sat", "sun"]}), "2026-11-23T10:00:00Z", false),
-            (json!({"hours": {"from": "18:00", "until": "08:00"}}), "2026-11-23T07:59:59Z", true),
-            (json!({"hours": {"from": "18:00", "until": "08:00"}}), "2026-11-23T08:00:00Z", false),
-            (json!({"hours": {"from": "12:00", "until": "13:30"}}), "2026-11-23T13:29:00Z", true),
-            (json!({"hours": {"from": "12:00", "until": "13:30"}, "weekdays": ["tue"]}), "2026-11-23T13:00:00Z", false),
+            (
+                json!({"from": "2026-12-20T00:00:00Z", "until": "2027-01-03T00:00:00Z"}),
+                "2026-12-24T12:00:00Z",
+                true,
+            ),
+            (
+                json!({"from": "2026-12-20T00:00:00Z", "until": "2027-01-03T00:00:00Z"}),
+                "2027-01-03T00:00:00Z",
+                false,
+            ),
+            (
+                json!({"weekdays": ["fri", "sat", "sun"]}),
+                "2026-11-21T10:00:00Z",
+                true,
+            ),
+            (
+                json!({"weekdays": ["fri", "sat", "sun"]}),
+                "2026-11-23T10:00:00Z",
+                false,
+            ),
+            (
+                json!({"hours": {"from": "18:00", "until": "08:00"}}),
+                "2026-11-23T07:59:59Z",
+                true,
+            ),
+            (
+                json!({"hours": {"from": "18:00", "until": "08:00"}}),
+                "2026-11-23T08:00:00Z",
+                false,
+            ),
+            (
+                json!({"hours": {"from": "12:00", "until": "13:30"}}),
+                "2026-11-23T13:29:00Z",
+                true,
+            ),
+            (
+                json!({"hours": {"from": "12:00", "until": "13:30"}, "weekdays": ["tue"]}),
+                "2026-11-23T13:00:00Z",
+                false,
+            ),
             (json!({}), "2026-11-23T13:00:00Z", true),
         ] {
             let mut document = freeze.clone();
@@ -677,7 +716,10 @@ mod tests {
         check(json!({"id": "p"}), "guards nothing");
         check(json!({"id": "p q", "aliases": ["x"]}), "is no id");
         check(json!({"id": "p", "aliases": [" "]}), "pattern");
-        check(json!({"id": "p", "aliases": ["x"], "unknown": 1}), "unknown field");
+        check(
+            json!({"id": "p", "aliases": ["x"], "unknown": 1}),
+            "unknown field",
+        );
         check(
             json!({"id": "p", "aliases": ["x"], "conditions": [{"id": "c", "when": "true", "satisfied_by": " "}]}),
             "what would satisfy",
@@ -687,14 +729,26 @@ mod tests {
                 {"id": "c", "when": "true", "satisfied_by": "x"}, {"id": "c", "when": "true", "satisfied_by": "x"}]}),
             "twice",
         );
-        check(json!({"id": "p", "aliases": ["x"], "freezes": [{"id": "f", "hours": {"from": "8", "until": "9"}}]}), "08:30");
+        check(
+            json!({"id": "p", "aliases": ["x"], "freezes": [{"id": "f", "hours": {"from": "8", "until": "9"}}]}),
+            "08:30",
+        );
         check(
             json!({"id": "p", "aliases": ["x"], "freezes": [
                 {"id": "f", "from": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}]}),
             "ends before",
         );
-        check(json!({"id": "p", "aliases": ["x"], "approval": {"needed": 0}}), "1 to 20");
-        check(json!({"id": "p", "aliases": ["x"], "checks": [{"name": "c", "timeout_minutes": 0}]}), "10080");
-        check(json!({"id": "p", "aliases": ["x"], "metrics": {"a": {"digits": 16}}}), "digits");
+        check(
+            json!({"id": "p", "aliases": ["x"], "approval": {"needed": 0}}),
+            "1 to 20",
+        );
+        check(
+            json!({"id": "p", "aliases": ["x"], "checks": [{"name": "c", "timeout_minutes": 0}]}),
+            "10080",
+        );
+        check(
+            json!({"id": "p", "aliases": ["x"], "metrics": {"a": {"digits": 16}}}),
+            "digits",
+        );
     }
 }

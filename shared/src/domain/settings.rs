@@ -15,14 +15,14 @@ pub const MAX_SETTINGS_BYTES: usize = 64 * 1024;
 
 /// What the settings are those of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Scope {
+pub enum Realm {
     /// All models of the tenant.
     Registry,
     /// One model.
     Model(ModelName),
 }
 
-impl Scope {
+impl Realm {
     /// The model, if it is one's.
     pub fn model(&self) -> Option<&ModelName> {
         match self {

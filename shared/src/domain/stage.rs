@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The stage of a version that entered none: `None`, as in MLflow. Every set of stages has it, as its first.
 pub const NO_STAGE: &str = "None";
 /// The stages that a registry has until it configures its own, in their order; as in MLflow.
-const DEFAULT_STAGES: &[&str] = &[NO_STAGE, "Staging", "Production", "Archived"];
+pub const DEFAULT_STAGES: &[&str] = &[NO_STAGE, "Staging", "Production", "Archived"];
 /// Most stages of one set.
 pub const MAX_STAGES: usize = 20;
 
@@ -224,7 +224,10 @@ mod tests {
         assert_eq!(rules.names(), "None, Staging, Production, Archived");
         assert_eq!(rules.find("pRoduction").unwrap().as_str(), "Production");
         assert_eq!(rules.archive_stage().unwrap().as_str(), "Archived");
-        let (none, production) = (rules.find("none").unwrap(), rules.find("production").unwrap());
+        let (none, production) = (
+            rules.find("none").unwrap(),
+            rules.find("production").unwrap(),
+        );
         rules.check_transition(&none, &production).unwrap();
     }
 
@@ -238,11 +241,26 @@ mod tests {
                 error.message
             ),
         };
-        check(json!({"stages": [{"name": "Dev"}, {"name": "Live"}]}), "None, Dev, Live");
-        check(json!({"stages": [{"name": "none"}, {"name": "Live"}]}), "None, Live");
-        check(json!({"stages": [{"name": "Dev"}, {"name": "None"}]}), "comes first");
-        check(json!({"stages": [{"name": "Dev"}, {"name": "DEV"}]}), "nothing but case");
-        check(json!({"stages": [{"name": "Live", "exclusive": true}]}), "name a stage in `archive`");
+        check(
+            json!({"stages": [{"name": "Dev"}, {"name": "Live"}]}),
+            "None, Dev, Live",
+        );
+        check(
+            json!({"stages": [{"name": "none"}, {"name": "Live"}]}),
+            "None, Live",
+        );
+        check(
+            json!({"stages": [{"name": "Dev"}, {"name": "None"}]}),
+            "comes first",
+        );
+        check(
+            json!({"stages": [{"name": "Dev"}, {"name": "DEV"}]}),
+            "nothing but case",
+        );
+        check(
+            json!({"stages": [{"name": "Live", "exclusive": true}]}),
+            "name a stage in `archive`",
+        );
         check(
             json!({"stages": [{"name": "Live", "exclusive": true}, {"name": "Old"}], "archive": "old"}),
             "None, Live, Old",
@@ -251,9 +269,17 @@ mod tests {
             json!({"stages": [{"name": "Live", "exclusive": true}], "archive": "Live"}),
             "archive into another",
         );
-        check(json!({"stages": [{"name": "Live"}], "transitions": {"Live": ["Gone"]}}), "does not exist");
-        check(json!({"stages": [], "transitions": {"x": []}}), "does not exist");
-        let many: Vec<Value> = (0..30).map(|index| json!({"name": format!("s{index}")})).collect();
+        check(
+            json!({"stages": [{"name": "Live"}], "transitions": {"Live": ["Gone"]}}),
+            "does not exist",
+        );
+        check(
+            json!({"stages": [], "transitions": {"x": []}}),
+            "does not exist",
+        );
+        let many: Vec<Value> = (0..30)
+            .map(|index| json!({"name": format!("s{index}")}))
+            .collect();
         check(json!({"stages": many}), "at most 20");
     }
 
@@ -269,7 +295,9 @@ mod tests {
             let answer = rules.check_transition(&stage(from), &stage(to));
             match (answer, expected) {
                 (Ok(()), None) => {}
-                (Err(error), Some(part)) => assert!(error.message.contains(part), "{}", error.message),
+                (Err(error), Some(part)) => {
+                    assert!(error.message.contains(part), "{}", error.message)
+                }
                 (answer, _) => panic!("{from} to {to}: {answer:?}"),
             }
         };

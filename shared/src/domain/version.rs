@@ -219,9 +219,7 @@ impl Standing {
             .collect();
         past.push(stage.clone());
         // Names that were configured away must not fill the item.
-        let surplus = past
-            .len()
-            .saturating_sub(crate::domain::stage::MAX_STAGES);
+        let surplus = past.len().saturating_sub(crate::domain::stage::MAX_STAGES);
         past.split_off(surplus)
     }
 

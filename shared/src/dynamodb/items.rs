@@ -2,7 +2,7 @@
 //!
 //! Attribute names are short words, because bytes are billed, and full enough to read in the console.
 
-use super::table::{Item, number, text};
+use super::table::{Item, bytes, number, text};
 use crate::domain::model::Notes;
 use crate::domain::version::{Document, Package, Source, Standing, Validation};
 use crate::domain::{
@@ -34,6 +34,11 @@ impl Builder {
 
     pub(super) fn number(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.0.insert(name.to_owned(), number(value));
+        self
+    }
+
+    pub(super) fn bytes(mut self, name: &str, value: Vec<u8>) -> Self {
+        self.0.insert(name.to_owned(), bytes(value));
         self
     }
 
@@ -76,7 +81,7 @@ impl Builder {
 pub(super) struct Reader<'a>(pub(super) &'a Item);
 
 impl<'a> Reader<'a> {
-    fn broken(self, name: &str) -> Error {
+    pub(super) fn broken(self, name: &str) -> Error {
         let sk = self.maybe_text("sk").unwrap_or("?");
         Error::internal(
             "reading an item",
@@ -93,6 +98,21 @@ impl<'a> Reader<'a> {
 
     pub(super) fn text(self, name: &str) -> Result<&'a str> {
         self.maybe_text(name).ok_or_else(|| self.broken(name))
+    }
+
+    pub(super) fn maybe_bytes(self, name: &str) -> Option<&'a [u8]> {
+        self.0
+            .get(name)
+            .and_then(|value| value.as_b().ok())
+            .map(AsRef::as_ref)
+    }
+
+    /// A number that may be negative.
+    pub(super) fn integer(self, name: &str) -> Option<i64> {
+        self.0
+            .get(name)
+            .and_then(|value| value.as_n().ok())
+            .and_then(|number| number.parse().ok())
     }
 
     pub(super) fn maybe_number(self, name: &str) -> Option<u64> {
@@ -235,7 +255,10 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
         builder = builder.json("been", &standing.past_stages)?;
     }
     Ok(builder
-        .maybe_number("reqs", Some(standing.open_requests).filter(|count| *count > 0))
+        .maybe_number(
+            "reqs",
+            Some(standing.open_requests).filter(|count| *count > 0),
+        )
         .maybe_number("served", Some(standing.rollouts).filter(|count| *count > 0))
         .maybe_number("depr", standing.deprecated_at.map(Timestamp::millis))
         .maybe_number("eol", standing.end_of_life_at.map(Timestamp::millis))
@@ -250,9 +273,8 @@ pub(super) fn version_from_item(
     let reader = Reader(item);
     let sk = reader.text("sk")?;
     let digits = sk.strip_prefix("V#").unwrap_or(sk).trim_start_matches('0');
-    let count = |name: &str| {
-        u32::try_from(reader.maybe_number(name).unwrap_or(0)).unwrap_or(u32::MAX)
-    };
+    let count =
+        |name: &str| u32::try_from(reader.maybe_number(name).unwrap_or(0)).unwrap_or(u32::MAX);
     Ok(Version {
         id: VersionId {
             tenant: tenant.clone(),

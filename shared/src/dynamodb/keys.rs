@@ -24,6 +24,15 @@
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
 //! subscription        T#<tenant>#W                       <ulid>
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
+//! experiment          T#<tenant>#TX                      <id>
+//! next experiment     T#<tenant>#TC                      #
+//! experiment's name   T#<tenant>#TN#<sha256 of name>     #
+//! run                 T#<tenant>#TR#<experiment>         <start, newest first>#<run>
+//! logged model        T#<tenant>#TM#<experiment>         <creation, newest first>#<logged model>
+//! their large parts   the same                           <of the thing>#<section>#<part>
+//! where either lies   T#<tenant>#TI#<run or model>       #
+//! metric points       T#<tenant>#TH#<run>                K#<sha256 of name>#<ulid> | B#<ulid>
+//! versions of a run   T#<tenant>#TV#<run>                <model>#<number>
 //! work that is due    W#<kind>                           <due, 13 digits>#<sha256 of subject>
 //! outbox checkpoint   W#outbox                           <stream shard>
 //! ```
@@ -31,8 +40,9 @@
 //! Numbers are padded to ten digits, so that text order is number order.
 //! Model names may contain `#`; every key stays unambiguous because what follows a name has a fixed width.
 
+use crate::domain::tracking::ExperimentId;
 use crate::domain::{
-    AliasName, ModelName, PromotionTarget, Scope, SettingsKind, StageName, TenantName, Timestamp,
+    AliasName, ModelName, PromotionTarget, Realm, SettingsKind, StageName, TenantName, Timestamp,
     VersionId, VersionNumber,
 };
 use sha2::{Digest as _, Sha256};
@@ -106,20 +116,20 @@ pub fn tenant_event(tenant: &TenantName, id: &str) -> Key {
     key(format!("T#{tenant}#E"), format!("E#{id}"))
 }
 
-fn settings_partition(tenant: &TenantName, scope: &Scope) -> String {
+fn settings_partition(tenant: &TenantName, scope: &Realm) -> String {
     match scope {
-        Scope::Registry => format!("T#{tenant}#C"),
-        Scope::Model(model) => model_partition(tenant, model),
+        Realm::Registry => format!("T#{tenant}#C"),
+        Realm::Model(model) => model_partition(tenant, model),
     }
 }
 
 /// Which settings of a registry or a model are in force.
-pub fn settings_head(tenant: &TenantName, scope: &Scope) -> Key {
+pub fn settings_head(tenant: &TenantName, scope: &Realm) -> Key {
     key(settings_partition(tenant, scope), "C#head")
 }
 
 /// One revision of a document of settings.
-pub fn settings(tenant: &TenantName, scope: &Scope, kind: SettingsKind, revision: u64) -> Key {
+pub fn settings(tenant: &TenantName, scope: &Realm, kind: SettingsKind, revision: u64) -> Key {
     key(
         settings_partition(tenant, scope),
         format!("C#{}#{revision:010}", kind.as_str()),
@@ -233,6 +243,84 @@ pub fn delivery(tenant: &TenantName, subscription_id: &str, event_id: &str) -> K
     key(deliveries(tenant, subscription_id), event_id)
 }
 
+/// Partition of all experiments of a tenant; one Query lists them by number.
+pub fn experiments(tenant: &TenantName) -> String {
+    format!("T#{tenant}#TX")
+}
+
+/// An experiment.
+pub fn experiment(tenant: &TenantName, id: ExperimentId) -> Key {
+    key(experiments(tenant), format!("{:020}", id.get()))
+}
+
+/// The number that the next experiment gets.
+pub fn experiment_counter(tenant: &TenantName) -> Key {
+    key(format!("T#{tenant}#TC"), "#")
+}
+
+/// Which experiment has a name.
+pub fn experiment_name(tenant: &TenantName, name: &str) -> Key {
+    key(format!("T#{tenant}#TN#{}", hash(&[name])), "#")
+}
+
+/// Partition of the runs of an experiment, newest first.
+pub fn runs(tenant: &TenantName, experiment: ExperimentId) -> String {
+    format!("T#{tenant}#TR#{experiment}")
+}
+
+/// Partition of the logged models of an experiment, newest first.
+pub fn logged_models(tenant: &TenantName, experiment: ExperimentId) -> String {
+    format!("T#{tenant}#TM#{experiment}")
+}
+
+/// Sort key of a run or a logged model: the newest first, and by id where two began in the same millisecond.
+pub fn newest_first(time: i64, id: &str) -> String {
+    // Flipping the sign makes the order of the bits that of the numbers, and flipping all makes it descending.
+    let descending = !(time.cast_unsigned() ^ (1 << 63));
+    format!("{descending:016x}#{id}")
+}
+
+/// A part of what is too large for the item of a run, a logged model or an experiment.
+pub fn section(of: &Key, section: &str, part: usize) -> Key {
+    key(of.pk.clone(), format!("{}#{section}#{part:02}", of.sk))
+}
+
+/// Values of the metrics of a logged model.
+pub fn logged_metrics(of: &Key, id: &str) -> Key {
+    key(of.pk.clone(), format!("{}#points#{id}", of.sk))
+}
+
+/// Where a run or a logged model lies.
+pub fn tracked(tenant: &TenantName, id: &str) -> Key {
+    key(format!("T#{tenant}#TI#{id}"), "#")
+}
+
+/// Partition of the metric points of a run.
+pub fn points(tenant: &TenantName, run: &str) -> String {
+    format!("T#{tenant}#TH#{run}")
+}
+
+/// Sort keys of points of one metric alone begin with this.
+pub fn points_of_metric(metric: &str) -> String {
+    format!("K#{}#", hash(&[metric]))
+}
+
+/// Sort keys of points of several metrics begin with this.
+pub const POINTS_OF_BATCH: &str = "B#";
+
+/// Partition of the versions that were registered from a run.
+pub fn versions_of_run(tenant: &TenantName, run: &str) -> String {
+    format!("T#{tenant}#TV#{run}")
+}
+
+/// A version that was registered from a run.
+pub fn version_of_run(id: &VersionId, run: &str) -> Key {
+    key(
+        versions_of_run(&id.tenant, run),
+        format!("{}#{:010}", id.model, id.number.get()),
+    )
+}
+
 /// Partition of work of one kind.
 pub fn work_partition(kind: &str) -> String {
     format!("W#{kind}")
@@ -305,8 +393,11 @@ mod tests {
             text(feed(&tenant, Timestamp::from_millis(0), "01J")),
             "T#team-a#F#1970-01-01 | 01J"
         );
-        let scope = Scope::Model(iris.clone());
-        assert_eq!(text(settings_head(&tenant, &Scope::Registry)), "T#team-a#C | C#head");
+        let scope = Realm::Model(iris.clone());
+        assert_eq!(
+            text(settings_head(&tenant, &Realm::Registry)),
+            "T#team-a#C | C#head"
+        );
         assert_eq!(
             text(settings(&tenant, &scope, SettingsKind::Protections, 3)),
             "T#team-a#M#iris | C#protections#0000000003"
@@ -316,7 +407,10 @@ mod tests {
             text(exclusive_stage(&tenant, &iris, &stage)),
             "T#team-a#M#iris | S#Production"
         );
-        assert_eq!(text(request(&tenant, &iris, "01J")), "T#team-a#M#iris | R#01J");
+        assert_eq!(
+            text(request(&tenant, &iris, "01J")),
+            "T#team-a#M#iris | R#01J"
+        );
         for (target, expected) in [
             (PromotionTarget::Alias("champion".into()), "Q#A#champion"),
             (PromotionTarget::Stage("Live".into()), "Q#S#0000000001#Live"),
@@ -337,12 +431,35 @@ mod tests {
             "T#team-a#M#iris | O#eu/score"
         );
         assert_eq!(
+            text(experiment(&tenant, ExperimentId::new(7))),
+            "T#team-a#TX | 00000000000000000007"
+        );
+        assert_eq!(text(tracked(&tenant, "m-1")), "T#team-a#TI#m-1 | #");
+        assert_eq!(newest_first(0, "a"), "7fffffffffffffff#a");
+        let run = Key {
+            pk: runs(&tenant, ExperimentId::DEFAULT),
+            sk: newest_first(1_700_000_000_000, "a"),
+        };
+        assert_eq!(
+            text(section(&run, "params", 3)),
+            "T#team-a#TR#0 | 7ffffe74301a97ff#a#params#03"
+        );
+        assert_eq!(
+            text(version_of_run(&id("iris", 7), "a")),
+            "T#default#TV#a | iris#0000000007"
+        );
+        assert_eq!(
             text(work("validate", Timestamp::from_millis(5), "x")),
             format!("W#validate | 0000000000005#{}", hash(&["x"]))
         );
     }
 
     proptest! {
+        #[test]
+        fn what_began_later_sorts_first(left in any::<i64>(), right in any::<i64>()) {
+            prop_assert_eq!(right.cmp(&left), newest_first(left, "a").cmp(&newest_first(right, "a")));
+        }
+
         #[test]
         fn two_versions_never_share_a_key(
             left in "[a-c#0-1]{1,14}", left_number in 1_u64..12, right in "[a-c#0-1]{1,14}", right_number in 1_u64..12

@@ -11,7 +11,8 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Committed, DECISIONS, Evidence, Found, Governing, Judgement, LifecycleChange, Loaded, Page,
-    Registration, Registry, SettingsChange, SettingsName, StageChange, StageHolder, StageLoaded, VersionChange,
-    WorkItem, WorkKind,
+    AliasChange, Committed, DECISIONS, Evidence, Found, Governing, Judgement, LifecycleChange,
+    Listed, Loaded, LoggedModelChange, NewExperiment, Page, Position, Registration, Registry,
+    RunChange, RunLink, RunWithExperiment, SettingsChange, SettingsName, StageChange, StageHolder,
+    StageLoaded, VersionChange, WorkItem, WorkKind,
 };

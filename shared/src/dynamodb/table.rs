@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, ConditionCheck, Delete, KeysAndAttributes, Put, ReturnConsumedCapacity,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, CancellationReason, ConditionCheck, Delete, KeysAndAttributes, Put,
+    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use std::collections::HashMap;
 use std::time::Duration;
@@ -82,10 +82,7 @@ pub(super) enum Write {
         condition: Option<Expression>,
     },
     /// Changes nothing; the transaction is refused unless the condition holds.
-    Check {
-        key: Key,
-        condition: Expression,
-    },
+    Check { key: Key, condition: Expression },
 }
 
 /// Why a write of a transaction was refused, with the item as it is.
@@ -166,6 +163,10 @@ impl Query {
 
 pub(super) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
+}
+
+pub(super) fn bytes(value: Vec<u8>) -> AttributeValue {
+    AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new(value))
 }
 
 pub(super) fn number(value: impl std::fmt::Display) -> AttributeValue {

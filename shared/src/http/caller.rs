@@ -1,7 +1,8 @@
 //! Who calls, for which tenant, under which request id and idempotency key.
 
-use crate::domain::Timestamp;
-use crate::domain::{Principal, TenantName};
+use crate::config::Config;
+use crate::domain::access::{check_groups, denied};
+use crate::domain::{Action, Identity, ModelName, Principal, Scope, TenantName, Timestamp};
 use crate::dynamodb::idempotency::{Answer, Idempotency, StoredResponse};
 use crate::error::{Error, ErrorCode, Result};
 use axum::extract::FromRequestParts;
@@ -11,12 +12,18 @@ use lambda_http::request::RequestContext;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+/// Who calls where nobody says so.
+pub const ANONYMOUS: &str = "anonymous";
 /// Header with the client's idempotency key.
 pub const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 /// Header that names the caller where nothing authenticates (the embedded default).
 pub const ACTOR_HEADER: &str = "x-slipway-actor";
-/// Header that names the caller's groups, comma-separated, where nothing authenticates (the embedded default).
+/// Header with the caller's groups, separated by commas, where nothing authenticates (the embedded default).
 pub const GROUPS_HEADER: &str = "x-slipway-groups";
+/// Key in the authorizer's context under which an [`Identity`] stands.
+pub const IDENTITY_KEY: &str = "identity";
+/// Key in the authorizer's context under which stands why it lets nobody through.
+pub const REFUSAL_KEY: &str = "refusal";
 
 /// Who calls, for which tenant, under which request id and idempotency key.
 #[derive(Debug, Clone)]
@@ -25,8 +32,10 @@ pub struct Caller {
     pub tenant: TenantName,
     /// Who it is.
     pub principal: Principal,
-    /// The groups that it belongs to.
+    /// The groups that the caller belongs to.
     pub groups: Vec<String>,
+    /// What the caller's token allows; without a scope the gateway's own rules are the only ones.
+    pub scope: Option<Scope>,
     /// The request's id, in logs, events and answers.
     pub request_id: String,
     /// The idempotency key, if the client sent one.
@@ -34,6 +43,23 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Refuses what the caller's scope does not allow to do with a model, without saying whether there is one.
+    pub fn may(&self, action: Action, model: &ModelName) -> Result<()> {
+        match &self.scope {
+            Some(scope) if !(scope.allows(action) && scope.reaches(model.as_str())) => {
+                Err(denied(action))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether lists and searches may show a model to the caller.
+    pub fn sees(&self, model: &ModelName) -> bool {
+        self.scope
+            .as_ref()
+            .is_none_or(|scope| scope.reaches(model.as_str()))
+    }
+
     /// The answer to store under the idempotency key, if there is one.
     pub fn answer(
         &self,
@@ -67,28 +93,47 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 /// Who the gateway says that calls, or on the embedded default who the caller says to be.
-pub(super) fn principal_of(
+pub(super) fn identity_of(
     context: Option<&RequestContext>,
     headers: &HeaderMap,
-    trust_actor_header: bool,
-) -> Result<Principal> {
-    if let Some(RequestContext::ApiGatewayV2(context)) = context {
-        let authorizer = context.authorizer.as_ref();
-        let role = authorizer
-            .and_then(|authorizer| authorizer.iam.as_ref())
-            .and_then(|iam| iam.user_arn.clone());
-        let subject = authorizer
-            .and_then(|authorizer| authorizer.jwt.as_ref())
-            .and_then(|jwt| jwt.claims.get("sub").cloned());
-        if let Some(name) = role.or(subject) {
-            return Principal::parse(name);
+    config: &Config,
+) -> Result<Identity> {
+    if let Some(RequestContext::ApiGatewayV2(context)) = context
+        && let Some(authorizer) = &context.authorizer
+    {
+        if let Some(refusal) = authorizer.fields.get(REFUSAL_KEY) {
+            let message = refusal.as_str().unwrap_or("the credentials are not valid");
+            return Err(Error::new(ErrorCode::Unauthenticated, message));
+        }
+        if let Some(identity) = authorizer.fields.get(IDENTITY_KEY) {
+            return serde_json::from_value(identity.clone())
+                .map_err(|error| Error::internal("reading the authorizer's context", error));
+        }
+        let role = authorizer.iam.as_ref().and_then(|iam| iam.user_arn.clone());
+        if let Some(name) = role {
+            return plain(name, Vec::new());
+        }
+        if let Some(jwt) = &authorizer.jwt
+            && let Some(subject) = jwt.claims.get("sub")
+        {
+            let groups = jwt.claims.get(&config.jwt_groups_claim);
+            return plain(
+                subject.clone(),
+                groups.map(|text| listed(text)).unwrap_or_default(),
+            );
         }
     }
-    if trust_actor_header {
-        let named = headers
-            .get(ACTOR_HEADER)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        return Principal::parse(named.unwrap_or_else(|| "anonymous".into()));
+    if config.trust_actor_header {
+        let text = |name| {
+            headers
+                .get(name)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let groups = text(GROUPS_HEADER).unwrap_or_default();
+        return plain(
+            text(ACTOR_HEADER).unwrap_or_else(|| ANONYMOUS.into()),
+            groups.split(',').map(str::to_owned).collect(),
+        );
     }
     Err(Error::new(
         ErrorCode::Unauthenticated,
@@ -96,29 +141,25 @@ pub(super) fn principal_of(
     ))
 }
 
-/// The groups in a token's claim `groups`, or on the embedded default those that the caller says.
-pub(super) fn groups_of(
-    context: Option<&RequestContext>,
-    headers: &HeaderMap,
-    trust_actor_header: bool,
-) -> Vec<String> {
-    let said = if let Some(RequestContext::ApiGatewayV2(context)) = context {
-        let jwt = context.authorizer.as_ref().and_then(|it| it.jwt.as_ref());
-        // API Gateway writes a list in a claim as `[a b]`.
-        jwt.and_then(|jwt| jwt.claims.get("groups"))
-            .map(|claim| claim.trim_matches(['[', ']']).replace(' ', ","))
-    } else if trust_actor_header {
-        headers
-            .get(GROUPS_HEADER)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-    } else {
-        None
-    };
-    let said = said.unwrap_or_default();
-    said.split(',')
-        .map(str::trim)
-        .filter(|group| !group.is_empty())
-        .map(str::to_owned)
+fn plain(name: String, groups: Vec<String>) -> Result<Identity> {
+    Ok(Identity {
+        principal: Principal::parse(name)?,
+        groups: check_groups(groups)?,
+        tenant: None,
+        scope: None,
+    })
+}
+
+/// The values of a claim with several: an HTTP API writes the array `["a", "b"]` as `[a b]`.
+fn listed(claim: &str) -> Vec<String> {
+    let inner = claim
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(claim);
+    let separator = if inner.contains(',') { ',' } else { ' ' };
+    inner
+        .split(separator)
+        .map(|group| group.trim().trim_matches('"').to_owned())
         .collect()
 }
 

@@ -1,18 +1,21 @@
 //! Routes as data, and the layers around every one of them.
 
 use crate::app::App;
-use crate::domain::TenantName;
+use crate::domain::access::Identity;
+use crate::domain::{Action, Principal, TenantName};
 use crate::error::{Error, ErrorCode, Result};
+use crate::http::access::{Access, Subject, Unknown, enforce};
 use crate::http::body::MAX_BODY_BYTES;
-use crate::http::caller::{Caller, groups_of, idempotency_of, principal_of};
+use crate::http::caller::{ANONYMOUS, Caller, idempotency_of, identity_of};
 use crate::http::reply::{Failed, render_error};
+use crate::mlflow;
 use crate::telemetry::metrics;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::handler::Handler;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::{Extension, Router};
 use futures::FutureExt as _;
 use http::{HeaderValue, Method, Uri};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -30,7 +33,32 @@ pub struct Route {
     pub method: Method,
     /// Its path, such as `/v1/models/{model}`, without a tenant prefix.
     pub path: &'static str,
+    /// What it needs to be allowed.
+    pub access: Access,
     handler: MethodRouter<App>,
+}
+
+impl Route {
+    /// Needs another action than its method says: a read `read`, anything else `write`.
+    #[must_use]
+    pub fn needs(mut self, action: Action) -> Self {
+        self.access.action = Some(action);
+        self
+    }
+
+    /// Touches other models than its path says.
+    #[must_use]
+    pub fn touches(mut self, subject: Subject) -> Self {
+        self.access.subject = subject;
+        self
+    }
+
+    /// Answers everybody, logged in or not.
+    #[must_use]
+    pub fn open(mut self) -> Self {
+        self.access.action = None;
+        self
+    }
 }
 
 impl std::fmt::Debug for Route {
@@ -47,7 +75,12 @@ macro_rules! route_functions {
             H: Handler<T, App>,
             T: 'static,
         {
-            Route { method: Method::$method, path, handler: on(MethodFilter::$method, handler) }
+            Route {
+                method: Method::$method,
+                path,
+                access: Access::usual(&Method::$method, path),
+                handler: on(MethodFilter::$method, handler),
+            }
         }
     )*};
 }
@@ -61,31 +94,52 @@ route_functions! {
 }
 
 /// Mounts routes, with and without the tenant prefix `/t/{tenant}`, behind all layers.
+///
+/// A path that begins with `/{api}/` is MLflow's, and is mounted under `/api/` and `/ajax-api/`.
 pub fn mount(app: App, routes: Vec<Route>) -> Router {
     let mut inner = Router::new();
     for route in routes {
-        inner = inner.route(route.path, route.handler);
+        let guard = axum::middleware::from_fn_with_state(route.access, enforce);
+        let handler = route.handler.layer(guard);
+        match route.path.strip_prefix(mlflow::API) {
+            None => inner = inner.route(route.path, handler),
+            Some(rest) => {
+                for api in mlflow::APIS {
+                    inner = inner.route(&format!("{api}{rest}"), handler.clone());
+                }
+            }
+        }
     }
     let inner = inner
-        .method_not_allowed_fallback(|| async {
-            Error::new(
-                ErrorCode::MethodNotAllowed,
-                "the route does not take this method; see `/v1/openapi.json`",
-            )
+        .method_not_allowed_fallback(|unknown: Option<Extension<Unknown>>| async {
+            known(unknown).err().unwrap_or_else(|| {
+                Error::new(
+                    ErrorCode::MethodNotAllowed,
+                    "the route does not take this method; see `/v1/openapi.json`",
+                )
+            })
         })
-        .fallback(|uri: Uri| async move {
-            Error::new(
-                ErrorCode::RouteNotFound,
-                format!(
-                    "there is no route `{}`; see `/v1/openapi.json`",
-                    uri.path()
-                        .chars()
-                        .take(80)
-                        .flat_map(char::escape_debug)
-                        .collect::<String>()
-                ),
-            )
-        })
+        .fallback(
+            |unknown: Option<Extension<Unknown>>, method: Method, uri: Uri| async move {
+                if let Err(refusal) = known(unknown) {
+                    return refusal;
+                }
+                if mlflow::is_mlflow(uri.path()) {
+                    return mlflow::endpoint_not_found(&method, uri.path());
+                }
+                Error::new(
+                    ErrorCode::RouteNotFound,
+                    format!(
+                        "there is no route `{}`; see `/v1/openapi.json`",
+                        uri.path()
+                            .chars()
+                            .take(80)
+                            .flat_map(char::escape_debug)
+                            .collect::<String>()
+                    ),
+                )
+            },
+        )
         .layer(axum::middleware::from_fn(remember_route))
         .with_state(app.clone());
     let edge = tower::service_fn(move |request: Request| {
@@ -93,6 +147,44 @@ pub fn mount(app: App, routes: Vec<Route>) -> Router {
         async move { Ok::<_, Infallible>(serve(app, inner, request).await) }
     });
     Router::new().fallback_service(edge)
+}
+
+/// Refuses a caller of whom nothing is known.
+fn known(unknown: Option<Extension<Unknown>>) -> Result<()> {
+    match unknown {
+        Some(Extension(unknown)) => Err(unknown.refusal()),
+        None => Ok(()),
+    }
+}
+
+/// Whose API a path belongs to, and so which shape its errors have, whoever makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    /// Ours: the error envelope.
+    Native,
+    /// MLflow's: `error_code` and `message`.
+    Mlflow,
+}
+
+impl Edge {
+    /// The edge of a path, with or without the tenant prefix.
+    pub fn of(path: &str) -> Self {
+        let rest = path
+            .strip_prefix("/t/")
+            .and_then(|rest| rest.find('/').map(|end| &rest[end..]));
+        if mlflow::is_mlflow(rest.unwrap_or(path)) {
+            Self::Mlflow
+        } else {
+            Self::Native
+        }
+    }
+
+    fn render(self, error: &Error, request_id: &str) -> Response {
+        match self {
+            Self::Native => render_error(error, request_id),
+            Self::Mlflow => mlflow::error::render(error),
+        }
+    }
 }
 
 /// The route that answered, for the log.
@@ -114,6 +206,7 @@ async fn remember_route(request: Request, next: axum::middleware::Next) -> Respo
 async fn serve(app: App, inner: Router, request: Request) -> Response {
     let started = app.clock.now();
     let method = request.method().clone();
+    let edge = Edge::of(request.uri().path());
     let request_id = request_id_of(&app, &request);
     let span = tracing::info_span!("request", request.id = %request_id);
     let answer =
@@ -133,7 +226,7 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
         .get::<Failed>()
         .map(|failed| Arc::clone(&failed.0));
     let mut answer = match &failed {
-        Some(error) => render_error(error, &request_id),
+        Some(error) => edge.render(error, &request_id),
         None => answer,
     };
     let status = answer.status().as_u16();
@@ -193,25 +286,51 @@ async fn prepare(app: &App, request: Request, request_id: &str) -> Result<Reques
             .caused_by(error));
         }
     };
-    let principal = principal_of(
+    let identity = identity_of(
         parts.extensions.get::<RequestContext>(),
         &parts.headers,
-        app.config.trust_actor_header,
-    )?;
-    let groups = groups_of(
-        parts.extensions.get::<RequestContext>(),
-        &parts.headers,
-        app.config.trust_actor_header,
-    );
+        &app.config,
+    )
+    .and_then(|identity| of_tenant(identity, &tenant));
     let idempotency = idempotency_of(&parts.headers, parts.method.as_str(), &whole_path, &body)?;
+    let identity = match identity {
+        Ok(identity) => identity,
+        Err(error) if error.code == ErrorCode::Unauthenticated => {
+            parts.extensions.insert(Unknown(Arc::new(error)));
+            nobody()?
+        }
+        Err(error) => return Err(error),
+    };
     parts.extensions.insert(Caller {
         tenant,
-        principal,
-        groups,
+        principal: identity.principal,
+        groups: identity.groups,
+        scope: identity.scope,
         request_id: request_id.to_owned(),
         idempotency,
     });
     Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// Refuses a caller who belongs to another tenant; what is there is nobody else's business.
+fn of_tenant(identity: Identity, tenant: &TenantName) -> Result<Identity> {
+    match &identity.tenant {
+        Some(own) if own != tenant => Err(Error::new(
+            ErrorCode::PermissionDenied,
+            "your token is not for this tenant; use one of the tenant that the path names",
+        )),
+        _ => Ok(identity),
+    }
+}
+
+/// Who calls an open route without saying who.
+fn nobody() -> Result<Identity> {
+    Ok(Identity {
+        principal: Principal::parse(ANONYMOUS)?,
+        groups: Vec::new(),
+        tenant: None,
+        scope: None,
+    })
 }
 
 /// Takes the tenant prefix off a path: `/t/team-a/v1/models` is `/v1/models` of `team-a`.

@@ -238,11 +238,7 @@ impl AliasView {
             manifest_digest: alias.manifest_digest.as_ref().map(ToString::to_string),
             changed_by: alias.changed_by.to_string(),
             changed_at: alias.changed_at,
-            warnings: warnings(
-                alias.deprecated_at,
-                alias.end_of_life_at,
-                app.clock.now(),
-            ),
+            warnings: warnings(alias.deprecated_at, alias.end_of_life_at, app.clock.now()),
         }
     }
 }

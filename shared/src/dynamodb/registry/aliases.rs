@@ -4,7 +4,7 @@ use super::settings::{Governing, guard};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::{
-    Alias, AliasName, Event, ModelName, Scope, SettingsHead, Status, TenantName, Timestamp,
+    Alias, AliasName, Event, ModelName, Realm, SettingsHead, Status, TenantName, Timestamp,
     Version, VersionId, VersionNumber,
 };
 use crate::dynamodb::idempotency::{Answer, Outcome, StoredResponse};
@@ -52,7 +52,7 @@ pub struct AliasChange {
     /// The version that it will hold, as it was seen.
     pub version: Option<Version>,
     /// The settings that the decision rests on; empty where nothing guards the alias.
-    pub guards: Vec<(Scope, SettingsHead)>,
+    pub guards: Vec<(Realm, SettingsHead)>,
     /// The event that tells it.
     pub event: Event,
     /// The answer to store under an idempotency key.
@@ -222,10 +222,7 @@ impl Registry {
         Ok(loaded)
     }
 
-    pub(super) fn alias_writes(
-        change: &AliasChange,
-        before: Option<&Alias>,
-    ) -> Result<Vec<Write>> {
+    pub(super) fn alias_writes(change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
         let alias = &change.alias;
         let id = |number| VersionId {
             tenant: alias.tenant.clone(),

@@ -9,12 +9,16 @@ mod deliveries;
 mod models;
 mod settings;
 mod stages;
+mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
 pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};
 pub use stages::{LifecycleChange, StageChange, StageHolder, StageLoaded};
+pub use tracking::{
+    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+};
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};
 

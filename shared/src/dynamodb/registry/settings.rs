@@ -3,7 +3,7 @@
 use super::{Registry, put_event};
 use crate::domain::settings::HEAD_BELIEVED_MILLIS;
 use crate::domain::{
-    Event, ModelName, Scope, SettingsHead, SettingsKind, TenantName, Timestamp, Version, VersionId,
+    Event, ModelName, Realm, SettingsHead, SettingsKind, TenantName, Timestamp, Version, VersionId,
     VersionNumber,
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
@@ -28,10 +28,10 @@ pub struct Governing {
 
 impl Governing {
     /// The heads that exist, with what they are those of.
-    pub fn heads(&self, model: &ModelName) -> Vec<(Scope, SettingsHead)> {
+    pub fn heads(&self, model: &ModelName) -> Vec<(Realm, SettingsHead)> {
         [
-            (Scope::Registry, self.registry),
-            (Scope::Model(model.clone()), self.model),
+            (Realm::Registry, self.registry),
+            (Realm::Model(model.clone()), self.model),
         ]
         .into_iter()
         .filter(|(_, head)| !head.is_empty())
@@ -40,7 +40,7 @@ impl Governing {
 }
 
 /// One revision of one document.
-pub type SettingsName = (Scope, SettingsKind, u64);
+pub type SettingsName = (Realm, SettingsKind, u64);
 
 /// What a gate wants to read in one call.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +68,7 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub struct SettingsChange {
     /// Whose.
-    pub scope: Scope,
+    pub scope: Realm,
     /// Which document.
     pub kind: SettingsKind,
     /// The revision that it replaces.
@@ -152,7 +152,7 @@ fn at_revision(kind: SettingsKind, revision: u64) -> String {
 }
 
 /// The write that refuses a transaction if a head is not as it was seen.
-pub(super) fn guard(tenant: &TenantName, scope: &Scope, head: SettingsHead) -> Write {
+pub(super) fn guard(tenant: &TenantName, scope: &Realm, head: SettingsHead) -> Write {
     let kinds = [
         SettingsKind::Stages,
         SettingsKind::Protections,
@@ -182,7 +182,7 @@ impl Registry {
         model: &ModelName,
         now: Timestamp,
     ) -> Vec<Key> {
-        [Scope::Registry, Scope::Model(model.clone())]
+        [Realm::Registry, Realm::Model(model.clone())]
             .iter()
             .map(|scope| keys::settings_head(tenant, scope))
             .filter(|key| self.settings.head(key, now).is_none())
@@ -198,7 +198,7 @@ impl Registry {
         items: &[Item],
         now: Timestamp,
     ) -> Governing {
-        let of = |scope: &Scope| {
+        let of = |scope: &Realm| {
             let key = keys::settings_head(tenant, scope);
             if !wanted.contains(&key)
                 && let Some(head) = self.settings.head(&key, now)
@@ -216,14 +216,14 @@ impl Registry {
             head
         };
         Governing {
-            registry: of(&Scope::Registry),
-            model: of(&Scope::Model(model.clone())),
+            registry: of(&Realm::Registry),
+            model: of(&Realm::Model(model.clone())),
         }
     }
 
     /// Forgets what was seen of the heads that govern a model, after it proved wrong.
     pub(super) fn forget_heads(&self, tenant: &TenantName, model: &ModelName) {
-        for scope in [Scope::Registry, Scope::Model(model.clone())] {
+        for scope in [Realm::Registry, Realm::Model(model.clone())] {
             self.settings
                 .forget_head(&keys::settings_head(tenant, &scope));
         }
@@ -242,7 +242,7 @@ impl Registry {
     }
 
     /// Which revisions of a registry's or a model's settings are in force; one consistent read.
-    pub async fn settings_head(&self, tenant: &TenantName, scope: &Scope) -> Result<SettingsHead> {
+    pub async fn settings_head(&self, tenant: &TenantName, scope: &Realm) -> Result<SettingsHead> {
         let item = self
             .table
             .get(&keys::settings_head(tenant, scope), true)
@@ -285,7 +285,12 @@ impl Registry {
             pk: pk.clone(),
             sk: sk.clone(),
         }));
-        unread.extend(wanted.versions.iter().map(|number| keys::version(&id(*number))));
+        unread.extend(
+            wanted
+                .versions
+                .iter()
+                .map(|number| keys::version(&id(*number))),
+        );
         let documents: BTreeMap<(String, String), (VersionNumber, &'static str)> = wanted
             .documents
             .iter()
@@ -303,7 +308,8 @@ impl Registry {
             if let Some(name) = names.get(&key) {
                 let json: Arc<str> = Reader(&item).text("json")?.into();
                 let (pk, sk) = key;
-                self.settings.keep_document(Key { pk, sk }, Arc::clone(&json));
+                self.settings
+                    .keep_document(Key { pk, sk }, Arc::clone(&json));
                 found.settings.insert(name.clone(), json);
             } else if let Some(document) = documents.get(&key) {
                 let json = Reader(&item).text("json")?.to_owned();
@@ -320,7 +326,11 @@ impl Registry {
         {
             return Err(Error::internal(
                 "reading settings",
-                format!("revision {} of `{}` is missing", missing.2, missing.1.as_str()),
+                format!(
+                    "revision {} of `{}` is missing",
+                    missing.2,
+                    missing.1.as_str()
+                ),
             ));
         }
         Ok(found)
@@ -366,9 +376,14 @@ impl Registry {
         if expected > 0 {
             condition = condition.value(word, as_number(expected));
         }
-        let document = Builder::at(&keys::settings(tenant, &scope, kind, expected.saturating_add(1)))
-            .text("json", json)
-            .build();
+        let document = Builder::at(&keys::settings(
+            tenant,
+            &scope,
+            kind,
+            expected.saturating_add(1),
+        ))
+        .text("json", json)
+        .build();
         let mut writes = vec![
             Write::Update {
                 key: head_key.clone(),
@@ -381,10 +396,12 @@ impl Registry {
             },
             put_event(&event)?,
         ];
-        if let Scope::Model(model) = &scope {
+        if let Realm::Model(model) = &scope {
             writes.push(Write::Check {
                 key: keys::model(tenant, model),
-                condition: Expression::new("attribute_exists(#pk) AND attribute_not_exists(#deleted)"),
+                condition: Expression::new(
+                    "attribute_exists(#pk) AND attribute_not_exists(#deleted)",
+                ),
             });
         }
         self.settings.forget_head(&head_key);
@@ -396,13 +413,17 @@ impl Registry {
                     .map_or(0, |item| head_of(item).revision(kind));
                 return Error::new(
                     ErrorCode::Conflict,
-                    format!("the {word} are at revision {current}; read them again and decide anew"),
+                    format!(
+                        "the {word} are at revision {current}; read them again and decide anew"
+                    ),
                 )
                 .with("current", json!({"revision": current}));
             }
             match &scope {
-                Scope::Model(model) => crate::domain::model::model_not_found(model),
-                Scope::Registry => Error::internal("changing settings", "the revision exists already"),
+                Realm::Model(model) => crate::domain::model::model_not_found(model),
+                Realm::Registry => {
+                    Error::internal("changing settings", "the revision exists already")
+                }
             }
         })
         .await

@@ -5,7 +5,7 @@ use super::settings::guard;
 use super::{Committed, Governing, Registry, WorkItem, put_event};
 use crate::domain::version::version_not_found;
 use crate::domain::{
-    Alias, Event, ModelName, Scope, SettingsHead, StageName, TenantName, Timestamp, Version,
+    Alias, Event, ModelName, Realm, SettingsHead, StageName, TenantName, Timestamp, Version,
     VersionId, VersionNumber,
 };
 use crate::dynamodb::idempotency::{Answer, Outcome};
@@ -50,7 +50,7 @@ pub struct StageChange {
     /// Whether it is known to hold the exclusive stage that it leaves.
     pub leaves_exclusive: bool,
     /// The settings that the decision rests on.
-    pub guards: Vec<(Scope, SettingsHead)>,
+    pub guards: Vec<(Realm, SettingsHead)>,
     /// Whether a protection guards the stage.
     pub is_guarded: bool,
     /// The answer to store under an idempotency key.
@@ -256,8 +256,10 @@ impl Registry {
         let update = |more: Option<(&'static str, u64)>| {
             let more = more.map(|(name, value)| (name, as_number(value)));
             let set: Vec<_> = set.iter().cloned().chain(more).collect();
-            let assignments: Vec<String> =
-                set.iter().map(|(name, _)| format!("#{name} = :{name}")).collect();
+            let assignments: Vec<String> = set
+                .iter()
+                .map(|(name, _)| format!("#{name} = :{name}"))
+                .collect();
             let mut words = Vec::new();
             if !set.is_empty() {
                 words.push(format!("SET {}", assignments.join(", ")));
@@ -286,11 +288,10 @@ impl Registry {
                 None => condition_text.push_str(&format!(" AND attribute_not_exists(#{name})")),
             }
         }
-        let condition = values
-            .into_iter()
-            .fold(Expression::new(condition_text), |expression, (name, value)| {
-                expression.value(name, value)
-            });
+        let condition = values.into_iter().fold(
+            Expression::new(condition_text),
+            |expression, (name, value)| expression.value(name, value),
+        );
         let mut writes = vec![
             Write::Update {
                 key: keys::version(id),

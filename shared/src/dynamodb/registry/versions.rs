@@ -3,9 +3,7 @@
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::version::{Document, Package, Validation, version_not_found};
-use crate::domain::{
-    Event, Model, ModelName, Status, TenantName, Timestamp, Version, VersionId,
-};
+use crate::domain::{Event, Model, ModelName, Status, TenantName, Timestamp, Version, VersionId};
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
     Builder, Reader, as_number, model_from_item, version_from_item, version_to_item,

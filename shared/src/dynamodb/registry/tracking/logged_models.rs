@@ -1,0 +1,256 @@
+//! Logged models: create, read, and change by compare-and-swap.
+
+use super::experiments::{TORN_ATTEMPTS, by_sort_key};
+use super::runs::put_place;
+use super::sections::{self, Section};
+use crate::domain::tracking::logged_model::logged_model_not_found;
+use crate::domain::tracking::{
+    ExperimentId, Lifecycle, LoggedMetric, LoggedModel, LoggedModelId, LoggedModelStatus,
+};
+use crate::domain::{TenantName, Timestamp};
+use crate::dynamodb::idempotency::{Answer, Outcome};
+use crate::dynamodb::items::{Builder, Reader, as_number};
+use crate::dynamodb::keys::{self, Key};
+use crate::dynamodb::registry::{RACE_ATTEMPTS, Registry};
+use crate::dynamodb::table::{Expression, Item, Query, Write, pause, throttled};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+
+/// Sections of a logged model.
+pub(super) const SECTIONS: [&str; 2] = ["params", "tags"];
+
+/// How a change of a logged model was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoggedModelChange {
+    /// It is changed; its time of change moves.
+    Touch,
+    /// It is changed; its time of change stays.
+    Keep,
+}
+
+fn sections_of(model: &LoggedModel) -> Result<Vec<Section>> {
+    Ok(vec![
+        Section::json("params", &model.params, model.params.is_empty())?,
+        Section::json("tags", &model.tags, model.tags.is_empty())?,
+    ])
+}
+
+fn key_of(tenant: &TenantName, model: &LoggedModel) -> Key {
+    let created = i64::try_from(model.created_at.millis()).unwrap_or(i64::MAX);
+    Key {
+        pk: keys::logged_models(tenant, model.experiment_id),
+        sk: keys::newest_first(created, model.id.as_str()),
+    }
+}
+
+fn writes_of(
+    tenant: &TenantName,
+    model: &LoggedModel,
+    before: Option<(&LoggedModel, &Item)>,
+) -> Result<Vec<Write>> {
+    let key = key_of(tenant, model);
+    let valued = before.and_then(|(_, item)| Reader(item).maybe_number("valued"));
+    let builder = Builder::at(&key)
+        .text("name", &model.name)
+        .text("kind", &model.model_type)
+        .text("run", &model.source_run_id)
+        .text("root", &model.artifact_uri)
+        .number("status", model.status.number())
+        .maybe_number(
+            "deleted",
+            (model.lifecycle == Lifecycle::Deleted).then_some(1),
+        )
+        .maybe_number("valued", valued)
+        .number("created", model.created_at.millis())
+        .number("updated", model.updated_at.millis())
+        .number("rev", model.revision);
+    let old = before
+        .map(|(before, item)| Ok::<_, Error>((item, sections_of(before)?)))
+        .transpose()?;
+    let (builder, mut writes) = sections::store(
+        &key,
+        builder,
+        model.revision,
+        &sections_of(model)?,
+        old.as_ref()
+            .map(|(item, sections)| (*item, sections.as_slice())),
+    )?;
+    let condition = match (before, valued) {
+        // A value that was logged meanwhile must not be forgotten.
+        (Some((before, _)), None) => {
+            Expression::new("#rev = :before AND attribute_not_exists(#valued)")
+                .value("before", as_number(before.revision))
+        }
+        (Some((before, _)), Some(_)) => {
+            Expression::new("#rev = :before").value("before", as_number(before.revision))
+        }
+        (None, _) => Expression::new("attribute_not_exists(#pk)"),
+    };
+    writes.insert(
+        0,
+        Write::Put {
+            item: builder.build(),
+            condition: Some(condition),
+        },
+    );
+    Ok(writes)
+}
+
+/// A logged model from its item and the items beside it; nothing if parts are of two changes.
+pub(super) fn logged_model_from(
+    tenant: &TenantName,
+    experiment_id: ExperimentId,
+    item: &Item,
+    beside: &HashMap<String, Item>,
+) -> Result<Option<LoggedModel>> {
+    let reader = Reader(item);
+    let sk = reader.text("sk")?;
+    let key = Key {
+        pk: keys::logged_models(tenant, experiment_id),
+        sk: sk.to_owned(),
+    };
+    let (Some(params), Some(tags)) = (
+        sections::read(&key, item, beside, "params")?,
+        sections::read(&key, item, beside, "tags")?,
+    ) else {
+        return Ok(None);
+    };
+    let prefix = keys::logged_metrics(&key, "").sk;
+    let mut values: Vec<(&String, &Item)> = beside
+        .iter()
+        .filter(|(sk, _)| sk.starts_with(&prefix))
+        .collect();
+    values.sort_by_key(|(sk, _)| *sk);
+    let mut metrics: Vec<LoggedMetric> = Vec::new();
+    for (_, item) in values {
+        for value in Reader(item).json::<Vec<LoggedMetric>>("values")? {
+            if !metrics.contains(&value) {
+                metrics.push(value);
+            }
+        }
+    }
+    Ok(Some(LoggedModel {
+        id: LoggedModelId::parse(sk.split_once('#').map_or(sk, |(_, id)| id))?,
+        experiment_id,
+        name: reader.text("name")?.to_owned(),
+        model_type: reader.text("kind")?.to_owned(),
+        source_run_id: reader.text("run")?.to_owned(),
+        artifact_uri: reader.text("root")?.to_owned(),
+        status: LoggedModelStatus::parse(&reader.number("status")?.to_string())
+            .ok_or_else(|| reader.broken("status"))?,
+        lifecycle: match reader.maybe_number("deleted") {
+            Some(_) => Lifecycle::Deleted,
+            None => Lifecycle::Active,
+        },
+        created_at: reader.time("created")?,
+        updated_at: reader.time("updated")?,
+        params: params.value()?,
+        tags: tags.value()?,
+        metrics,
+        revision: reader.number("rev")?,
+    }))
+}
+
+impl Registry {
+    /// Stores a new logged model.
+    pub async fn create_logged_model(
+        &self,
+        tenant: &TenantName,
+        model: &LoggedModel,
+        answer: Option<Answer>,
+    ) -> Result<Outcome<()>> {
+        let key = key_of(tenant, model);
+        let mut writes = writes_of(tenant, model, None)?;
+        writes.push(put_place(
+            tenant,
+            model.id.as_str(),
+            model.experiment_id,
+            &key.sk,
+        ));
+        self.commit(writes, tenant, answer, |_| throttled()).await
+    }
+
+    /// Reads a logged model, or nothing if there is none; deleted or not.
+    pub async fn find_logged_model(
+        &self,
+        tenant: &TenantName,
+        id: &LoggedModelId,
+    ) -> Result<Option<LoggedModel>> {
+        Ok(self
+            .load_logged_model(tenant, id)
+            .await?
+            .map(|(model, _)| model))
+    }
+
+    /// Reads a logged model; deleted or not.
+    pub async fn logged_model(
+        &self,
+        tenant: &TenantName,
+        id: &LoggedModelId,
+    ) -> Result<LoggedModel> {
+        self.find_logged_model(tenant, id)
+            .await?
+            .ok_or_else(|| logged_model_not_found(id))
+    }
+
+    async fn load_logged_model(
+        &self,
+        tenant: &TenantName,
+        id: &LoggedModelId,
+    ) -> Result<Option<(LoggedModel, Item)>> {
+        let Some(place) = self.place_of(tenant, id.as_str()).await? else {
+            return Ok(None);
+        };
+        let key = Key {
+            pk: keys::logged_models(tenant, place.experiment),
+            sk: place.sk,
+        };
+        for attempt in 1..=TORN_ATTEMPTS {
+            let Some(item) = self.table.get(&key, true).await? else {
+                return Ok(None);
+            };
+            let apart = sections::parts_of(&key, &item, &SECTIONS);
+            let mut beside = by_sort_key(self.table.batch_get(&apart, true).await?);
+            if Reader(&item).maybe_number("valued").is_some() {
+                let query = Query::new(&key.pk)
+                    .prefix(keys::logged_metrics(&key, "").sk)
+                    .limit(1_000_000)
+                    .consistent();
+                beside.extend(by_sort_key(self.table.query_all(query, usize::MAX).await?));
+            }
+            if let Some(model) = logged_model_from(tenant, place.experiment, &item, &beside)? {
+                return Ok(Some((model, item)));
+            }
+            pause(attempt).await;
+        }
+        Err(throttled())
+    }
+
+    /// Changes a logged model as it is, or as it is then when somebody else changed it first.
+    pub async fn change_logged_model(
+        &self,
+        tenant: &TenantName,
+        id: &LoggedModelId,
+        at: Timestamp,
+        answer: Option<Answer>,
+        change: impl Fn(&mut LoggedModel) -> Result<LoggedModelChange>,
+    ) -> Result<Outcome<LoggedModel>> {
+        for attempt in 1..=RACE_ATTEMPTS {
+            let (before, item) = self
+                .load_logged_model(tenant, id)
+                .await?
+                .ok_or_else(|| logged_model_not_found(id))?;
+            let mut after = before.clone();
+            if change(&mut after)? == LoggedModelChange::Touch {
+                after.updated_at = at;
+            }
+            after.revision = before.revision + 1;
+            let writes = writes_of(tenant, &after, Some((&before, &item)))?;
+            match self.try_commit(writes, tenant, answer.clone()).await? {
+                Ok(outcome) => return Ok(outcome.map(|()| after)),
+                Err(_) => pause(attempt.min(4)).await,
+            }
+        }
+        Err(throttled())
+    }
+}
