@@ -85,8 +85,6 @@ pub(crate) struct Verdict {
     pub(crate) findings: Vec<Finding>,
     /// The settings that the verdict rests on; empty if nothing guards the target.
     pub(crate) guards: Vec<(Realm, SettingsHead)>,
-    /// The protections that guard the target, with the scope of each.
-    pub(crate) protections: Vec<(&'static str, Protection)>,
     /// Whether anything guards the target.
     pub(crate) is_guarded: bool,
     /// The revisions of the protections and waivers that made it.
@@ -245,7 +243,6 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
     Ok(Verdict {
         findings,
         policy: policy_of(&heads),
-        protections,
         is_guarded: true,
         guards: heads,
     })
@@ -394,7 +391,7 @@ fn findings_of(
             answer == Ok(true),
             condition.satisfied_by.clone(),
         );
-        found.description = condition.description.clone();
+        found.description.clone_from(&condition.description);
         found.error = answer.err();
         findings.push(found);
     }
@@ -404,7 +401,7 @@ fn findings_of(
             !freeze.is_in_force(facts.now),
             freeze.satisfied_by(),
         );
-        found.description = freeze.reason.clone();
+        found.description.clone_from(&freeze.reason);
         findings.push(found);
     }
     // Who held the alias before was let in then; going back must not wait for people or machines.

@@ -296,7 +296,7 @@ mod tests {
             match (answer, expected) {
                 (Ok(()), None) => {}
                 (Err(error), Some(part)) => {
-                    assert!(error.message.contains(part), "{}", error.message)
+                    assert!(error.message.contains(part), "{}", error.message);
                 }
                 (answer, _) => panic!("{from} to {to}: {answer:?}"),
             }

@@ -4,8 +4,8 @@ use super::settings::{Governing, guard};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::{
-    Alias, AliasName, Event, ModelName, Realm, SettingsHead, Status, TenantName, Timestamp,
-    Version, VersionId, VersionNumber,
+    Alias, AliasName, Event, ModelName, Realm, SettingsHead, Standing, Status, TenantName,
+    Timestamp, Version, VersionId, VersionNumber,
 };
 use crate::dynamodb::idempotency::{Answer, Outcome, StoredResponse};
 use crate::dynamodb::items::{
@@ -151,7 +151,7 @@ impl Registry {
         self.forget_heads(&alias.tenant, &alias.model);
     }
 
-    /// Loads an alias, the version that it shall hold and what governs them: from hints, or by one BatchGetItem.
+    /// Loads an alias, the version that it shall hold and what governs them: from hints, or by one `BatchGetItem`.
     pub async fn load_alias(
         &self,
         tenant: &TenantName,
@@ -265,7 +265,7 @@ impl Registry {
         Ok(writes)
     }
 
-    /// Reads versions by their numbers in one BatchGetItem; those that do not exist are left out.
+    /// Reads versions by their numbers in one `BatchGetItem`; those that do not exist are left out.
     pub async fn versions_by_number(
         &self,
         tenant: &TenantName,
@@ -375,34 +375,36 @@ impl Registry {
 ///
 /// What an alias copies from it must be what it says; a guarded promotion rests on its verdict and its tags as well.
 pub(super) fn as_seen(version: Option<&Version>, is_guarded: bool) -> Expression {
-    let mut text_of = String::from("#status = :ready AND attribute_not_exists(#deleted)");
-    let mut values = vec![("ready", text(Status::Ready.as_str()))];
-    if let Some(version) = version {
-        let dates = [
-            ("depr", version.standing.deprecated_at),
-            ("eol", version.standing.end_of_life_at),
-        ];
-        for (name, at) in dates {
-            match at {
-                Some(at) => {
-                    text_of.push_str(&format!(" AND #{name} = :{name}"));
-                    values.push((name, as_number(at.millis())));
-                }
-                None => text_of.push_str(&format!(" AND attribute_not_exists(#{name})")),
-            }
-        }
-        if is_guarded {
-            text_of.push_str(" AND #rev = :rev");
-            values.push(("rev", as_number(version.revision)));
-            if let Some(validation) = &version.validation {
-                text_of.push_str(" AND contains(#val, :report)");
-                values.push(("report", text(validation.report_digest.hex())));
-            }
+    let mut condition = Expression::new("#status = :ready AND attribute_not_exists(#deleted)")
+        .value("ready", text(Status::Ready.as_str()));
+    let Some(version) = version else {
+        return condition;
+    };
+    condition = dates_as_seen(condition, &version.standing);
+    if is_guarded {
+        condition = condition
+            .and("#rev = :rev")
+            .value("rev", as_number(version.revision));
+        if let Some(validation) = &version.validation {
+            condition = condition
+                .and("contains(#val, :report)")
+                .value("report", text(validation.report_digest.hex()));
         }
     }
-    values
-        .into_iter()
-        .fold(Expression::new(text_of), |expression, (name, value)| {
-            expression.value(name, value)
-        })
+    condition
+}
+
+/// The condition, and that the dates of a version are as they were seen.
+pub(super) fn dates_as_seen(condition: Expression, standing: &Standing) -> Expression {
+    [
+        ("depr", "seen_depr", standing.deprecated_at),
+        ("eol", "seen_eol", standing.end_of_life_at),
+    ]
+    .into_iter()
+    .fold(condition, |condition, (name, value, at)| match at {
+        Some(at) => condition
+            .and(&format!("#{name} = :{value}"))
+            .value(value, as_number(at.millis())),
+        None => condition.and(&format!("attribute_not_exists(#{name})")),
+    })
 }

@@ -229,7 +229,7 @@ impl Registry {
         }
     }
 
-    /// What governs a model: one BatchGetItem, unless it was seen a moment ago.
+    /// What governs a model: one `BatchGetItem`, unless it was seen a moment ago.
     pub async fn governing(
         &self,
         tenant: &TenantName,
@@ -259,7 +259,7 @@ impl Registry {
         })
     }
 
-    /// Reads all that a gate wants in one BatchGetItem, without what this process knows.
+    /// Reads all that a gate wants in one `BatchGetItem`, without what this process knows.
     pub async fn read_evidence(
         &self,
         tenant: &TenantName,

@@ -1,6 +1,6 @@
 //! Stages of versions, exclusive ones among them; and the dates after which versions should not be used.
 
-use super::aliases::as_seen;
+use super::aliases::{as_seen, dates_as_seen};
 use super::settings::guard;
 use super::{Committed, Governing, Registry, WorkItem, put_event};
 use crate::domain::version::version_not_found;
@@ -77,7 +77,7 @@ pub struct LifecycleChange {
 }
 
 impl Registry {
-    /// Loads a version and what governs it: 1 GetItem, or 1 BatchGetItem if the settings were not seen a moment ago.
+    /// Loads a version and what governs it: 1 `GetItem`, or 1 `BatchGetItem` if the settings were not seen a moment ago.
     pub async fn load_stage(&self, id: &VersionId, now: Timestamp) -> Result<StageLoaded> {
         let heads = self.unknown_heads(&id.tenant, &id.model, now);
         if heads.is_empty() {
@@ -272,25 +272,10 @@ impl Registry {
                 |expression, (name, value)| expression.value(name, value),
             )
         };
-        let standing = &change.before.standing;
-        let mut condition_text =
-            String::from("#aliases = :held AND attribute_not_exists(#deleted)");
-        let mut values = vec![("held", as_number(change.aliases.len()))];
-        for (name, value, seen) in [
-            ("depr", "seen_depr", standing.deprecated_at),
-            ("eol", "seen_eol", standing.end_of_life_at),
-        ] {
-            match seen {
-                Some(at) => {
-                    condition_text.push_str(&format!(" AND #{name} = :{value}"));
-                    values.push((value, as_number(at.millis())));
-                }
-                None => condition_text.push_str(&format!(" AND attribute_not_exists(#{name})")),
-            }
-        }
-        let condition = values.into_iter().fold(
-            Expression::new(condition_text),
-            |expression, (name, value)| expression.value(name, value),
+        let condition = dates_as_seen(
+            Expression::new("#aliases = :held AND attribute_not_exists(#deleted)")
+                .value("held", as_number(change.aliases.len())),
+            &change.before.standing,
         );
         let mut writes = vec![
             Write::Update {
