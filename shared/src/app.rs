@@ -1,6 +1,6 @@
 //! The world as functions see it: store, bucket, clock, ids, configuration.
 
-use crate::aws::Clients;
+use crate::aws::{Clients, Transport};
 use crate::config::Config;
 use crate::domain::{Event, EventType, Principal, TenantName, Timestamp};
 use crate::dynamodb::Registry;
@@ -30,7 +30,18 @@ impl App {
     ///
     /// `interceptors` see every AWS request; tests count and cut calls with them.
     pub fn new(config: Config, clock: Clock, interceptors: &[SharedInterceptor]) -> Self {
-        let clients = Clients::new(&config, interceptors);
+        let transport = Transport::real(&config);
+        Self::over(config, clock, interceptors, transport)
+    }
+
+    /// Builds the clients over another transport than the network; tests simulate faults with one.
+    pub fn over(
+        config: Config,
+        clock: Clock,
+        interceptors: &[SharedInterceptor],
+        transport: Transport,
+    ) -> Self {
+        let clients = Clients::new(&config, interceptors, transport);
         Self {
             registry: Registry::new(&config, &clients),
             bucket: Bucket::new(&config, &clients),

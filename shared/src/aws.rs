@@ -8,7 +8,9 @@
 
 use crate::config::Config;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_dynamodb::config::retry::RetryPartition;
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use aws_smithy_async::rt::sleep::SharedAsyncSleep;
 use aws_smithy_http_client::{Builder, tls};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
@@ -19,8 +21,30 @@ use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+/// How requests travel, and how time passes between two attempts.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    /// Sends requests.
+    pub http: SharedHttpClient,
+    /// Waits.
+    pub sleep: SharedAsyncSleep,
+    /// Whom an attempt that failed is counted against; by default the process.
+    pub retries: Option<RetryPartition>,
+}
+
+impl Transport {
+    /// By the network and the system's clock.
+    pub(crate) fn real(config: &Config) -> Self {
+        Self {
+            http: http_client(config),
+            sleep: SharedAsyncSleep::new(aws_smithy_async::rt::sleep::TokioSleep::new()),
+            retries: None,
+        }
+    }
+}
+
 /// What all clients share.
-fn base(config: &Config) -> SdkConfig {
+fn base(config: &Config, transport: &Transport) -> SdkConfig {
     let credentials = Credentials::new(
         &config.credentials.access_key_id,
         &config.credentials.secret_access_key,
@@ -32,7 +56,7 @@ fn base(config: &Config) -> SdkConfig {
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(config.region.clone()))
         .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .http_client(http_client(config))
+        .http_client(transport.http.clone())
         .retry_config(RetryConfig::standard().with_max_attempts(4))
         .timeout_config(
             TimeoutConfig::builder()
@@ -40,7 +64,7 @@ fn base(config: &Config) -> SdkConfig {
                 .read_timeout(Duration::from_secs(20))
                 .build(),
         )
-        .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
+        .sleep_impl(transport.sleep.clone())
         .time_source(aws_smithy_async::time::SystemTimeSource::new())
         .build()
 }
@@ -70,6 +94,7 @@ const AMAZON_ROOTS: &[u8] = include_bytes!("amazon-roots.pem");
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
     base: SdkConfig,
+    transport: Transport,
     dynamodb_endpoint: Option<String>,
     s3_endpoint: Option<String>,
     interceptors: Vec<SharedInterceptor>,
@@ -77,9 +102,14 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Prepares what all clients share.
-    pub(crate) fn new(config: &Config, interceptors: &[SharedInterceptor]) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        interceptors: &[SharedInterceptor],
+        transport: Transport,
+    ) -> Self {
         Self {
-            base: base(config),
+            base: base(config, &transport),
+            transport,
             dynamodb_endpoint: config.dynamodb_endpoint.clone(),
             s3_endpoint: config.s3_endpoint.clone(),
             interceptors: interceptors.to_vec(),
@@ -92,10 +122,18 @@ impl Clients {
         if let Some(endpoint) = &self.dynamodb_endpoint {
             builder = builder.endpoint_url(endpoint);
         }
+        if let Some(retries) = &self.transport.retries {
+            builder = builder.retry_partition(retries.clone());
+        }
         for interceptor in &self.interceptors {
             builder = builder.interceptor(interceptor.clone());
         }
         aws_sdk_dynamodb::Client::from_conf(builder.build())
+    }
+
+    /// How to wait.
+    pub(crate) fn sleep(&self) -> SharedAsyncSleep {
+        self.transport.sleep.clone()
     }
 
     /// The stream's client, which only the sweep of one function needs.

@@ -11,6 +11,8 @@ pub mod app;
 #[cfg(feature = "aws")]
 mod aws;
 #[cfg(feature = "aws")]
+pub mod check_token;
+#[cfg(feature = "aws")]
 pub mod config;
 #[cfg(feature = "aws")]
 pub mod documents;
@@ -33,4 +35,6 @@ pub mod test_util;
 
 #[cfg(feature = "aws")]
 pub use app::App;
+#[cfg(feature = "aws")]
+pub use aws::Transport;
 pub use error::{Error, ErrorCode, Result};

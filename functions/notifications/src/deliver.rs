@@ -10,7 +10,7 @@ use reqwest::{Client, Response};
 use shared::domain::subscription::{Attempt, DeliveryStatus, MAX_ATTEMPTS, retry_delay_ms};
 use shared::domain::{Delivery, Event, EventType, Subscription, Timestamp};
 use shared::telemetry::metrics::{Unit, emit};
-use shared::{App, Error, Result};
+use shared::{App, Error, Result, check_token};
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error as StdError;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -326,7 +326,7 @@ async fn post(app: &App, outgoing: &Outgoing, at: Timestamp) -> Result<Answer, &
     let allow_loopback = app.config.allow_loopback_webhooks;
     // Checked again, because rules may have changed since, and because addresses in URLs are not resolved.
     let url = parse_url(&subscription.url, allow_loopback).map_err(|_| "address_forbidden")?;
-    let body = event.to_wire().to_string();
+    let body = check_token::to_delivered_wire(&app.config, event).to_string();
     let timestamp = at.seconds();
     let signed = signature(&subscription.secret, &event.id, timestamp, &body)
         .map_err(|_| "secret_unreadable")?;

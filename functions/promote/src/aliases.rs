@@ -107,6 +107,7 @@ pub(crate) async fn set(
         expected_sequence: command.expected_sequence,
         reason: command.reason.clone(),
         held_before: Some(false),
+        request: None,
     };
     move_alias(app, caller, model, name, &move_to).await
 }
@@ -125,6 +126,7 @@ pub(crate) async fn remove(
         expected_sequence: command.expected_sequence,
         reason: command.reason.clone(),
         held_before: Some(false),
+        request: None,
     };
     move_alias(app, caller, model, name, &move_to).await
 }
@@ -154,6 +156,7 @@ pub(crate) async fn roll_back(
         expected_sequence: Some(known.sequence),
         reason: command.reason.clone(),
         held_before,
+        request: None,
     };
     if let Some(target) = command.to_version {
         let held_before = (known.previous == Some(target)).then_some(true);
@@ -240,6 +243,8 @@ pub(crate) struct Move {
     pub(crate) reason: Option<String>,
     /// Whether the alias is known to have held the version before; `None` if a return must ask.
     pub(crate) held_before: Option<bool>,
+    /// The promotion request that ends with it.
+    pub(crate) request: Option<String>,
 }
 
 impl Move {
@@ -406,6 +411,10 @@ pub(crate) async fn decide(
         Some(policy) => event.with("policy", policy),
         None => event,
     };
+    let event = match &wanted.request {
+        Some(request) => event.with("request_id", request.as_str()),
+        None => event,
+    };
     // Clocks of two environments may differ; within one alias, time never runs backwards.
     let changed_at = current.map_or(event.time, |alias| event.time.max(alias.changed_at));
     let mut event = wanted
@@ -441,6 +450,7 @@ pub(crate) async fn decide(
         from: held,
         version: loaded.version.clone(),
         guards: verdict.guards,
+        closes_request: wanted.request.is_some(),
         event,
         answer,
     }))

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use shared::domain::model::Notes;
 use shared::domain::version::Document;
 use shared::domain::{
-    EventType, Metadata, ModelName, Principal, PromotionTarget, Protection, Protections, Realm,
-    SettingsHead, SettingsKind, Version, VersionId, VersionNumber, Waiver, Waivers,
+    Event, EventType, Metadata, ModelName, Principal, PromotionTarget, Protection, Protections,
+    Realm, SettingsHead, SettingsKind, Version, VersionId, VersionNumber, Waiver, Waivers,
 };
 use shared::dynamodb::{Evidence, Found, Governing, SettingsName};
 use shared::http::Caller;
@@ -85,6 +85,8 @@ pub(crate) struct Verdict {
     pub(crate) findings: Vec<Finding>,
     /// The settings that the verdict rests on; empty if nothing guards the target.
     pub(crate) guards: Vec<(Realm, SettingsHead)>,
+    /// The protections that guard the target, with the scope of each.
+    pub(crate) protections: Vec<(&'static str, Protection)>,
     /// Whether anything guards the target.
     pub(crate) is_guarded: bool,
     /// The revisions of the protections and waivers that made it.
@@ -243,6 +245,7 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
     Ok(Verdict {
         findings,
         policy: policy_of(&heads),
+        protections,
         is_guarded: true,
         guards: heads,
     })
@@ -450,21 +453,7 @@ pub(crate) async fn denied<T>(
         Err(error) if error.code == ErrorCode::PromotionDenied => error,
         other => return other,
     };
-    let detail = |name: &str| error.details.get(name).cloned().unwrap_or_default();
-    let event = app
-        .event(
-            EventType::PromotionDenied,
-            &caller.tenant,
-            &caller.principal,
-            &caller.request_id,
-        )
-        .about(&id.model)
-        .of_version(id.number)
-        .because(reason.map(str::to_owned))
-        .with("action", action)
-        .with("target", detail("target"))
-        .with("conditions", detail("conditions"))
-        .with("policy", detail("policy"));
+    let event = denial(app, caller, id, action, &error).because(reason.map(str::to_owned));
     app.registry.record_event(&event, None).await?;
     tracing::info!(
         model.name = id.model.as_str(),
@@ -473,6 +462,29 @@ pub(crate) async fn denied<T>(
         error.message
     );
     Err(error)
+}
+
+/// The event that tells of a denial.
+pub(crate) fn denial(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    action: &'static str,
+    error: &Error,
+) -> Event {
+    let detail = |name: &str| error.details.get(name).cloned().unwrap_or_default();
+    app.event(
+        EventType::PromotionDenied,
+        &caller.tenant,
+        &caller.principal,
+        &caller.request_id,
+    )
+    .about(&id.model)
+    .of_version(id.number)
+    .with("action", action)
+    .with("target", detail("target"))
+    .with("conditions", detail("conditions"))
+    .with("policy", detail("policy"))
 }
 
 /// The error for a race that was lost too often.

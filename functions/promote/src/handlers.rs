@@ -2,14 +2,17 @@
 
 use crate::aliases::{self, RemoveAlias, RollBack, SetAlias};
 use crate::lifecycle::{self, SetLifecycle};
+use crate::requests::{self, AnswerCheck, RequestPromotion, Step};
 use crate::settings::{self, Put, Which};
 use crate::simulate::{self, Simulate};
 use crate::stages::{self, Archiving, ChangeStage, Wish};
 use crate::waivers::{self, GrantWaiver};
 use axum::extract::State;
+use serde_json::json;
+use shared::domain::request::{Comment, Decision};
 use shared::domain::{Protections, Realm, StageRules};
-use shared::http::{Body, Caller, Params, Reply, Target, respond};
-use shared::{App, Result};
+use shared::http::{Body, Caller, Pages, Paging, Params, Reply, Target, respond};
+use shared::{App, Error, Result};
 
 pub(crate) async fn set_alias(
     State(app): State<App>,
@@ -197,4 +200,127 @@ pub(crate) async fn simulate(
     Body(command): Body<Simulate>,
 ) -> Result<Reply> {
     Reply::ok(simulate::simulate(&app, &caller, &target.model()?, &command).await?)
+}
+
+pub(crate) async fn request_promotion(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<RequestPromotion>,
+) -> Result<Reply> {
+    let outcome = requests::open(&app, &caller, &target.model()?, &command).await;
+    respond(&app, &caller, 201, outcome).await
+}
+
+pub(crate) async fn approve(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(said): Body<Comment>,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Decide(Decision::Approve, said)).await
+}
+
+pub(crate) async fn reject(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(said): Body<Comment>,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Decide(Decision::Reject, said)).await
+}
+
+pub(crate) async fn withdraw(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(said): Body<Comment>,
+) -> Result<Reply> {
+    step(
+        state,
+        caller,
+        target,
+        Step::Decide(Decision::Withdraw, said),
+    )
+    .await
+}
+
+pub(crate) async fn answer_check(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(answer): Body<AnswerCheck>,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Answer(answer)).await
+}
+
+pub(crate) async fn promote_request(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Promote).await
+}
+
+async fn step(State(app): State<App>, caller: Caller, target: Target, step: Step) -> Result<Reply> {
+    let (model, id) = (target.model()?, target.id()?);
+    let outcome = requests::step(&app, &caller, &model, &id, &step).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_request(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(requests::get(&app, &caller, &target.model()?, &target.id()?).await?)
+}
+
+pub(crate) async fn list_requests(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let model = target.model()?;
+    let pages = Pages::new(&app, &caller, &["requests", model.as_str()]);
+    let (limit, after) = page(&pages, &paging)?;
+    let is_first = after.is_none();
+    let found = app
+        .registry
+        .requests(&caller.tenant, &model, limit, after)
+        .await?;
+    if found.items.is_empty() && is_first {
+        app.registry.model(&caller.tenant, &model).await?;
+    }
+    let items = found.items.iter().map(|request| json!(request)).collect();
+    Reply::ok(pages.render("requests", items, found.after.as_deref()))
+}
+
+pub(crate) async fn list_inbox(
+    State(app): State<App>,
+    caller: Caller,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let pages = Pages::new(&app, &caller, &["inbox"]);
+    let (limit, after) = page(&pages, &paging)?;
+    let found = app.registry.inbox(&caller.tenant, limit, after).await?;
+    let items = found
+        .items
+        .iter()
+        .filter(|request| caller.sees(&request.model))
+        .map(|request| json!(request))
+        .collect();
+    Reply::ok(pages.render("requests", items, found.after.as_deref()))
+}
+
+/// The size and the beginning of a page whose order nobody may choose.
+fn page(pages: &Pages, paging: &Paging) -> Result<(usize, Option<String>)> {
+    if paging.order.is_some() {
+        return Err(Error::invalid(
+            "order",
+            "the order is fixed; leave `order` out",
+        ));
+    }
+    Ok((paging.limit()?, pages.after(paging.cursor.as_deref())?))
 }

@@ -1,9 +1,9 @@
 //! Function card: `promote`
 //!
 //! - **Trigger:** HTTP (the routes below) · a schedule, each minute.
-//! - **Reads:** aliases, versions and their documents, settings.
-//! - **Writes:** aliases with their history, alias counts, stages and dates of versions, settings, events, work that is due, idempotency answers.
-//! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`, `version.lifecycle_set`, `version.deprecated`, `version.end_of_life`, `promotion.denied`, `stages.changed`, `protections.changed`, `waiver.granted`, `waiver.revoked`.
+//! - **Reads:** aliases, versions and their documents, settings, promotion requests.
+//! - **Writes:** aliases with their history, alias counts, stages and dates of versions, settings, promotion requests, events, work that is due, idempotency answers.
+//! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`, `version.lifecycle_set`, `version.deprecated`, `version.end_of_life`, `promotion.…`, `check.…`, `stages.changed`, `protections.changed`, `waiver.granted`, `waiver.revoked`.
 //! - **On failure:** answers the error envelope and changes nothing; a lost race answers 409 with the winner; a promotion that is denied is recorded; what is due stays due.
 //! - **Permissions:** table read and write; in the bucket only large documents (`documents/*`), read.
 
@@ -12,6 +12,7 @@ mod gate;
 mod handlers;
 mod lifecycle;
 mod policy;
+mod requests;
 mod settings;
 mod simulate;
 mod stages;
@@ -27,7 +28,7 @@ use shared::{App, Error, ErrorCode, Result};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    [promotions(), stages_and_dates(), protections()].concat()
+    [promotions(), stages_and_dates(), protections(), requests()].concat()
 }
 
 fn promotions() -> Vec<Route> {
@@ -95,6 +96,55 @@ fn protections() -> Vec<Route> {
             handlers::get_model_protections,
         ),
         get("/v1/models/{model}/waivers", handlers::list_waivers),
+    ]);
+    routes
+}
+
+fn requests() -> Vec<Route> {
+    let mut routes = needing(
+        Action::Approve,
+        [
+            post(
+                "/v1/models/{model}/promotion-requests/{id}/approve",
+                handlers::approve,
+            ),
+            post(
+                "/v1/models/{model}/promotion-requests/{id}/reject",
+                handlers::reject,
+            ),
+            post(
+                "/v1/models/{model}/promotion-requests/{id}/checks",
+                handlers::answer_check,
+            ),
+        ],
+    );
+    routes.extend(needing(
+        Action::Promote,
+        [
+            post(
+                "/v1/models/{model}/promotion-requests",
+                handlers::request_promotion,
+            ),
+            post(
+                "/v1/models/{model}/promotion-requests/{id}/withdraw",
+                handlers::withdraw,
+            ),
+            post(
+                "/v1/models/{model}/promotion-requests/{id}/promote",
+                handlers::promote_request,
+            ),
+        ],
+    ));
+    routes.extend([
+        get("/v1/promotion-requests", handlers::list_inbox),
+        get(
+            "/v1/models/{model}/promotion-requests",
+            handlers::list_requests,
+        ),
+        get(
+            "/v1/models/{model}/promotion-requests/{id}",
+            handlers::get_request,
+        ),
     ]);
     routes
 }

@@ -327,7 +327,6 @@ fn schema(metrics: &BTreeMap<String, MetricScale>) -> Value {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
     use shared::domain::version::{Document, Validation};
@@ -370,7 +369,7 @@ mod tests {
         }
     }
 
-    fn protections(metrics: Value, when: &str) -> Protections {
+    fn protections(metrics: &Value, when: &str) -> Protections {
         serde_json::from_value(json!({"protections": [{
             "id": "p", "aliases": ["champion"], "metrics": metrics,
             "conditions": [{"id": "c", "when": when, "satisfied_by": "x"}],
@@ -411,7 +410,7 @@ mod tests {
             ("true } unless { false", Some("")),
             ("context.version > ", Some("")),
         ] {
-            let answer = check(&protections(json!({"accuracy": {}}), when));
+            let answer = check(&protections(&json!({"accuracy": {}}), when));
             match (answer, problem) {
                 (Ok(()), None) => {}
                 // The validator takes a test that is always false, and warns only.
@@ -433,8 +432,8 @@ mod tests {
         check(&default).unwrap();
     }
 
-    fn holds_for(when: &str, metadata: Value, holder: Option<Value>, tags: Value) -> Value {
-        let protections = protections(json!({"accuracy": {}, "val/f1": {"digits": 2}}), when);
+    fn holds_for(when: &str, metadata: Value, holder: Option<Value>, tags: &Value) -> Value {
+        let protections = protections(&json!({"accuracy": {}, "val/f1": {"digits": 2}}), when);
         check(&protections).unwrap();
         let protection = &protections.protections[0];
         let metadata: Metadata = serde_json::from_value(metadata).unwrap();
@@ -609,7 +608,7 @@ mod tests {
             } else {
                 when.to_owned()
             };
-            let answer = holds_for(&when, metadata.clone(), holder.clone(), tags.clone());
+            let answer = holds_for(&when, metadata.clone(), holder.clone(), &tags);
             if let Some(answer) = answer.as_bool() {
                 assert_eq!(answer, expected, "{when} of {metadata} against {holder:?}");
             } else {
@@ -620,7 +619,7 @@ mod tests {
 
     #[test]
     fn what_is_not_named_is_not_read() {
-        let needs = |when: &str| Needs::of(protections(json!({}), when).protections.iter());
+        let needs = |when: &str| Needs::of(protections(&json!({}), when).protections.iter());
         assert_eq!(
             needs("context.validation.verdict == \"clean\""),
             Needs::default()

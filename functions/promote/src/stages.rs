@@ -196,6 +196,7 @@ async fn decide(
             archives_existing: wish.archives_existing(),
             reason: wish.reason().map(str::to_owned),
             consent,
+            request: None,
         },
         loaded,
     )
@@ -210,6 +211,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) archives_existing: bool,
     pub(crate) reason: Option<String>,
     pub(crate) consent: &'a Consent,
+    /// The promotion request that ends with it.
+    pub(crate) request: Option<String>,
 }
 
 /// Puts a change of stage together: who is archived by it, what guards it, what tells it.
@@ -277,6 +280,10 @@ pub(crate) async fn stage_change(
         .with("to", to.as_str())
     };
     let event = with_policy(tell(version, to), &verdict);
+    let event = match &plan.request {
+        Some(request) => event.with("request_id", request.as_str()),
+        None => event,
+    };
     let archived = existing
         .into_iter()
         .map(|other| {
@@ -306,6 +313,7 @@ pub(crate) async fn stage_change(
         leaves_exclusive,
         guards,
         is_guarded: verdict.is_guarded,
+        closes_request: plan.request.is_some(),
         answer: None,
     };
     let view = VersionView::of(app, &after(&change));
@@ -374,7 +382,7 @@ async fn entered(
     })
 }
 
-fn moved(current: &Version) -> Error {
+pub(crate) fn moved(current: &Version) -> Error {
     Error::new(
         ErrorCode::Conflict,
         format!(

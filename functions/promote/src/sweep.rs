@@ -1,6 +1,6 @@
-//! The sweep: dates of versions that have come.
+//! The sweep: dates of versions that have come, requests and checks whose time is over.
 
-use crate::lifecycle;
+use crate::{lifecycle, requests};
 use serde_json::{Value, json};
 use shared::dynamodb::{WorkItem, WorkKind};
 use shared::{App, ErrorCode, Result};
@@ -12,7 +12,7 @@ const MOST_ITEMS: usize = 100;
 pub(crate) async fn run(app: &App) -> Result<Value> {
     let now = app.clock.now();
     let (mut looked_at, mut failed) = (0_usize, 0_usize);
-    for kind in [WorkKind::Lifecycle] {
+    for kind in [WorkKind::Lifecycle, WorkKind::Request] {
         for work in app.registry.due_work(kind, now, MOST_ITEMS).await? {
             looked_at += 1;
             if let Err(error) = look(app, &work).await {
@@ -30,7 +30,10 @@ pub(crate) async fn run(app: &App) -> Result<Value> {
 }
 
 async fn look(app: &App, work: &WorkItem) -> Result<()> {
-    let outcome = lifecycle::tell(app, work).await;
+    let outcome = match work.kind {
+        WorkKind::Request => requests::look_after(app, work).await,
+        _ => lifecycle::tell(app, work).await,
+    };
     match outcome {
         Err(error) if error.code == ErrorCode::InvalidArgument => {
             tracing::error!(

@@ -9,6 +9,7 @@ pub mod metadata;
 pub mod model;
 pub mod name;
 pub mod protection;
+pub mod request;
 pub mod settings;
 pub mod stage;
 pub mod subscription;

@@ -1,5 +1,6 @@
 //! The few DynamoDB calls that the store is made of, with our error type and retries.
 
+use crate::aws::Clients;
 use crate::config::Config;
 use crate::dynamodb::keys::Key;
 use crate::error::{Error, ErrorCode, Result};
@@ -9,6 +10,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, ConditionCheck, Delete, KeysAndAttributes, Put,
     ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
+use aws_smithy_async::rt::sleep::{AsyncSleep as _, SharedAsyncSleep};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ const CONFLICT_ATTEMPTS: u32 = 12;
 pub(super) struct Table {
     pub(super) client: Client,
     pub(super) name: String,
+    sleep: SharedAsyncSleep,
 }
 
 /// A condition or an update, with the values that it names.
@@ -189,11 +192,26 @@ pub(super) fn sort_key(item: &Item) -> String {
 }
 
 impl Table {
-    pub(super) fn new(client: Client, config: &Config) -> Self {
+    pub(super) fn new(clients: &Clients, config: &Config) -> Self {
         Self {
-            client,
+            client: clients.dynamodb(),
             name: config.table.clone(),
+            sleep: clients.sleep(),
         }
+    }
+
+    /// Waits a little before another attempt: longer each time, and never two alike.
+    pub(super) async fn pause(&self, attempt: u32) {
+        let ceiling_ms = (5_u64 << attempt.min(6)).min(250);
+        let mut random = [0_u8; 8];
+        let drawn = if getrandom::fill(&mut random).is_ok() {
+            u64::from_le_bytes(random)
+        } else {
+            0
+        };
+        self.sleep
+            .sleep(Duration::from_millis(1 + drawn % ceiling_ms))
+            .await;
     }
 
     pub(super) async fn get(&self, key: &Key, consistent: bool) -> Result<Option<Item>> {
@@ -248,7 +266,7 @@ impl Table {
                     if attempt > 8 {
                         return Err(throttled());
                     }
-                    pause(attempt).await;
+                    self.pause(attempt).await;
                 }
             }
         }
@@ -455,7 +473,7 @@ impl Table {
             if attempt >= CONFLICT_ATTEMPTS {
                 return Err(throttled());
             }
-            pause(attempt).await;
+            self.pause(attempt).await;
         }
     }
 
@@ -515,18 +533,6 @@ impl Table {
             .map_err(|error| Error::internal("building a transaction", error))?
             .build())
     }
-}
-
-/// Waits a little before another attempt: longer each time, and never two alike.
-pub(super) async fn pause(attempt: u32) {
-    let ceiling_ms = (5_u64 << attempt.min(6)).min(250);
-    let mut random = [0_u8; 8];
-    let drawn = if getrandom::fill(&mut random).is_ok() {
-        u64::from_le_bytes(random)
-    } else {
-        0
-    };
-    tokio::time::sleep(Duration::from_millis(1 + drawn % ceiling_ms)).await;
 }
 
 /// The error for too much at once.

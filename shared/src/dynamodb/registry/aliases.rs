@@ -13,7 +13,7 @@ use crate::dynamodb::items::{
     version_from_item,
 };
 use crate::dynamodb::keys::{self, Key};
-use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, text};
+use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text};
 use crate::error::{Error, Result};
 
 /// What is known before an alias is changed.
@@ -53,6 +53,8 @@ pub struct AliasChange {
     pub version: Option<Version>,
     /// The settings that the decision rests on; empty where nothing guards the alias.
     pub guards: Vec<(Realm, SettingsHead)>,
+    /// Whether it ends a promotion request that held on to the version.
+    pub closes_request: bool,
     /// The event that tells it.
     pub event: Event,
     /// The answer to store under an idempotency key.
@@ -138,7 +140,7 @@ impl Registry {
             Ok(Outcome::Replayed(response)) => Committed::Replayed(response),
             Err(_) => {
                 self.forget_alias(alias);
-                pause(attempt.min(4)).await;
+                self.table.pause(attempt.min(4)).await;
                 Committed::Lost
             }
         })
@@ -243,8 +245,12 @@ impl Registry {
         if let Some(to) = alias.version {
             writes.push(Write::Update {
                 key: keys::version(&id(to)),
-                update: Expression::new("SET #aliases = #aliases + :one")
-                    .value("one", as_number(1)),
+                update: Expression::new(if change.closes_request {
+                    "SET #aliases = #aliases + :one, #reqs = #reqs - :one"
+                } else {
+                    "SET #aliases = #aliases + :one"
+                })
+                .value("one", as_number(1)),
                 condition: as_seen(change.version.as_ref(), !change.guards.is_empty()),
             });
         }

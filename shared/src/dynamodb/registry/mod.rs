@@ -7,6 +7,7 @@
 mod aliases;
 mod deliveries;
 mod models;
+mod requests;
 mod settings;
 mod stages;
 mod tracking;
@@ -14,6 +15,7 @@ mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
+pub use requests::{NewRequest, Promotion, RequestChange, Requested};
 pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};
 pub use stages::{LifecycleChange, StageChange, StageHolder, StageLoaded};
 pub use tracking::{
@@ -92,7 +94,7 @@ impl Registry {
     /// Builds the clients; makes no call.
     pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
-            table: Table::new(clients.dynamodb(), config),
+            table: Table::new(clients, config),
             streams: clients.streams(),
             hints: Hints::new(),
             settings: settings::SettingsCache::new(),

@@ -11,7 +11,7 @@ use crate::domain::{
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item};
 use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Query, Write, pause, sort_key, text};
+use crate::dynamodb::table::{Expression, Query, Write, sort_key, text};
 use crate::error::{Error, ErrorCode, Result};
 
 /// What is known before a version changes its stage.
@@ -53,6 +53,8 @@ pub struct StageChange {
     pub guards: Vec<(Realm, SettingsHead)>,
     /// Whether a protection guards the stage.
     pub is_guarded: bool,
+    /// Whether it ends a promotion request that held on to the version.
+    pub closes_request: bool,
     /// The answer to store under an idempotency key.
     pub answer: Option<Answer>,
 }
@@ -158,7 +160,7 @@ impl Registry {
             Ok(Outcome::Replayed(response)) => Committed::Replayed(response),
             Err(_) => {
                 self.forget_heads(&id.tenant, &id.model);
-                pause(attempt.min(4)).await;
+                self.table.pause(attempt.min(4)).await;
                 Committed::Lost
             }
         })
@@ -169,11 +171,19 @@ impl Registry {
         let id = &change.before.id;
         let from = &change.before.stage;
         let moved = |version: &Version, to: &StageName, event: &Event, condition: Expression| {
+            let is_closing = change.closes_request && version.id == *id;
             let past = super::json_of(&version.standing.after_leaving(&version.stage))?;
-            let update = Expression::new("SET #stage = :to, #been = :been, #updated = :updated")
+            let mut words = String::from("SET #stage = :to, #been = :been, #updated = :updated");
+            if is_closing {
+                words.push_str(", #reqs = #reqs - :one");
+            }
+            let mut update = Expression::new(words)
                 .value("to", text(to.as_str()))
                 .value("been", text(past))
                 .value("updated", as_number(event.time.millis()));
+            if is_closing {
+                update = update.value("one", as_number(1));
+            }
             Ok::<_, Error>(Write::Update {
                 key: keys::version(&version.id),
                 update,

@@ -9,7 +9,7 @@ use crate::dynamodb::items::{
     Builder, Reader, as_number, model_from_item, version_from_item, version_to_item,
 };
 use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Query, Write, pause, text, throttled};
+use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
 use crate::error::Result;
 
 /// A decided registration.
@@ -129,7 +129,7 @@ impl Registry {
                     self.hints.forget(&key);
                     known = refusals.into_iter().next().and_then(|refusal| refusal.item);
                     if attempt > 3 {
-                        pause(attempt).await;
+                        self.table.pause(attempt).await;
                         known = None;
                     }
                 }

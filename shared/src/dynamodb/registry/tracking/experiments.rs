@@ -10,7 +10,7 @@ use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number};
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::registry::{RACE_ATTEMPTS, Registry};
-use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, throttled};
+use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, throttled};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 
@@ -186,7 +186,7 @@ impl Registry {
                         Some(item) => Some(item),
                         None => self.table.get(&counter, true).await?,
                     };
-                    pause(attempt.min(4)).await;
+                    self.table.pause(attempt.min(4)).await;
                 }
             }
         }
@@ -219,7 +219,7 @@ impl Registry {
             if let Some(experiment) = experiment_from(tenant, &item, &parts)? {
                 return Ok((experiment, item));
             }
-            pause(attempt).await;
+            self.table.pause(attempt).await;
         }
         Err(throttled())
     }
@@ -267,7 +267,7 @@ impl Registry {
                 experiments.sort_by_key(|experiment| experiment.id);
                 return Ok(experiments);
             }
-            pause(attempt).await;
+            self.table.pause(attempt).await;
         }
         Err(throttled())
     }
@@ -310,7 +310,7 @@ impl Registry {
                     if is_taken {
                         return Err(experiment_exists(&after.name));
                     }
-                    pause(attempt.min(4)).await;
+                    self.table.pause(attempt.min(4)).await;
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number};
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::registry::{RACE_ATTEMPTS, Registry};
-use crate::dynamodb::table::{Expression, Item, Query, Write, pause, throttled};
+use crate::dynamodb::table::{Expression, Item, Query, Write, throttled};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 
@@ -221,7 +221,7 @@ impl Registry {
             if let Some(model) = logged_model_from(tenant, place.experiment, &item, &beside)? {
                 return Ok(Some((model, item)));
             }
-            pause(attempt).await;
+            self.table.pause(attempt).await;
         }
         Err(throttled())
     }
@@ -248,7 +248,7 @@ impl Registry {
             let writes = writes_of(tenant, &after, Some((&before, &item)))?;
             match self.try_commit(writes, tenant, answer.clone()).await? {
                 Ok(outcome) => return Ok(outcome.map(|()| after)),
-                Err(_) => pause(attempt.min(4)).await,
+                Err(_) => self.table.pause(attempt.min(4)).await,
             }
         }
         Err(throttled())

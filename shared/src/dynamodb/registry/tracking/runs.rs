@@ -13,7 +13,7 @@ use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number};
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::registry::{Page, RACE_ATTEMPTS, Registry};
-use crate::dynamodb::table::{Expression, Item, Query, Write, pause, sort_key, throttled};
+use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, throttled};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -271,7 +271,7 @@ impl Registry {
                 run.live_in(&experiment);
                 return Ok(Some((RunWithExperiment { run, experiment }, item)));
             }
-            pause(attempt).await;
+            self.table.pause(attempt).await;
         }
         Err(throttled())
     }
@@ -337,7 +337,7 @@ impl Registry {
                     if !lost_race {
                         return Err(throttled());
                     }
-                    pause(attempt.min(5)).await;
+                    self.table.pause(attempt.min(5)).await;
                 }
             }
         }
