@@ -18,6 +18,7 @@ mod lambda;
 mod mlflow;
 mod openapi;
 mod promotion;
+mod rollouts;
 mod tenants;
 mod validation;
 mod world;

@@ -3,14 +3,17 @@
 use crate::aliases::{self, RemoveAlias, RollBack, SetAlias};
 use crate::lifecycle::{self, SetLifecycle};
 use crate::requests::{self, AnswerCheck, RequestPromotion, Step};
+use crate::rollouts::{self, ListRollouts, PutRollout, RollRolloutBack};
 use crate::settings::{self, Put, Which};
 use crate::simulate::{self, Simulate};
 use crate::stages::{self, Archiving, ChangeStage, Wish};
 use crate::waivers::{self, GrantWaiver};
 use axum::extract::State;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::domain::request::{Comment, Decision};
+use shared::domain::rollout::{Rollout, check_name};
 use shared::domain::{Protections, Realm, StageRules};
+use shared::dynamodb::Page;
 use shared::http::{Body, Caller, Pages, Paging, Params, Reply, Target, respond};
 use shared::{App, Error, Result};
 
@@ -323,4 +326,107 @@ fn page(pages: &Pages, paging: &Paging) -> Result<(usize, Option<String>)> {
         ));
     }
     Ok((paging.limit()?, pages.after(paging.cursor.as_deref())?))
+}
+
+pub(crate) async fn get_rollout(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(rollouts::get(&app, &caller, &target.place()?).await?)
+}
+
+pub(crate) async fn put_rollout(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<PutRollout>,
+) -> Result<Reply> {
+    let place = target.place()?;
+    let outcome = rollouts::put(&app, &caller, &place, &command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn roll_rollout_back(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<RollRolloutBack>,
+) -> Result<Reply> {
+    let place = target.place()?;
+    let outcome = rollouts::roll_back(&app, &caller, &place, &command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn list_rollout_history(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let place = target.place()?;
+    let pages = Pages::new(&app, &caller, &["rollout", &place.to_string()]);
+    let (limit, after) = page(&pages, &paging)?;
+    let found = app
+        .registry
+        .rollout_history(&caller.tenant, &place, limit, after)
+        .await?;
+    Reply::ok(rollout_page(&caller, &pages, &found))
+}
+
+pub(crate) async fn list_rollouts(
+    State(app): State<App>,
+    caller: Caller,
+    Params(wanted): Params<ListRollouts>,
+) -> Result<Reply> {
+    let environment = wanted.environment.as_deref();
+    if let Some(name) = environment {
+        check_name("environment", name)?;
+    }
+    let paging = Paging {
+        limit: wanted.limit,
+        cursor: wanted.cursor.clone(),
+        order: None,
+    };
+    let pages = Pages::new(
+        &app,
+        &caller,
+        &["rollouts", environment.unwrap_or_default()],
+    );
+    let (limit, after) = page(&pages, &paging)?;
+    let found = app
+        .registry
+        .rollouts(&caller.tenant, environment, limit, after)
+        .await?;
+    Reply::ok(rollout_page(&caller, &pages, &found))
+}
+
+pub(crate) async fn list_rollouts_of_model(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let model = target.model()?;
+    let pages = Pages::new(&app, &caller, &["rollouts of", model.as_str()]);
+    let (limit, after) = page(&pages, &paging)?;
+    let is_first = after.is_none();
+    let found = app
+        .registry
+        .rollouts_of_model(&caller.tenant, &model, limit, after)
+        .await?;
+    if found.items.is_empty() && is_first {
+        app.registry.model(&caller.tenant, &model).await?;
+    }
+    Reply::ok(rollout_page(&caller, &pages, &found))
+}
+
+fn rollout_page(caller: &Caller, pages: &Pages, found: &Page<Rollout>) -> Value {
+    let items = found
+        .items
+        .iter()
+        .filter(|rollout| caller.sees(&rollout.model))
+        .map(|rollout| json!(rollout))
+        .collect();
+    pages.render("rollouts", items, found.after.as_deref())
 }

@@ -1,9 +1,9 @@
 //! Function card: `promote`
 //!
 //! - **Trigger:** HTTP (the routes below) · a schedule, each minute.
-//! - **Reads:** aliases, versions and their documents, settings, promotion requests.
-//! - **Writes:** aliases with their history, alias counts, stages and dates of versions, settings, promotion requests, events, work that is due, idempotency answers.
-//! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`, `version.lifecycle_set`, `version.deprecated`, `version.end_of_life`, `promotion.…`, `check.…`, `stages.changed`, `protections.changed`, `waiver.granted`, `waiver.revoked`.
+//! - **Reads:** aliases, versions and their documents, settings, promotion requests, rollouts.
+//! - **Writes:** aliases with their history, alias counts, stages and dates of versions, settings, promotion requests, rollouts, events, work that is due, idempotency answers.
+//! - **Emits:** `alias.set`, `alias.rolled_back`, `alias.removed`, `version.stage_changed`, `version.lifecycle_set`, `version.deprecated`, `version.end_of_life`, `promotion.…`, `check.…`, `stages.changed`, `protections.changed`, `waiver.granted`, `waiver.revoked`, `rollout.changed`.
 //! - **On failure:** answers the error envelope and changes nothing; a lost race answers 409 with the winner; a promotion that is denied is recorded; what is due stays due.
 //! - **Permissions:** table read and write; in the bucket only large documents (`documents/*`), read.
 
@@ -13,6 +13,7 @@ mod handlers;
 mod lifecycle;
 mod policy;
 mod requests;
+mod rollouts;
 mod settings;
 mod simulate;
 mod stages;
@@ -28,7 +29,14 @@ use shared::{App, Error, ErrorCode, Result};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    [promotions(), stages_and_dates(), protections(), requests()].concat()
+    [
+        promotions(),
+        stages_and_dates(),
+        protections(),
+        requests(),
+        rollouts(),
+    ]
+    .concat()
 }
 
 fn promotions() -> Vec<Route> {
@@ -147,6 +155,34 @@ fn requests() -> Vec<Route> {
         ),
     ]);
     routes
+}
+
+fn rollouts() -> Vec<Route> {
+    vec![
+        get("/v1/rollouts", handlers::list_rollouts),
+        get(
+            "/v1/rollouts/{environment}/{endpoint}",
+            handlers::get_rollout,
+        ),
+        put(
+            "/v1/rollouts/{environment}/{endpoint}",
+            handlers::put_rollout,
+        )
+        .needs(Action::Promote),
+        post(
+            "/v1/rollouts/{environment}/{endpoint}/rollback",
+            handlers::roll_rollout_back,
+        )
+        .needs(Action::Promote),
+        get(
+            "/v1/rollouts/{environment}/{endpoint}/history",
+            handlers::list_rollout_history,
+        ),
+        get(
+            "/v1/models/{model}/rollouts",
+            handlers::list_rollouts_of_model,
+        ),
+    ]
 }
 
 fn needing<const N: usize>(action: Action, routes: [Route; N]) -> Vec<Route> {

@@ -10,6 +10,7 @@ pub mod model;
 pub mod name;
 pub mod protection;
 pub mod request;
+pub mod rollout;
 pub mod settings;
 pub mod stage;
 pub mod subscription;

@@ -1,5 +1,6 @@
 //! The names in a route's path, parsed.
 
+use crate::domain::rollout::Place;
 use crate::domain::{AliasName, ModelName, TenantName, VersionId, VersionNumber};
 use crate::error::{Error, Result};
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -42,6 +43,11 @@ impl Target {
     /// The alias.
     pub fn alias(&self) -> Result<AliasName> {
         AliasName::parse(self.get("alias")?)
+    }
+
+    /// Where something is served.
+    pub fn place(&self) -> Result<Place> {
+        Place::parse(self.get("environment")?, self.get("endpoint")?)
     }
 
     /// An id such as that of a subscription: at most 64 letters and digits.

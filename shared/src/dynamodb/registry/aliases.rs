@@ -184,20 +184,20 @@ impl Registry {
                 is_fresh: false,
             })
         };
-        let heads = self.unknown_heads(tenant, model, now);
-        if use_hints && heads.is_empty() {
+        let heads = self.believed_heads(tenant, model, now);
+        if use_hints && heads.unknown().is_empty() {
             let hinted_version = version_key.as_ref().map(|key| self.hints.get(key));
             let version_known = hinted_version.as_ref().is_none_or(Option::is_some);
             if let (Some(alias), true) = (self.hints.get(&alias_key), version_known) {
                 let mut loaded = parse(Some(alias), hinted_version.flatten())?;
-                loaded.governing = self.take_heads(tenant, model, &heads, &[], now);
+                loaded.governing = self.take_heads(heads, &[], now);
                 return Ok(loaded);
             }
         }
         let model_key = keys::model(tenant, model);
         let mut wanted = vec![model_key.clone(), alias_key.clone()];
         wanted.extend(version_key.clone());
-        wanted.extend(heads.clone());
+        wanted.extend(heads.unknown());
         let (mut head, mut alias, mut version, mut settings) = (None, None, None, Vec::new());
         for item in self.table.batch_get(&wanted, true).await? {
             if Reader(&item).text("pk")? == model_key.pk {
@@ -219,7 +219,7 @@ impl Registry {
         let mut loaded = parse(alias, version)?;
         loaded.model_deleted_at = model_from_item(tenant, &head)?.model.deleted_at;
         self.hints.put(model_key, head);
-        loaded.governing = self.take_heads(tenant, model, &heads, &settings, now);
+        loaded.governing = self.take_heads(heads, &settings, now);
         loaded.is_fresh = true;
         Ok(loaded)
     }

@@ -8,6 +8,7 @@ mod aliases;
 mod deliveries;
 mod models;
 mod requests;
+mod rollouts;
 mod settings;
 mod stages;
 mod tracking;
@@ -16,6 +17,7 @@ mod work;
 
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
 pub use requests::{NewRequest, Promotion, RequestChange, Requested};
+pub use rollouts::RolloutChange;
 pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};
 pub use stages::{LifecycleChange, StageChange, StageHolder, StageLoaded};
 pub use tracking::{

@@ -133,6 +133,24 @@ impl SettingsCache {
     }
 }
 
+/// What a process believes of the heads that govern a model; `None` is to be read.
+#[derive(Debug)]
+pub(super) struct BelievedHeads {
+    registry: (Key, Option<SettingsHead>),
+    model: (Key, Option<SettingsHead>),
+}
+
+impl BelievedHeads {
+    /// The keys of the heads that must be read.
+    pub(super) fn unknown(&self) -> Vec<Key> {
+        [&self.registry, &self.model]
+            .into_iter()
+            .filter(|(_, head)| head.is_none())
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+}
+
 fn head_of(item: &Item) -> SettingsHead {
     let revision = |kind: SettingsKind| Reader(item).maybe_number(kind.as_str()).unwrap_or(0);
     SettingsHead {
@@ -175,34 +193,33 @@ pub(super) fn guard(tenant: &TenantName, scope: &Realm, head: SettingsHead) -> W
 }
 
 impl Registry {
-    /// The keys of the heads that must be read, because what was seen of them is too old.
-    pub(super) fn unknown_heads(
+    /// What this process believes of the heads that govern a model, taken once, so that nothing changes under a decision.
+    pub(super) fn believed_heads(
         &self,
         tenant: &TenantName,
         model: &ModelName,
         now: Timestamp,
-    ) -> Vec<Key> {
-        [Realm::Registry, Realm::Model(model.clone())]
-            .iter()
-            .map(|scope| keys::settings_head(tenant, scope))
-            .filter(|key| self.settings.head(key, now).is_none())
-            .collect()
+    ) -> BelievedHeads {
+        let of = |realm: Realm| {
+            let key = keys::settings_head(tenant, &realm);
+            let head = self.settings.head(&key, now);
+            (key, head)
+        };
+        BelievedHeads {
+            registry: of(Realm::Registry),
+            model: of(Realm::Model(model.clone())),
+        }
     }
 
-    /// Takes what was read of the wanted heads, and answers both.
+    /// Puts what is believed of the heads together with what was read of the others.
     pub(super) fn take_heads(
         &self,
-        tenant: &TenantName,
-        model: &ModelName,
-        wanted: &[Key],
+        believed: BelievedHeads,
         items: &[Item],
         now: Timestamp,
     ) -> Governing {
-        let of = |scope: &Realm| {
-            let key = keys::settings_head(tenant, scope);
-            if !wanted.contains(&key)
-                && let Some(head) = self.settings.head(&key, now)
-            {
+        let of = |(key, head): (Key, Option<SettingsHead>)| {
+            if let Some(head) = head {
                 return head;
             }
             let head = items
@@ -216,8 +233,8 @@ impl Registry {
             head
         };
         Governing {
-            registry: of(&Realm::Registry),
-            model: of(&Realm::Model(model.clone())),
+            registry: of(believed.registry),
+            model: of(believed.model),
         }
     }
 
@@ -236,9 +253,9 @@ impl Registry {
         model: &ModelName,
         now: Timestamp,
     ) -> Result<Governing> {
-        let wanted = self.unknown_heads(tenant, model, now);
-        let items = self.table.batch_get(&wanted, true).await?;
-        Ok(self.take_heads(tenant, model, &wanted, &items, now))
+        let believed = self.believed_heads(tenant, model, now);
+        let items = self.table.batch_get(&believed.unknown(), true).await?;
+        Ok(self.take_heads(believed, &items, now))
     }
 
     /// Which revisions of a registry's or a model's settings are in force; one consistent read.
@@ -404,28 +421,31 @@ impl Registry {
                 ),
             });
         }
-        self.settings.forget_head(&head_key);
-        self.commit(writes, tenant, answer, |refusals| {
-            if refusals.first().is_some_and(|refusal| refusal.refused) {
-                let current = refusals
-                    .first()
-                    .and_then(|refusal| refusal.item.as_ref())
-                    .map_or(0, |item| head_of(item).revision(kind));
-                return Error::new(
-                    ErrorCode::Conflict,
-                    format!(
-                        "the {word} are at revision {current}; read them again and decide anew"
-                    ),
-                )
-                .with("current", json!({"revision": current}));
-            }
-            match &scope {
-                Realm::Model(model) => crate::domain::model::model_not_found(model),
-                Realm::Registry => {
-                    Error::internal("changing settings", "the revision exists already")
+        let outcome = self
+            .commit(writes, tenant, answer, |refusals| {
+                if refusals.first().is_some_and(|refusal| refusal.refused) {
+                    let current = refusals
+                        .first()
+                        .and_then(|refusal| refusal.item.as_ref())
+                        .map_or(0, |item| head_of(item).revision(kind));
+                    return Error::new(
+                        ErrorCode::Conflict,
+                        format!(
+                            "the {word} are at revision {current}; read them again and decide anew"
+                        ),
+                    )
+                    .with("current", json!({"revision": current}));
                 }
-            }
-        })
-        .await
+                match &scope {
+                    Realm::Model(model) => crate::domain::model::model_not_found(model),
+                    Realm::Registry => {
+                        Error::internal("changing settings", "the revision exists already")
+                    }
+                }
+            })
+            .await;
+        // Afterwards, so that nobody in this process goes on with what was read before.
+        self.settings.forget_head(&head_key);
+        outcome
     }
 }

@@ -81,17 +81,17 @@ pub struct LifecycleChange {
 impl Registry {
     /// Loads a version and what governs it: 1 `GetItem`, or 1 `BatchGetItem` if the settings were not seen a moment ago.
     pub async fn load_stage(&self, id: &VersionId, now: Timestamp) -> Result<StageLoaded> {
-        let heads = self.unknown_heads(&id.tenant, &id.model, now);
-        if heads.is_empty() {
+        let heads = self.believed_heads(&id.tenant, &id.model, now);
+        if heads.unknown().is_empty() {
             let version = self.version(id).await?;
-            let governing = self.take_heads(&id.tenant, &id.model, &heads, &[], now);
+            let governing = self.take_heads(heads, &[], now);
             return Ok(StageLoaded { version, governing });
         }
         let key = keys::version(id);
         let mut wanted = vec![key.clone()];
-        wanted.extend(heads.clone());
+        wanted.extend(heads.unknown());
         let items = self.table.batch_get(&wanted, true).await?;
-        let governing = self.take_heads(&id.tenant, &id.model, &heads, &items, now);
+        let governing = self.take_heads(heads, &items, now);
         let version = items
             .iter()
             .find(|item| sort_key(item) == key.sk)
