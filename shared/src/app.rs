@@ -65,6 +65,7 @@ impl App {
             kind,
             tenant: tenant.clone(),
             model: None,
+            model_id: None,
             version: None,
             alias: None,
             sequence: None,

@@ -40,13 +40,14 @@ fn nothing_says(folder: &str, words: &[&str]) {
     }
 }
 
-const FUNCTIONS: [&str; 6] = [
+const FUNCTIONS: [&str; 7] = [
     "artifact-validation",
     "notifications",
     "packaging",
     "promote",
     "query",
     "register",
+    "tracking",
 ];
 
 #[test]
@@ -164,6 +165,7 @@ fn routes() -> BTreeSet<String> {
         ("promote", promote::routes()),
         ("query", query::routes()),
         ("notifications", notifications::routes()),
+        ("tracking", tracking::routes()),
     ]
     .into_iter()
     .flat_map(|(function, routes)| {
@@ -204,12 +206,41 @@ fn template_routes(template: &str) -> (BTreeSet<String>, BTreeSet<String>) {
 fn routes_of_the_template_are_those_of_the_functions() {
     let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
     let (plain, tenant) = template_routes(&template);
-    assert_eq!(plain, routes());
     assert_eq!(
-        tenant,
-        routes(),
+        plain, tenant,
         "every route stands under the tenant prefix too"
     );
+    let (families, single): (BTreeSet<String>, BTreeSet<String>) = plain
+        .into_iter()
+        .partition(|route| route.ends_with("/{proxy+}"));
+    let mut unused = families.clone();
+    let alone: BTreeSet<String> = routes()
+        .into_iter()
+        .filter(|route| {
+            let family = families.iter().find(|family| is_in_family(route, family));
+            family.is_none_or(|family| {
+                unused.remove(family);
+                // What stands there by itself too wins over its family.
+                single.contains(route)
+            })
+        })
+        .collect();
+    assert_eq!(single, alone);
+    assert_eq!(
+        unused,
+        BTreeSet::new(),
+        "every family has routes of its function"
+    );
+}
+
+/// Whether a route of the template with `{proxy+}` stands for a function's route; both are `function METHOD /path`.
+fn is_in_family(route: &str, family: &str) -> bool {
+    let parts = |text: &str| -> Vec<String> { text.splitn(3, ' ').map(str::to_owned).collect() };
+    let (route, family) = (parts(route), parts(family));
+    let begins = family[2].trim_end_matches("{proxy+}");
+    route[0] == family[0]
+        && (family[1] == "ANY" || family[1] == route[1])
+        && route[2].starts_with(begins)
 }
 
 #[test]

@@ -13,7 +13,7 @@ use shared::test_util::Cut;
 const MOST_CALLS: usize = 60;
 
 /// Every cut point of a fresh registry, until an uncut run.
-async fn cut_everywhere(
+pub(crate) async fn cut_everywhere(
     prepare: impl AsyncFn(&World),
     act: impl AsyncFn(&World, &str) -> bool,
     check: impl AsyncFn(&World),

@@ -30,13 +30,14 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
 /// Every bootstrap, and whether it answers HTTP requests and handles events.
-const BOOTSTRAPS: [(&str, bool, bool); 6] = [
+const BOOTSTRAPS: [(&str, bool, bool); 7] = [
     ("register", true, true),
     ("promote", true, true),
     ("query", true, false),
     ("notifications", true, true),
     ("artifact-validation", false, true),
     ("packaging", false, true),
+    ("tracking", true, false),
 ];
 
 /// The caller of `api-iam.json`.

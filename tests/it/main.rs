@@ -16,6 +16,7 @@ mod idempotency;
 mod journey;
 mod lambda;
 mod mlflow;
+mod names;
 mod openapi;
 mod promotion;
 mod rollouts;

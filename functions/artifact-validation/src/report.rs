@@ -409,7 +409,8 @@ fn write(
     let document = Document {
         schema_version: SCHEMA_VERSION,
         tenant: version.id.tenant.as_str(),
-        model: version.id.model.as_str(),
+        // The home: it is in the bytes, which must be the same however often and whenever they are made.
+        model: version.id.model.home(),
         version: version.id.number.get(),
         status,
         verdict,

@@ -7,7 +7,7 @@ use crate::deliver::{self, Outgoing};
 use serde_json::json;
 use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS};
 use shared::domain::{
-    Delivery, Event, EventType, Model, Subscription, TenantName, Timestamp, VersionId,
+    Delivery, Event, EventType, Model, ModelName, Subscription, TenantName, Timestamp, VersionId,
 };
 use shared::dynamodb::{WorkItem, WorkKind};
 use shared::s3::keys;
@@ -177,10 +177,10 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
         EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
         _ => return Vec::new(),
     };
-    let (Some(model), Some(version)) = (&event.model, event.version) else {
+    let (Some(home), Some(version)) = (event.home(), event.version) else {
         return Vec::new();
     };
-    let subject = json!({"tenant": event.tenant, "model": model, "version": version}).to_string();
+    let subject = json!({"tenant": event.tenant, "model": home, "version": version}).to_string();
     kinds
         .iter()
         .map(|kind| WorkItem {
@@ -194,9 +194,37 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
 /// Brings the index of every tag that an event names in line with what the model carries by now.
 async fn index_tags(app: &App, event: &Event) -> Result<()> {
     let pairs = changed_tags(event);
-    let (Some(name), false) = (&event.model, pairs.is_empty()) else {
+    if pairs.is_empty() {
         return Ok(());
-    };
+    }
+    for name in named_models(event) {
+        index_tags_of(app, event, &name, &pairs).await?;
+    }
+    Ok(())
+}
+
+/// The names whose tags an event changes: after a renaming the old one carries nothing.
+fn named_models(event: &Event) -> Vec<ModelName> {
+    let old = event
+        .data
+        .get("from")
+        .filter(|_| event.kind == EventType::ModelRenamed)
+        .and_then(serde_json::Value::as_str)
+        .and_then(|name| ModelName::parse(name).ok());
+    event
+        .model
+        .iter()
+        .map(ModelName::plain)
+        .chain(old)
+        .collect()
+}
+
+async fn index_tags_of(
+    app: &App,
+    event: &Event,
+    name: &ModelName,
+    pairs: &[(String, String)],
+) -> Result<()> {
     let (carried, revision) = match app.registry.model(&event.tenant, name).await {
         Ok(model) => (carried_tags(&model), model.revision),
         Err(error) if error.code == ErrorCode::ModelNotFound => {
@@ -205,7 +233,7 @@ async fn index_tags(app: &App, event: &Event) -> Result<()> {
         Err(error) => return Err(error),
     };
     let expires = app.clock.now().plus_millis(GONE_MILLIS);
-    for (key, value) in &pairs {
+    for (key, value) in pairs {
         let is_carried = carried.get(key) == Some(value);
         app.registry
             .index_tag(
@@ -236,6 +264,7 @@ fn changed_tags(event: &Event) -> Vec<(String, String)> {
             | EventType::ModelUpdated
             | EventType::ModelDeleted
             | EventType::ModelRestored
+            | EventType::ModelRenamed
     );
     let named = event
         .data
@@ -258,7 +287,7 @@ fn revision_of(event: &Event) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use shared::domain::{ModelName, Principal, VersionNumber};
+    use shared::domain::{Principal, VersionNumber};
 
     pub(crate) fn event(kind: EventType, model: Option<&str>) -> Event {
         Event {
@@ -267,6 +296,7 @@ pub(crate) mod tests {
             kind,
             tenant: TenantName::default_tenant(),
             model: model.map(|name| ModelName::parse(name).unwrap()),
+            model_id: None,
             version: model.map(|_| VersionNumber::FIRST),
             alias: None,
             sequence: None,

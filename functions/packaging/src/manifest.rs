@@ -64,7 +64,8 @@ pub(crate) fn write(version: &Version, artifacts: &[Artifact]) -> Result<Vec<u8>
         schema_version: SCHEMA_VERSION,
         media_type: MEDIA_TYPE,
         tenant: version.id.tenant.as_str(),
-        model: version.id.model.as_str(),
+        // The home: it is in the bytes, which must be the same however often and whenever they are made.
+        model: version.id.model.home(),
         version: version.id.number.get(),
         registered_by: version.registered_by.as_str(),
         created_at: version.created_at,

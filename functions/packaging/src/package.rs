@@ -53,7 +53,7 @@ pub async fn package(app: &App, id: &VersionId) -> Result<Packaged> {
         ));
     }
     let artifacts: Vec<Artifact> = app
-        .load_document(id, "artifacts", &version.artifacts)
+        .load_document(&version.id, "artifacts", &version.artifacts)
         .await?
         .unwrap_or_default();
     let manifest = make(app, Kind::Manifest, &version, &artifacts).await?;

@@ -402,7 +402,7 @@ pub(crate) async fn decide(
             &caller.principal,
             &caller.request_id,
         )
-        .about(model)
+        .about(&loaded.model)
         .of_alias(name, sequence + 1)
         .because(wanted.reason.clone())
         .with("from", held.map(VersionNumber::get))
@@ -423,7 +423,7 @@ pub(crate) async fn decide(
     event.time = changed_at;
     let alias = Alias {
         tenant: caller.tenant.clone(),
-        model: model.clone(),
+        model: loaded.model.clone(),
         name: name.clone(),
         version: wanted.target,
         previous: held.or_else(|| current.and_then(|alias| alias.previous)),

@@ -453,7 +453,8 @@ pub(crate) async fn denied<T>(
         Err(error) if error.code == ErrorCode::PromotionDenied => error,
         other => return other,
     };
-    let event = denial(app, caller, id, action, &error).because(reason.map(str::to_owned));
+    let mut event = denial(app, caller, id, action, &error).because(reason.map(str::to_owned));
+    event.model = Some(app.registry.home_of(&caller.tenant, &id.model).await?);
     app.registry.record_event(&event, None).await?;
     tracing::info!(
         model.name = id.model.as_str(),

@@ -4,7 +4,7 @@ use crate::gate;
 use serde::Deserialize;
 use serde_json::json;
 use shared::domain::model::{MAX_REASON, check_text};
-use shared::domain::{Alias, EventType, Principal, Timestamp, VersionId};
+use shared::domain::{Alias, EventType, ModelName, Principal, Timestamp, VersionId};
 use shared::dynamodb::{DECISIONS, LifecycleChange, Outcome, WorkItem, WorkKind};
 use shared::http::Caller;
 use shared::http::views::VersionView;
@@ -26,7 +26,8 @@ pub(crate) struct SetLifecycle {
 #[derive(Debug, serde::Serialize, Deserialize)]
 struct Subject {
     tenant: shared::domain::TenantName,
-    model: shared::domain::ModelName,
+    /// The home of the model, so that a renaming does not lose the work.
+    model: String,
     version: shared::domain::VersionNumber,
     is_end: bool,
 }
@@ -49,6 +50,7 @@ pub(crate) async fn set(
     }
     for _ in 1..=DECISIONS {
         let before = app.registry.version(id).await?;
+        let id = &before.id.clone();
         before.require_live()?;
         let standing = &before.standing;
         if (standing.deprecated_at, standing.end_of_life_at) == (deprecated_at, end_of_life_at) {
@@ -102,7 +104,7 @@ pub(crate) async fn set(
 fn work_of(id: &VersionId, due: Timestamp, is_end: bool) -> Result<WorkItem> {
     let subject = Subject {
         tenant: id.tenant.clone(),
-        model: id.model.clone(),
+        model: id.model.home().to_owned(),
         version: id.number,
         is_end,
     };
@@ -125,7 +127,7 @@ pub(crate) async fn tell(app: &App, work: &WorkItem) -> Result<()> {
     })?;
     let id = VersionId {
         tenant: subject.tenant,
-        model: subject.model,
+        model: ModelName::of_home(subject.model)?,
         number: subject.version,
     };
     let kind = if subject.is_end {

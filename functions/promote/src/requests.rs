@@ -94,10 +94,11 @@ fn not_found(model: &ModelName, id: &str) -> Error {
 }
 
 async fn load(app: &App, caller: &Caller, model: &ModelName, id: &str) -> Result<PromotionRequest> {
+    let model = app.registry.home_of(&caller.tenant, model).await?;
     app.registry
-        .find_request(&caller.tenant, model, id)
+        .find_request(&caller.tenant, &model, id)
         .await?
-        .ok_or_else(|| not_found(model, id))
+        .ok_or_else(|| not_found(&model, id))
 }
 
 pub(crate) async fn get(
@@ -242,7 +243,7 @@ pub(crate) async fn open(
                 return Ok(outcome.map(|()| new.request));
             }
             Requested::Taken(other, expires_at) if expires_at <= app.clock.now() => {
-                expire(app, &caller.tenant, model, &other).await?;
+                expire(app, &caller.tenant, &new.request.model, &other).await?;
             }
             Requested::Taken(other, _) => {
                 return Err(Error::new(
@@ -267,6 +268,7 @@ async fn draft(
     target: &PromotionTarget,
 ) -> Result<NewRequest> {
     let now = app.clock.now();
+    let model = &app.registry.home_of(&caller.tenant, model).await?;
     let mut request = PromotionRequest {
         id: app.ids.next(),
         model: model.clone(),
@@ -376,7 +378,7 @@ pub(crate) async fn step(
     for attempt in 1..=DECISIONS {
         let before = load(app, caller, model, id).await?;
         if before.status == RequestStatus::Open && before.expires_at <= app.clock.now() {
-            expire(app, &caller.tenant, model, id).await?;
+            expire(app, &caller.tenant, &before.model, id).await?;
         }
         before.require_open(app.clock.now())?;
         let decided = decide(app, caller, &before, step).await;
@@ -655,7 +657,8 @@ async fn promotion(
                     .await?;
             let mut change = change.ok_or_else(|| lost(name, &request.model, current))?;
             change.answer = None;
-            Ok(Promotion::Alias(Box::new(change), loaded.alias.clone()))
+            let seen = loaded.alias.clone().map(Box::new);
+            Ok(Promotion::Alias(Box::new(change), seen))
         }
         Target::Stage(to, loaded) => {
             let version = &loaded.version;
@@ -728,7 +731,8 @@ pub(crate) async fn expire(
 #[derive(Debug, Deserialize)]
 struct Subject {
     tenant: shared::domain::TenantName,
-    model: ModelName,
+    /// The home of the model, so that a renaming does not lose the work.
+    model: String,
     request: String,
 }
 
@@ -741,10 +745,11 @@ pub(crate) async fn look_after(app: &App, work: &shared::dynamodb::WorkItem) -> 
         )
         .caused_by(error)
     })?;
-    expire(app, &subject.tenant, &subject.model, &subject.request).await?;
+    let model = ModelName::of_home(subject.model)?;
+    expire(app, &subject.tenant, &model, &subject.request).await?;
     let found = app
         .registry
-        .find_request(&subject.tenant, &subject.model, &subject.request)
+        .find_request(&subject.tenant, &model, &subject.request)
         .await?;
     match found {
         // Somebody was faster, and it is open still: it is due again under another row, or under this one.

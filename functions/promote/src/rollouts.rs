@@ -118,13 +118,14 @@ pub(crate) async fn put(
         return Err(lost(place, before.as_ref()));
     }
     let now = app.clock.now();
+    let model = app.registry.home_of(&caller.tenant, &command.model).await?;
     let deployments = command
         .deployments
         .iter()
         .map(|wanted| {
             let known = before
                 .as_ref()
-                .filter(|before| before.model == command.model)
+                .filter(|before| before.model.home() == model.home())
                 .and_then(|before| {
                     let all = &before.deployments;
                     all.iter().find(|one| one.version == wanted.version)
@@ -143,7 +144,7 @@ pub(crate) async fn put(
     let after = Rollout {
         environment: place.environment().to_owned(),
         endpoint: place.endpoint().to_owned(),
-        model: command.model.clone(),
+        model,
         strategy: command.strategy,
         deployments,
         revision: command.expected_revision.saturating_add(1),
@@ -201,7 +202,7 @@ pub(crate) async fn roll_back(
             ..earlier
         };
         for one in &mut after.deployments {
-            let stays = before.model == after.model
+            let stays = before.model.home() == after.model.home()
                 && before
                     .deployments
                     .iter()

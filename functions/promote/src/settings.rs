@@ -88,6 +88,7 @@ pub(crate) async fn put<T: Document>(
     let (change, document) = command.parse::<T>()?;
     check_text("reason", change.reason.as_deref(), MAX_REASON)?;
     let document = document.checked()?;
+    let scope = resolved(app, caller, scope).await?;
     let json = serde_json::to_string(&document)
         .map_err(|error| Error::internal("writing settings", error))?;
     if json.len() > MAX_SETTINGS_BYTES {
@@ -128,6 +129,14 @@ pub(crate) async fn put<T: Document>(
     Ok(outcome.map(|()| view))
 }
 
+/// The realm, with where its model lies.
+async fn resolved(app: &App, caller: &Caller, realm: Realm) -> Result<Realm> {
+    Ok(match realm {
+        Realm::Registry => Realm::Registry,
+        Realm::Model(model) => Realm::Model(app.registry.home_of(&caller.tenant, &model).await?),
+    })
+}
+
 fn shown(document: &impl Serialize, scope: &Realm, revision: u64) -> Result<Value> {
     let mut view = serde_json::to_value(document)
         .map_err(|error| Error::internal("writing settings", error))?;
@@ -143,12 +152,8 @@ pub(crate) async fn get<T: Document>(
     scope: Realm,
     which: &Which,
 ) -> Result<Value> {
+    let scope = resolved(app, caller, scope).await?;
     let head = app.registry.settings_head(&caller.tenant, &scope).await?;
-    if head.is_empty()
-        && let Some(model) = scope.model()
-    {
-        app.registry.model(&caller.tenant, model).await?;
-    }
     let revision = which.revision.unwrap_or_else(|| head.revision(T::KIND));
     if revision == 0 {
         return shown(&T::default(), &scope, 0);

@@ -70,10 +70,8 @@ async fn load(app: &App, caller: &Caller, model: &ModelName) -> Result<(Waivers,
 
 /// Lists the waivers of a model that were not revoked, the expired ones of the last days among them.
 pub(crate) async fn list(app: &App, caller: &Caller, model: &ModelName) -> Result<Value> {
-    let (waivers, revision) = load(app, caller, model).await?;
-    if revision == 0 {
-        app.registry.model(&caller.tenant, model).await?;
-    }
+    let model = &app.registry.home_of(&caller.tenant, model).await?;
+    let (waivers, _) = load(app, caller, model).await?;
     let now = app.clock.now();
     let views: Vec<WaiverView> = waivers
         .waivers
@@ -114,6 +112,7 @@ pub(crate) async fn grant(
         ));
     }
     let target = target(command.alias.as_ref(), command.stage.as_ref())?;
+    let model = &app.registry.home_of(&caller.tenant, model).await?;
     require_allowed(app, caller, model, &command.conditions).await?;
     let (mut waivers, revision) = load(app, caller, model).await?;
     // What ended long ago is in the history; the document holds what may still matter.
@@ -211,6 +210,7 @@ pub(crate) async fn revoke(
     model: &ModelName,
     id: &str,
 ) -> Result<Outcome<Value>> {
+    let model = &app.registry.home_of(&caller.tenant, model).await?;
     let (mut waivers, revision) = load(app, caller, model).await?;
     let position = waivers.waivers.iter().position(|waiver| waiver.id == id);
     let Some(position) = position else {

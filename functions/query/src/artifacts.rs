@@ -27,6 +27,7 @@ pub(crate) async fn list(
     paging: &Paging,
 ) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
+    let id = &version.id;
     let limit = paging.limit()?;
     if paging.order.is_some() {
         return Err(Error::invalid(
@@ -73,6 +74,7 @@ pub(crate) async fn downloads(
     params: &DownloadParams,
 ) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
+    let id = &version.id;
     version.require_promotable()?;
     let artifacts = judged(app, &version).await?;
     if let Some(path) = &params.path {
@@ -125,7 +127,8 @@ pub(crate) async fn downloads(
 
 pub(crate) async fn report(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
-    let validation = version.validation.ok_or_else(|| {
+    let id = &version.id;
+    let validation = version.validation.as_ref().ok_or_else(|| {
         Error::new(
             ErrorCode::ArtifactNotFound,
             format!("{id} was not validated yet; wait until its uploads are checked"),
@@ -136,7 +139,8 @@ pub(crate) async fn report(app: &App, id: &VersionId) -> Result<Value> {
 
 pub(crate) async fn manifest(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
-    version.package.ok_or_else(|| {
+    let id = &version.id;
+    version.package.as_ref().ok_or_else(|| {
         Error::new(
             ErrorCode::ArtifactNotFound,
             format!("{id} was not packaged yet; wait a moment after it is READY"),

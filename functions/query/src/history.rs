@@ -6,13 +6,10 @@ use shared::domain::{AliasName, Event, ModelName};
 use shared::dynamodb::Page;
 use shared::http::views::AliasView;
 use shared::http::{Caller, Pages, Paging};
-use shared::{App, Result};
+use shared::{App, ErrorCode, Result};
 
 pub(crate) async fn aliases(app: &App, caller: &Caller, model: &ModelName) -> Result<Value> {
     let aliases = app.registry.aliases(&caller.tenant, model).await?;
-    if aliases.is_empty() {
-        app.registry.model(&caller.tenant, model).await?;
-    }
     let views: Vec<AliasView> = aliases
         .iter()
         .map(|alias| AliasView::of(app, alias))
@@ -60,11 +57,12 @@ pub(crate) async fn of_alias(
             paging.limit()?,
             after,
         )
-        .await?;
-    if page.items.is_empty() && is_first {
-        return Err(alias_not_found(name, model));
+        .await;
+    match page {
+        Ok(page) if page.items.is_empty() && is_first => Err(alias_not_found(name, model)),
+        Err(error) if error.code == ErrorCode::ModelNotFound => Err(alias_not_found(name, model)),
+        page => Ok(render(&pages, &page?)),
     }
-    Ok(render(&pages, &page))
 }
 
 pub(crate) async fn of_model(
@@ -80,14 +78,10 @@ pub(crate) async fn of_model(
         &["events", model.as_str(), order(is_ascending)],
     );
     let after = pages.after(paging.cursor.as_deref())?;
-    let is_first = after.is_none();
     let page = app
         .registry
         .model_events(&caller.tenant, model, is_ascending, paging.limit()?, after)
         .await?;
-    if page.items.is_empty() && is_first {
-        app.registry.model(&caller.tenant, model).await?;
-    }
     Ok(render(&pages, &page))
 }
 

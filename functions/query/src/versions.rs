@@ -46,15 +46,10 @@ pub(crate) async fn list(
     ];
     let pages = Pages::new(app, caller, &scope);
     let after = pages.after(params.cursor.as_deref())?;
-    let is_first = after.is_none();
     let page = app
         .registry
         .versions(&caller.tenant, model, is_ascending, limit, after)
         .await?;
-    if page.items.is_empty() && is_first {
-        // Tells a model without versions from one that does not exist.
-        app.registry.model(&caller.tenant, model).await?;
-    }
     let versions = page
         .items
         .iter()
@@ -66,6 +61,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn get(app: &App, id: &VersionId) -> Result<FullVersionView> {
     let version = app.registry.glance_version(id).await?;
+    let id = &version.id;
     let notes = app
         .load_document(id, "notes", &version.notes)
         .await?

@@ -275,6 +275,7 @@ async fn register_drop(
                 description: None,
                 tags: BTreeMap::new(),
                 owner: None,
+                replace_deleted: false,
             };
             let creator = Caller {
                 idempotency: None,
@@ -289,17 +290,17 @@ async fn register_drop(
         }
         other => other?,
     };
-    let number = match &outcome {
-        Outcome::Done(version) => version.id.number,
+    let id = match outcome {
+        Outcome::Done(version) => version.id,
         // An earlier look registered it and was cut off before it could say so.
         Outcome::Replayed(stored) => {
-            VersionNumber::new(stored.body["version"].as_u64().unwrap_or(0))?
+            let id = VersionId {
+                tenant: subject.tenant.clone(),
+                model: subject.model.clone(),
+                number: VersionNumber::new(stored.body["version"].as_u64().unwrap_or(0))?,
+            };
+            app.registry.version(&id).await?.id
         }
-    };
-    let id = VersionId {
-        tenant: subject.tenant.clone(),
-        model: subject.model.clone(),
-        number,
     };
     app.bucket
         .put_immutable(
@@ -319,6 +320,11 @@ async fn refuse(
     fingerprint: &str,
     request_id: &str,
 ) -> Result<()> {
+    let model = app
+        .registry
+        .find_home(&subject.tenant, &subject.model)
+        .await?
+        .unwrap_or_else(|| subject.model.clone());
     let event = app
         .event(
             EventType::DropRefused,
@@ -326,7 +332,7 @@ async fn refuse(
             &Principal::parse("drop-zone")?,
             request_id,
         )
-        .about(&subject.model)
+        .about(&model)
         .with("code", error.code.as_str())
         .with("message", error.public_message())
         .with("details", json!(error.details));

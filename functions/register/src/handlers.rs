@@ -1,6 +1,7 @@
 //! Transport: parse, call, render.
 
 use crate::models::{self, CreateModel, UpdateModel};
+use crate::names::{self, RenameModel, RestoreModel};
 use crate::uploads::{self, FinalizeVersion, UploadArtifacts};
 use crate::versions::{self, RegisterVersion};
 use axum::extract::State;
@@ -51,9 +52,19 @@ pub(crate) async fn restore_model(
     State(app): State<App>,
     caller: Caller,
     target: Target,
-    Params(because): Params<Because>,
+    Params(command): Params<RestoreModel>,
 ) -> Result<Reply> {
-    let outcome = models::restore(&app, &caller, &target.model()?, because.reason).await;
+    let outcome = names::restore(&app, &caller, &target.model()?, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn rename_model(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<RenameModel>,
+) -> Result<Reply> {
+    let outcome = names::rename(&app, &caller, &target.model()?, command).await;
     respond(&app, &caller, 200, outcome).await
 }
 

@@ -10,6 +10,7 @@
 mod drops;
 mod handlers;
 mod models;
+mod names;
 mod uploads;
 mod versions;
 
@@ -26,6 +27,7 @@ pub fn routes() -> Vec<Route> {
         patch("/v1/models/{model}", handlers::update_model),
         delete("/v1/models/{model}", handlers::delete_model),
         post("/v1/models/{model}/restore", handlers::restore_model),
+        post("/v1/models/{model}/rename", handlers::rename_model),
         post("/v1/models/{model}/versions", handlers::register_version),
         patch(
             "/v1/models/{model}/versions/{version}",

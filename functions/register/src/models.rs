@@ -1,10 +1,11 @@
 //! Registered models: create, update, delete, restore.
 
+use crate::names::displaced;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
 use shared::domain::{EventType, Model, ModelName, Principal, VersionNumber};
-use shared::dynamodb::Outcome;
+use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
 use shared::http::views::ModelView;
 use shared::{App, Error, ErrorCode, Result};
@@ -21,6 +22,9 @@ pub(crate) struct CreateModel {
     pub(crate) tags: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) owner: Option<Principal>,
+    /// Whether the name of a deleted model may be used again; that model stays restorable by its id.
+    #[serde(default)]
+    pub(crate) replace_deleted: bool,
 }
 
 /// Changes what people write about a registered model.
@@ -59,28 +63,35 @@ pub(crate) async fn create(
         updated_at: now,
         deleted_at: None,
     };
-    let event = app
-        .event(
-            EventType::ModelCreated,
-            &caller.tenant,
-            &caller.principal,
-            &caller.request_id,
-        )
-        .about(&model.name)
-        .with("owner", model.owner.as_str())
-        .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
-        .with("revision", model.revision);
-    let view = ModelView::from(&model);
-    let answer = caller.answer(201, &view, now)?;
-    let outcome = app.registry.create_model(&model, &event, answer).await?;
-    if matches!(outcome, Outcome::Done(())) {
+    let decide = |model: &Model| {
+        let event = app
+            .event(
+                EventType::ModelCreated,
+                &caller.tenant,
+                &caller.principal,
+                &caller.request_id,
+            )
+            .about(&model.name)
+            .with("owner", model.owner.as_str())
+            .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
+            .with("revision", model.revision);
+        Ok((event, caller.answer(201, &ModelView::from(model), now)?))
+    };
+    let naming = Naming {
+        ulid: app.ids.next(),
+        may_displace: command.replace_deleted,
+        decide: &decide,
+        displaced: &|holder| displaced(app, caller, holder),
+    };
+    let outcome = app.registry.create_model(&model, &naming).await?;
+    if matches!(outcome, Outcome::Done(_)) {
         tracing::info!(
             model.name = model.name.as_str(),
             "Created registered model `{}`",
             model.name
         );
     }
-    Ok(outcome.map(|()| view))
+    Ok(outcome.map(|model| ModelView::from(&model)))
 }
 
 pub(crate) async fn update(
@@ -89,12 +100,19 @@ pub(crate) async fn update(
     name: &ModelName,
     command: UpdateModel,
 ) -> Result<Outcome<ModelView>> {
-    change(app, caller, name, EventType::ModelUpdated, None, |before| {
-        before.require_live()?;
-        if let Some(expected) = command.expected_revision
-            && expected != before.revision
-        {
-            return Err(Error::new(
+    let before = app.registry.model(&caller.tenant, name).await?;
+    change(
+        app,
+        caller,
+        before,
+        EventType::ModelUpdated,
+        None,
+        |before| {
+            before.require_live()?;
+            if let Some(expected) = command.expected_revision
+                && expected != before.revision
+            {
+                return Err(Error::new(
                 ErrorCode::Conflict,
                 format!(
                     "registered model `{name}` is at revision {}; read it again and decide anew",
@@ -102,19 +120,20 @@ pub(crate) async fn update(
                 ),
             )
             .with("current", json!({ "revision": before.revision })));
-        }
-        let mut after = before.clone();
-        let change = NotesChange {
-            description: command.description.clone(),
-            tags: command.tags.clone(),
-        };
-        after.notes = before.notes.changed(&change);
-        after.notes.check()?;
-        if let Some(owner) = &command.owner {
-            after.owner = owner.clone();
-        }
-        Ok(after)
-    })
+            }
+            let mut after = before.clone();
+            let change = NotesChange {
+                description: command.description.clone(),
+                tags: command.tags.clone(),
+            };
+            after.notes = before.notes.changed(&change);
+            after.notes.check()?;
+            if let Some(owner) = &command.owner {
+                after.owner = owner.clone();
+            }
+            Ok(after)
+        },
+    )
     .await
 }
 
@@ -124,12 +143,14 @@ pub(crate) async fn delete(
     name: &ModelName,
     reason: Option<String>,
 ) -> Result<Outcome<ModelView>> {
-    require_no_alias(app, caller, name).await?;
+    let before = app.registry.model(&caller.tenant, name).await?;
+    require_no_alias(app, caller, &before.name).await?;
     let now = app.clock.now();
+    let lies = before.name.clone();
     let outcome = change(
         app,
         caller,
-        name,
+        before,
         EventType::ModelDeleted,
         reason,
         |before| {
@@ -142,7 +163,7 @@ pub(crate) async fn delete(
     )
     .await?;
     // An alias may have been set between the look and the deletion; then the deletion is taken back.
-    if let Err(error) = require_no_alias(app, caller, name).await {
+    if let Err(error) = require_no_alias(app, caller, &lies).await {
         let undoing = Caller {
             idempotency: None,
             ..caller.clone()
@@ -161,7 +182,7 @@ pub(crate) async fn delete(
 
 /// Refuses a model that has an alias.
 async fn require_no_alias(app: &App, caller: &Caller, name: &ModelName) -> Result<()> {
-    let aliases = app.registry.aliases(&caller.tenant, name).await?;
+    let aliases = app.registry.aliases_at(&caller.tenant, name).await?;
     if let Some(alias) = aliases.first() {
         let names: Vec<&str> = aliases
             .iter()
@@ -186,10 +207,11 @@ pub(crate) async fn restore(
     name: &ModelName,
     reason: Option<String>,
 ) -> Result<Outcome<ModelView>> {
+    let before = app.registry.model(&caller.tenant, name).await?;
     change(
         app,
         caller,
-        name,
+        before,
         EventType::ModelRestored,
         reason,
         |before| {
@@ -210,17 +232,17 @@ pub(crate) async fn restore(
     .await
 }
 
-/// Loads a model, lets `decide` change it, and commits the change.
+/// Lets `decide` change a model as it was read, and commits the change.
 async fn change(
     app: &App,
     caller: &Caller,
-    name: &ModelName,
+    before: Model,
     kind: EventType,
     reason: Option<String>,
     decide: impl FnOnce(&Model) -> Result<Model>,
 ) -> Result<Outcome<ModelView>> {
     check_text("reason", reason.as_deref(), MAX_REASON)?;
-    let before = app.registry.model(&caller.tenant, name).await?;
+    let name = &before.name;
     let mut after = decide(&before)?;
     after.revision = before.revision + 1;
     after.updated_at = app.clock.now();

@@ -80,6 +80,7 @@ pub(crate) async fn upload_artifacts(
     command: UploadArtifacts,
 ) -> Result<Value> {
     let version = app.registry.version(id).await?;
+    let id = &version.id;
     require_pending(&version)?;
     let declared = declared_artifacts(app, &version).await?;
     let wanted = choose(id, &declared, &command)?;
@@ -387,6 +388,7 @@ pub(crate) async fn finalize(
 ) -> Result<Outcome<VersionView>> {
     check_text("reason", command.reason.as_deref(), MAX_REASON)?;
     let version = app.registry.version(id).await?;
+    let id = &version.id;
     version.require_live()?;
     if version.status != Status::PendingRegistration || version.finalized_at.is_some() {
         // The upload itself may have set validation going before this call, or the call is repeated.

@@ -209,7 +209,7 @@ pub(crate) async fn register_draft(
             head.require_live()?;
             let id = VersionId {
                 tenant: caller.tenant.clone(),
-                model: model.clone(),
+                model: head.name.clone(),
                 number: head.next_version,
             };
             for artifact in &artifacts {
@@ -251,7 +251,7 @@ pub(crate) async fn register_draft(
             Ok(Registration {
                 event: event
                     .clone()
-                    .about(model)
+                    .about(&version.id.model)
                     .of_version(version.id.number)
                     .with("artifact_count", version.artifact_count)
                     .with("size_bytes", version.size_bytes),
@@ -280,6 +280,7 @@ pub(crate) async fn annotate(
 ) -> Result<Outcome<VersionView>> {
     let before = app.registry.version(id).await?;
     before.require_live()?;
+    let id = &before.id;
     let old: Notes = app
         .load_document(id, "notes", &before.notes)
         .await?
@@ -379,6 +380,7 @@ async fn change_existence(
 ) -> Result<Outcome<VersionView>> {
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let before = app.registry.version(id).await?;
+    let id = &before.id;
     let event = app
         .event(kind, &id.tenant, &caller.principal, &caller.request_id)
         .about(&id.model)

@@ -27,6 +27,7 @@ impl Functions {
             promote::routes(),
             query::routes(),
             notifications::routes(),
+            tracking::routes(),
         ];
         let none = Self {
             routes: routes.concat(),

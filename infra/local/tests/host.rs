@@ -387,6 +387,7 @@ fn event(id: &str) -> Event {
         kind: EventType::SubscriptionTested,
         tenant: TenantName::default_tenant(),
         model: None,
+        model_id: None,
         version: None,
         alias: None,
         sequence: None,

@@ -40,6 +40,10 @@ event_types! {
     ModelDeleted => "model.deleted",
     /// A registered model was restored.
     ModelRestored => "model.restored",
+    /// A registered model got another name.
+    ModelRenamed => "model.renamed",
+    /// The name of a deleted model was given to another one.
+    ModelDisplaced => "model.displaced",
     /// A version was registered.
     VersionRegistered => "version.registered",
     /// The client said that all uploads of a version are done.
@@ -130,6 +134,9 @@ pub struct Event {
     /// The registered model, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelName>,
+    /// The home of the model, if that is not its name at the time: what it keeps when it is renamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
     /// The version, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<VersionNumber>,
@@ -164,6 +171,7 @@ impl Event {
     /// Says which registered model.
     #[must_use]
     pub fn about(mut self, model: &ModelName) -> Self {
+        self.model_id = Some(model.home().to_owned()).filter(|home| home != model.as_str());
         self.model = Some(model.clone());
         self
     }
@@ -190,12 +198,27 @@ impl Event {
         self
     }
 
+    /// The home of the model that it is about: its id.
+    pub fn home(&self) -> Option<&str> {
+        self.model_id
+            .as_deref()
+            .or_else(|| self.model.as_ref().map(ModelName::as_str))
+    }
+
+    /// The model that it is about, by its home; what it is called by now is not known.
+    pub fn model_by_home(&self) -> Option<ModelName> {
+        self.home().and_then(|home| ModelName::of_home(home).ok())
+    }
+
     /// The event as it is sent and shown, with `CloudEvents` 1.0 attribute names beside our own.
     pub fn to_wire(&self) -> Value {
         let mut wire = serde_json::to_value(self).unwrap_or_else(|_| json!({}));
         if let Value::Object(fields) = &mut wire {
             fields.insert("specversion".into(), "1.0".into());
             fields.insert("source".into(), format!("/t/{}", self.tenant).into());
+            if let Some(home) = self.home() {
+                fields.insert("model_id".into(), home.into());
+            }
             fields.entry("data").or_insert_with(|| json!({}));
         }
         wire

@@ -7,6 +7,7 @@ pub mod decimal;
 pub mod event;
 pub mod metadata;
 pub mod model;
+pub mod model_name;
 pub mod name;
 pub mod protection;
 pub mod request;
@@ -24,9 +25,8 @@ pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};
 pub use metadata::Metadata;
 pub use model::Model;
-pub use name::{
-    AliasName, ArtifactPath, Digest, ModelName, Principal, StageName, TenantName, VersionNumber,
-};
+pub use model_name::ModelName;
+pub use name::{AliasName, ArtifactPath, Digest, Principal, StageName, TenantName, VersionNumber};
 pub use protection::{PromotionTarget, Protection, Protections, Waiver, Waivers};
 pub use settings::{Realm, SettingsHead, SettingsKind};
 pub use stage::StageRules;

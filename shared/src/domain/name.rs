@@ -59,7 +59,7 @@ macro_rules! text_type {
 }
 
 /// Shortens a text for a message, so that a hostile name does not flood it.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let short: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().nth(60).is_some() {
         format!("{short}…")
@@ -77,7 +77,7 @@ fn is_deceptive(character: char) -> bool {
             | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
 }
 
-fn check_characters(what: &str, text: &str) -> Result<(), String> {
+pub(super) fn check_characters(what: &str, text: &str) -> Result<(), String> {
     match text.chars().find(|character| is_deceptive(*character)) {
         Some(character) => Err(format!(
             "{what} `{}` contains the character U+{:04X}, which is invisible or a control; remove it",
@@ -119,41 +119,6 @@ impl TenantName {
         Self("default".to_owned())
     }
 }
-
-text_type!(
-    /// The name of a registered model: 1 to 256 characters and 768 bytes, not blank, without `/`, `:` and control characters.
-    ///
-    /// Unicode is welcome; `.` and `..` are refused, as in MLflow, because names become parts of paths.
-    ///
-    /// ```
-    /// use shared::domain::ModelName;
-    /// assert!(ModelName::parse("Qualitätsprüfung 検査").is_ok());
-    /// assert!(ModelName::parse("a/b").is_err());
-    /// ```
-    ModelName, "name", |text| {
-        if text.trim().is_empty() {
-            return Err("the model name is empty; give it at least one visible character".into());
-        }
-        if text.chars().count() > 256 {
-            return Err(format!(
-                "model name `{}` has {} characters; use at most 256",
-                shown(text),
-                text.chars().count()
-            ));
-        }
-        // Keys of objects hold the name, and S3 takes 1,024 bytes.
-        if text.len() > 768 {
-            return Err(format!("model name `{}` has {} bytes; use at most 768", shown(text), text.len()));
-        }
-        if let Some(bad) = text.chars().find(|character| matches!(character, '/' | ':')) {
-            return Err(format!("model name `{}` contains `{bad}`; use another character", shown(text)));
-        }
-        if matches!(text, "." | "..") {
-            return Err(format!("model name `{text}` means a folder; use another name"));
-        }
-        check_characters("model name", text)
-    }
-);
 
 text_type!(
     /// The name of an alias: 1 to 255 word characters or `-`; `latest` and `v1`-like names are reserved.

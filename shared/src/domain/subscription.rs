@@ -39,7 +39,11 @@ impl Subscription {
     /// Whether it wants to hear of this.
     pub fn wants(&self, kind: EventType, model: Option<&ModelName>) -> bool {
         (self.event_types.is_empty() || self.event_types.contains(&kind))
-            && (self.model.is_none() || self.model.as_ref() == model)
+            && match &self.model {
+                None => true,
+                // A subscription names a model by its name, wherever that lies.
+                Some(wanted) => model.is_some_and(|model| model.as_str() == wanted.as_str()),
+            }
     }
 }
 

@@ -194,6 +194,7 @@ pub(super) fn model_to_item(model: &Model) -> Item {
         .as_ref()
         .is_some_and(|json| json.len() > INLINE_NOTES_BYTES);
     Builder::at(&keys::model(&model.tenant, &model.name))
+        .maybe_text("home", model.name.is_known().then(|| model.name.home()))
         .text("owner", model.owner.as_str())
         .maybe_text("notes", notes.filter(|_| !apart))
         .maybe_text("notes_at", apart.then_some("item"))
@@ -207,11 +208,20 @@ pub(super) fn model_to_item(model: &Model) -> Item {
 
 pub(super) fn model_from_item(tenant: &TenantName, item: &Item) -> Result<ModelItem> {
     let reader = Reader(item);
+    let sk = reader.text("sk")?;
+    let (name, is_displaced) = match sk.split_once(':') {
+        Some((name, _)) => (name, true),
+        None => (sk, false),
+    };
+    let mut name = stored(ModelName::parse(name))?;
+    if let Some(home) = reader.maybe_text("home") {
+        name = name.at(home, is_displaced);
+    }
     Ok(ModelItem {
         notes_apart: reader.maybe_text("notes_at").is_some(),
         model: Model {
             tenant: tenant.clone(),
-            name: stored(ModelName::parse(reader.text("sk")?))?,
+            name,
             owner: stored(Principal::parse(reader.text("owner")?))?,
             notes: reader.maybe_json("notes")?.unwrap_or_default(),
             next_version: reader.version_number("next")?,
@@ -223,8 +233,14 @@ pub(super) fn model_from_item(tenant: &TenantName, item: &Item) -> Result<ModelI
     })
 }
 
+/// The mark of items of a home whose name is, or may be, no longer that of its model.
+fn is_away(model: &ModelName) -> Option<u8> {
+    (!model.is_unresolved()).then_some(1)
+}
+
 pub(super) fn version_to_item(version: &Version) -> Result<Item> {
     let mut builder = Builder::at(&keys::version(&version.id))
+        .maybe_number("away", is_away(&version.id.model))
         .text("status", version.status.as_str())
         .text("stage", version.stage.as_str())
         .number("aliases", version.alias_count)
@@ -318,6 +334,7 @@ pub(super) fn version_from_item(
 
 pub(super) fn alias_to_item(alias: &Alias) -> Item {
     Builder::at(&keys::alias(&alias.tenant, &alias.model, &alias.name))
+        .maybe_number("away", is_away(&alias.model))
         .maybe_number("version", alias.version.map(VersionNumber::get))
         .maybe_number("previous", alias.previous.map(VersionNumber::get))
         .number("seq", alias.sequence)
@@ -360,7 +377,7 @@ pub(super) fn alias_from_item(
 
 /// Key of an event: alias changes lie in the alias's history, others by their id.
 pub(super) fn event_key(event: &Event) -> Key {
-    match (&event.model, &event.alias, event.sequence) {
+    match (&event.model_by_home(), &event.alias, event.sequence) {
         (Some(model), Some(alias), Some(sequence)) => {
             keys::history(&event.tenant, model, alias, sequence)
         }

@@ -3,22 +3,26 @@
 //! ```text
 //! what                partition key                      sort key
 //! registered model    T#<tenant>#M                       <model>
-//! version             T#<tenant>#M#<model>               V#<number>
-//! alias               T#<tenant>#M#<model>               A#<alias>
-//! alias history       T#<tenant>#M#<model>               H#<alias>#<sequence>
-//! other events        T#<tenant>#M#<model>               E#<ulid>
-//! model's settings    T#<tenant>#M#<model>               C#head | C#<kind>#<revision>
-//! exclusive stage     T#<tenant>#M#<model>               S#<stage>
-//! promotion request   T#<tenant>#M#<model>               R#<ulid>
-//! open for a target   T#<tenant>#M#<model>               Q#A#<alias> | Q#S#<version>#<stage>
-//! rollout of a model  T#<tenant>#M#<model>               O#<environment>/<endpoint>
-//! events of no model  T#<tenant>#E                       E#<ulid>
+//! ... displaced       T#<tenant>#M                       <model>:<home>
+//! version             T#<tenant>#M#<home>                V#<number>
+//! alias               T#<tenant>#M#<home>                A#<alias>
+//! alias history       T#<tenant>#M#<home>                H#<alias>#<sequence>
+//! other events        T#<tenant>#M#<home>                E#<ulid>
+//! marks of a moved    T#<tenant>#M#<home>                E#! | E#~ | H#<alias>#! | H#<alias>#~
+//! name of a home      T#<tenant>#M#<home>                @
+//! holders of a name   T#<tenant>#NAME#<model>            <time, 13 digits>#<event ulid>
+//! model's settings    T#<tenant>#M#<home>                C#head | C#<kind>#<revision>
+//! exclusive stage     T#<tenant>#M#<home>                S#<stage>
+//! promotion request   T#<tenant>#M#<home>                R#<ulid>
+//! open for a target   T#<tenant>#M#<home>                Q#A#<alias> | Q#S#<version>#<stage>
+//! rollout of a model  T#<tenant>#M#<home>                O#<environment>/<endpoint>
 //! registry's settings T#<tenant>#C                       C#head | C#<kind>#<revision>
 //! inbox of requests   T#<tenant>#R                       <ulid>
 //! rollout             T#<tenant>#O                       <environment>/<endpoint>
 //! rollout's history   T#<tenant>#O#<environment>/<endpoint>  <revision>
-//! model's notes       T#<tenant>#N#<model>               notes
-//! version documents   T#<tenant>#D#<model>#<number>      metadata | artifacts | notes | checkpoint
+//! events of no model  T#<tenant>#E                       E#<ulid>
+//! model's notes       T#<tenant>#N#<home>                notes
+//! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
@@ -37,6 +41,7 @@
 //! outbox checkpoint   W#outbox                           <stream shard>
 //! ```
 //!
+//! What a model has lies under its home, which is its name unless it was renamed or its name was used before.
 //! Numbers are padded to ten digits, so that text order is number order.
 //! Model names may contain `#`; every key stays unambiguous because what follows a name has a fixed width.
 
@@ -67,12 +72,51 @@ pub fn models(tenant: &TenantName) -> String {
 
 /// A registered model.
 pub fn model(tenant: &TenantName, name: &ModelName) -> Key {
-    key(models(tenant), name.as_str())
+    key(models(tenant), model_sk(name))
+}
+
+/// Sort key of a registered model; one that lost its name to another has its home behind it.
+pub fn model_sk(name: &ModelName) -> String {
+    if name.is_displaced() {
+        format!("{name}:{}", name.home())
+    } else {
+        name.to_string()
+    }
+}
+
+/// Prefix of the models that lost a name to another one.
+pub fn displaced_prefix(name: &ModelName) -> String {
+    format!("{name}:")
+}
+
+/// What a home is called by now; only homes whose name was given away have it.
+pub fn home(tenant: &TenantName, name: &ModelName) -> Key {
+    key(model_partition(tenant, name), "@")
+}
+
+/// Partition of the homes that a name meant, by time; only names that were given away have it.
+pub fn holders(tenant: &TenantName, name: &ModelName) -> String {
+    format!("T#{tenant}#NAME#{name}")
+}
+
+/// From when on a name meant a home.
+pub fn holder(tenant: &TenantName, name: &ModelName, since: Timestamp, event_id: &str) -> Key {
+    key(
+        holders(tenant, name),
+        format!("{:013}#{event_id}", since.millis()),
+    )
+}
+
+/// The two marks around what a prefix finds, which say that the name of the partition was given away.
+///
+/// One comes first in each direction, so that the first page of a query meets it.
+pub fn away_marks(tenant: &TenantName, home: &ModelName, prefix: &str) -> [Key; 2] {
+    ["!", "~"].map(|mark| key(model_partition(tenant, home), format!("{prefix}{mark}")))
 }
 
 /// Partition of everything that one model has.
 pub fn model_partition(tenant: &TenantName, name: &ModelName) -> String {
-    format!("T#{tenant}#M#{name}")
+    format!("T#{tenant}#M#{}", name.home())
 }
 
 /// A version.
@@ -106,9 +150,12 @@ pub fn history_prefix(alias: &AliasName) -> String {
     format!("H#{alias}#")
 }
 
+/// Prefix of a model's events that are no alias changes.
+pub const EVENTS: &str = "E#";
+
 /// An event that is no alias change.
 pub fn event(tenant: &TenantName, model: &ModelName, id: &str) -> Key {
-    key(model_partition(tenant, model), format!("E#{id}"))
+    key(model_partition(tenant, model), format!("{EVENTS}{id}"))
 }
 
 /// An event about no model, such as the test of a subscription.
@@ -197,13 +244,18 @@ pub fn rollout_of_model(tenant: &TenantName, model: &ModelName, place: &str) -> 
 
 /// Notes of a model that are too large for its item.
 pub fn model_notes(tenant: &TenantName, name: &ModelName) -> Key {
-    key(format!("T#{tenant}#N#{name}"), "notes")
+    key(format!("T#{tenant}#N#{}", name.home()), "notes")
 }
 
 /// A document of a version: `metadata`, `artifacts` or `notes`; or its `checkpoint`.
 pub fn version_document(id: &VersionId, document: &str) -> Key {
     key(
-        format!("T#{}#D#{}#{:010}", id.tenant, id.model, id.number.get()),
+        format!(
+            "T#{}#D#{}#{:010}",
+            id.tenant,
+            id.model.home(),
+            id.number.get()
+        ),
         document,
     )
 }

@@ -12,8 +12,8 @@ mod table;
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
     AliasChange, Committed, DECISIONS, Evidence, Found, Governing, Judgement, LifecycleChange,
-    Listed, Loaded, LoggedModelChange, NewExperiment, NewRequest, Page, Position, Promotion,
-    Registration, Registry, RequestChange, Requested, RolloutChange, RunChange, RunLink,
+    Listed, Loaded, LoggedModelChange, Naming, NewExperiment, NewRequest, Page, Position,
+    Promotion, Registration, Registry, RequestChange, Requested, RolloutChange, RunChange, RunLink,
     RunWithExperiment, SettingsChange, SettingsName, StageChange, StageHolder, StageLoaded,
     VersionChange, WorkItem, WorkKind,
 };

@@ -84,7 +84,7 @@ pub(super) enum Write {
         key: Key,
         condition: Option<Expression>,
     },
-    /// Changes nothing; the transaction is refused unless the condition holds.
+    /// Changes nothing, and refuses the transaction if the condition does not hold; only within a transaction.
     Check { key: Key, condition: Expression },
 }
 
@@ -409,7 +409,7 @@ impl Table {
             }
             Write::Check { .. } => Err(Error::internal(
                 "writing an item",
-                "a check goes with other writes only",
+                "a check alone writes nothing",
             )),
         }
     }

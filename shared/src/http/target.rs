@@ -1,6 +1,7 @@
 //! The names in a route's path, parsed.
 
 use crate::domain::rollout::Place;
+use crate::domain::tracking::{ExperimentId, LoggedModelId, RunId};
 use crate::domain::{AliasName, ModelName, TenantName, VersionId, VersionNumber};
 use crate::error::{Error, Result};
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -48,6 +49,26 @@ impl Target {
     /// Where something is served.
     pub fn place(&self) -> Result<Place> {
         Place::parse(self.get("environment")?, self.get("endpoint")?)
+    }
+
+    /// The run.
+    pub fn run(&self) -> Result<RunId> {
+        RunId::parse(self.get("run")?)
+    }
+
+    /// The experiment.
+    pub fn experiment(&self) -> Result<ExperimentId> {
+        ExperimentId::parse(self.get("experiment")?)
+    }
+
+    /// The id of a logged model.
+    pub fn logged_model(&self) -> Result<LoggedModelId> {
+        LoggedModelId::parse(self.get("model_id")?)
+    }
+
+    /// The key of a tag, as it is.
+    pub fn tag(&self) -> Result<String> {
+        self.get("tag").map(str::to_owned)
     }
 
     /// An id such as that of a subscription: at most 64 letters and digits.

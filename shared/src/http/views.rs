@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub struct ModelView {
     /// Its name.
     pub name: String,
+    /// What it keeps when it is renamed.
+    pub model_id: String,
     /// Who answers for it.
     pub owner: String,
     /// Free text.
@@ -37,6 +39,7 @@ impl From<&Model> for ModelView {
     fn from(model: &Model) -> Self {
         Self {
             name: model.name.to_string(),
+            model_id: model.name.home().to_owned(),
             owner: model.owner.to_string(),
             description: model.notes.description.clone(),
             tags: model.notes.tags.clone(),

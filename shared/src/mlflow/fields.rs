@@ -249,7 +249,8 @@ impl Fields {
             .collect()
     }
 
-    fn list(&self, name: &str) -> Result<&[Value]> {
+    /// A list of anything.
+    pub fn list(&self, name: &str) -> Result<&[Value]> {
         let value = self
             .values
             .get(name)

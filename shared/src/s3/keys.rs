@@ -1,15 +1,16 @@
 //! The shape of every object key; nothing else formats or reads one.
 //!
 //! ```text
-//! uploads in flight     incoming/<tenant>/<model>/<version>/<path>
-//! a drop was taken      incoming/<tenant>/<model>/<version>/_SLIPWAY_DROPPED
-//! validation goes on    incoming/<tenant>/<model>/<version>/_SLIPWAY_CONTINUE_<sequence>
+//! uploads in flight     incoming/<tenant>/<home>/<version>/<path>
+//! a drop was taken      incoming/<tenant>/<home>/<version>/_SLIPWAY_DROPPED
+//! validation goes on    incoming/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<sequence>
 //! drop zone             dropzone/<tenant>/<model>/<path>
 //! large documents       documents/<tenant>/<sha256>.json
-//! validation reports    reports/<tenant>/<model>/<version>/<sha256>.json
-//! packages              packages/<tenant>/<model>/<version>/manifest.json
+//! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
+//! packages              packages/<tenant>/<home>/<version>/manifest.json
 //! ```
 //!
+//! A version's objects lie under the home of its model, which a renaming does not change; a drop is for a name.
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
 //! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
 //! The one exception is the mark with which validation goes on in another invocation.
@@ -28,7 +29,7 @@ pub const COMPLETE_MARKER: &str = "_COMPLETE";
 
 /// Prefix of a version's uploads.
 pub fn incoming_prefix(id: &VersionId) -> String {
-    format!("incoming/{}/{}/{}/", id.tenant, id.model, id.number)
+    format!("incoming/{}/{}/{}/", id.tenant, id.model.home(), id.number)
 }
 
 /// An artifact's upload, or an error if the key would be too long for S3.
@@ -82,7 +83,7 @@ pub fn report(id: &VersionId, digest: &Digest) -> String {
     format!(
         "reports/{}/{}/{}/{}.json",
         id.tenant,
-        id.model,
+        id.model.home(),
         id.number,
         digest.hex()
     )
@@ -92,7 +93,9 @@ pub fn report(id: &VersionId, digest: &Digest) -> String {
 pub fn manifest(id: &VersionId) -> String {
     format!(
         "packages/{}/{}/{}/manifest.json",
-        id.tenant, id.model, id.number
+        id.tenant,
+        id.model.home(),
+        id.number
     )
 }
 
@@ -101,7 +104,7 @@ pub fn version_of<'a>(prefix: &str, key: &'a str) -> Option<(VersionId, &'a str)
     let mut parts = key.strip_prefix(prefix)?.strip_prefix('/')?.splitn(4, '/');
     let id = VersionId {
         tenant: TenantName::parse(parts.next()?).ok()?,
-        model: ModelName::parse(parts.next()?).ok()?,
+        model: ModelName::of_home(parts.next()?).ok()?,
         number: VersionNumber::parse(parts.next()?).ok()?,
     };
     Some((id, parts.next()?))

@@ -1,5 +1,6 @@
 //! Aliases: read, list, move; and the events of a model, of which their histories are part.
 
+use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
 use super::settings::{Governing, guard};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
@@ -9,8 +10,7 @@ use crate::domain::{
 };
 use crate::dynamodb::idempotency::{Answer, Outcome, StoredResponse};
 use crate::dynamodb::items::{
-    Reader, alias_from_item, alias_to_item, as_number, event_from_item, model_from_item,
-    version_from_item,
+    Reader, alias_from_item, alias_to_item, as_number, version_from_item,
 };
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text};
@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 /// What is known before an alias is changed.
 #[derive(Debug, Clone)]
 pub struct Loaded {
+    /// The model, and where it lies.
+    pub model: ModelName,
     /// The alias, if it was ever set.
     pub alias: Option<Alias>,
     /// The version that it shall hold, if one was named.
@@ -64,6 +66,16 @@ pub struct AliasChange {
 /// How often a lost race is decided anew before the caller is asked to wait.
 pub const DECISIONS: u32 = RACE_ATTEMPTS;
 
+/// The aliases among items that hold a version.
+fn live_aliases(tenant: &TenantName, model: &ModelName, items: &[Item]) -> Result<Vec<Alias>> {
+    let mut aliases = items
+        .iter()
+        .map(|item| alias_from_item(tenant, model, item))
+        .collect::<Result<Vec<_>>>()?;
+    aliases.retain(|alias| alias.version.is_some());
+    Ok(aliases)
+}
+
 impl Registry {
     /// Reads an alias: one eventually consistent read.
     pub async fn find_alias(
@@ -72,11 +84,34 @@ impl Registry {
         model: &ModelName,
         name: &AliasName,
     ) -> Result<Option<Alias>> {
-        let item = self
-            .table
-            .get(&keys::alias(tenant, model, name), false)
-            .await?;
-        item.map(|item| alias_from_item(tenant, model, &item))
+        self.read_alias(tenant, model, name, false).await
+    }
+
+    async fn read_alias(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+        consistent: bool,
+    ) -> Result<Option<Alias>> {
+        let key = keys::alias(tenant, model, name);
+        let mut item = self.table.get(&key, consistent).await?;
+        let mut lies = model.clone();
+        if !model.is_known() && item.as_ref().is_none_or(is_marked) {
+            let Some(home) = self.elsewhere(tenant, model).await? else {
+                // A mark without a head of this name: the model is called otherwise by now.
+                return Ok(None);
+            };
+            lies = home;
+            item = self
+                .table
+                .get(&keys::alias(tenant, &lies, name), consistent)
+                .await?;
+        }
+        if let Some(item) = item.as_ref().filter(|_| consistent && !lies.is_known()) {
+            self.hints.put(key, item.clone());
+        }
+        item.map(|item| alias_from_item(tenant, &lies, &item))
             .transpose()
     }
 
@@ -91,32 +126,36 @@ impl Registry {
         let key = keys::alias(tenant, model, name);
         if let (Some(item), Some(sequence)) = (self.hints.get(&key), sequence) {
             let alias = alias_from_item(tenant, model, &item)?;
-            if alias.sequence == sequence {
+            if alias.sequence == sequence && !is_marked(&item) {
                 return Ok(Some(alias));
             }
         }
-        let item = self.table.get(&key, true).await?;
-        if let Some(item) = &item {
-            self.hints.put(key, item.clone());
-        }
-        item.map(|item| alias_from_item(tenant, model, &item))
-            .transpose()
+        self.read_alias(tenant, model, name, true).await
     }
 
     /// All aliases of a model that hold a version, by name.
     pub async fn aliases(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Alias>> {
+        let items = self.alias_items(tenant, model).await?;
+        if !model.is_known() && (items.is_empty() || items.iter().any(is_marked)) {
+            let lies = self.home_of(tenant, model).await?;
+            if lies.is_known() {
+                return self.aliases_at(tenant, &lies).await;
+            }
+        }
+        live_aliases(tenant, model, &items)
+    }
+
+    /// All aliases of a model whose head was read, by name.
+    pub async fn aliases_at(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Alias>> {
+        let items = self.alias_items(tenant, model).await?;
+        live_aliases(tenant, model, &items)
+    }
+
+    async fn alias_items(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Item>> {
         let query = Query::new(keys::model_partition(tenant, model))
             .prefix("A#")
             .consistent();
-        let items = self.table.query_all(query, 10_000).await?;
-        let aliases = items
-            .iter()
-            .map(|item| alias_from_item(tenant, model, item))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(aliases
-            .into_iter()
-            .filter(|alias| alias.version.is_some())
-            .collect())
+        self.table.query_all(query, 10_000).await
     }
 
     /// Commits a change of an alias with its history entry, its versions' counts and the stored answer.
@@ -134,7 +173,9 @@ impl Registry {
         let key = keys::alias(&alias.tenant, &alias.model, &alias.name);
         Ok(match outcome {
             Ok(Outcome::Done(())) => {
-                self.hints.put(key, alias_to_item(alias));
+                if !alias.model.is_known() {
+                    self.hints.put(key, alias_to_item(alias));
+                }
                 Committed::Done
             }
             Ok(Outcome::Replayed(response)) => Committed::Replayed(response),
@@ -171,27 +212,33 @@ impl Registry {
                 number,
             })
         });
-        let parse = |alias: Option<Item>, version: Option<Item>| -> Result<Loaded> {
-            Ok(Loaded {
-                alias: alias
-                    .map(|item| alias_from_item(tenant, model, &item))
-                    .transpose()?,
-                version: version
-                    .map(|item| version_from_item(tenant, model, &item))
-                    .transpose()?,
-                model_deleted_at: None,
-                governing: Governing::default(),
-                is_fresh: false,
-            })
-        };
+        let parse =
+            |model: &ModelName, alias: Option<Item>, version: Option<Item>| -> Result<Loaded> {
+                Ok(Loaded {
+                    model: model.clone(),
+                    alias: alias
+                        .map(|item| alias_from_item(tenant, model, &item))
+                        .transpose()?,
+                    version: version
+                        .map(|item| version_from_item(tenant, model, &item))
+                        .transpose()?,
+                    model_deleted_at: None,
+                    governing: Governing::default(),
+                    is_fresh: false,
+                })
+            };
         let heads = self.believed_heads(tenant, model, now);
         if use_hints && heads.unknown().is_empty() {
             let hinted_version = version_key.as_ref().map(|key| self.hints.get(key));
             let version_known = hinted_version.as_ref().is_none_or(Option::is_some);
             if let (Some(alias), true) = (self.hints.get(&alias_key), version_known) {
-                let mut loaded = parse(Some(alias), hinted_version.flatten())?;
-                loaded.governing = self.take_heads(heads, &[], now);
-                return Ok(loaded);
+                let version = hinted_version.flatten();
+                // What is marked is found through the head alone.
+                if !is_marked(&alias) && !version.as_ref().is_some_and(is_marked) {
+                    let mut loaded = parse(model, Some(alias), version)?;
+                    loaded.governing = self.take_heads(heads, &[], now);
+                    return Ok(loaded);
+                }
             }
         }
         let model_key = keys::model(tenant, model);
@@ -215,9 +262,41 @@ impl Registry {
                 version = Some(item);
             }
         }
-        let head = head.ok_or_else(|| model_not_found(model))?;
-        let mut loaded = parse(alias, version)?;
-        loaded.model_deleted_at = model_from_item(tenant, &head)?.model.deleted_at;
+        let Some(Slot::Held(found, head)) = head.map(|item| slot_of(tenant, item)).transpose()?
+        else {
+            return Err(model_not_found(model));
+        };
+        let mut heads = heads;
+        if found.name.home() != model.home() {
+            (alias, version, settings) = (None, None, Vec::new());
+            heads = self.believed_heads(tenant, &found.name, now);
+            let (alias_key, version_key) = (
+                keys::alias(tenant, &found.name, name),
+                target.map(|number| {
+                    keys::version(&VersionId {
+                        tenant: tenant.clone(),
+                        model: found.name.clone(),
+                        number,
+                    })
+                }),
+            );
+            let wanted: Vec<_> = version_key
+                .into_iter()
+                .chain([alias_key.clone()])
+                .chain(heads.unknown())
+                .collect();
+            for item in self.table.batch_get(&wanted, true).await? {
+                if sort_key(&item) == "C#head" {
+                    settings.push(item);
+                } else if sort_key(&item) == alias_key.sk {
+                    alias = Some(item);
+                } else {
+                    version = Some(item);
+                }
+            }
+        }
+        let mut loaded = parse(&found.name, alias, version)?;
+        loaded.model_deleted_at = found.deleted_at;
         self.hints.put(model_key, head);
         loaded.governing = self.take_heads(heads, &settings, now);
         loaded.is_fresh = true;
@@ -251,7 +330,11 @@ impl Registry {
                     "SET #aliases = #aliases + :one"
                 })
                 .value("one", as_number(1)),
-                condition: as_seen(change.version.as_ref(), !change.guards.is_empty()),
+                condition: as_seen(
+                    &alias.model,
+                    change.version.as_ref(),
+                    !change.guards.is_empty(),
+                ),
             });
         }
         if let Some(from) = change.from {
@@ -259,14 +342,16 @@ impl Registry {
                 key: keys::version(&id(from)),
                 update: Expression::new("SET #aliases = #aliases - :one")
                     .value("one", as_number(1)),
-                condition: Expression::new("#aliases > :zero").value("zero", as_number(0)),
+                condition: Expression::new(format!("#aliases > :zero{}", unmarked(&alias.model)))
+                    .value("zero", as_number(0)),
             });
         }
+        writes.extend(still_named(&alias.tenant, &alias.model));
         writes.extend(
             change
                 .guards
                 .iter()
-                .map(|(scope, head)| guard(&alias.tenant, scope, *head)),
+                .map(|(realm, head)| guard(&alias.tenant, realm, *head)),
         );
         Ok(writes)
     }
@@ -306,7 +391,8 @@ impl Registry {
         after: Option<String>,
     ) -> Result<Page<Event>> {
         self.event_page(
-            keys::model_partition(tenant, model),
+            tenant,
+            model,
             &keys::history_prefix(alias),
             ascending,
             limit,
@@ -324,33 +410,8 @@ impl Registry {
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<Event>> {
-        self.event_page(
-            keys::model_partition(tenant, model),
-            "E#",
-            ascending,
-            limit,
-            after,
-        )
-        .await
-    }
-
-    async fn event_page(
-        &self,
-        pk: String,
-        prefix: &str,
-        ascending: bool,
-        limit: usize,
-        after: Option<String>,
-    ) -> Result<Page<Event>> {
-        let mut query = Query::new(pk).prefix(prefix).limit(limit).after(after);
-        if !ascending {
-            query = query.backward();
-        }
-        let (items, after) = self.table.query(query).await?;
-        Ok(Page {
-            items: items.iter().map(event_from_item).collect::<Result<_>>()?,
-            after,
-        })
+        self.event_page(tenant, model, keys::EVENTS, ascending, limit, after)
+            .await
     }
 
     /// Records an event that goes with no other change, once if an answer is stored with it.
@@ -380,9 +441,16 @@ impl Registry {
 /// The condition that a version is ready and as it was seen, as far as a promotion rests on it.
 ///
 /// What an alias copies from it must be what it says; a guarded promotion rests on its verdict and its tags as well.
-pub(super) fn as_seen(version: Option<&Version>, is_guarded: bool) -> Expression {
-    let mut condition = Expression::new("#status = :ready AND attribute_not_exists(#deleted)")
-        .value("ready", text(Status::Ready.as_str()));
+pub(super) fn as_seen(
+    model: &ModelName,
+    version: Option<&Version>,
+    is_guarded: bool,
+) -> Expression {
+    let mut condition = Expression::new(format!(
+        "#status = :ready AND attribute_not_exists(#deleted){}",
+        unmarked(model)
+    ))
+    .value("ready", text(Status::Ready.as_str()));
     let Some(version) = version else {
         return condition;
     };

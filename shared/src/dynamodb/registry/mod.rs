@@ -6,7 +6,9 @@
 
 mod aliases;
 mod deliveries;
+mod identity;
 mod models;
+mod renames;
 mod requests;
 mod rollouts;
 mod settings;
@@ -16,6 +18,7 @@ mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
+pub use renames::Naming;
 pub use requests::{NewRequest, Promotion, RequestChange, Requested};
 pub use rollouts::RolloutChange;
 pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};

@@ -1,12 +1,12 @@
-//! Registered models: create, read, list, replace; and the index of their tags.
+//! Registered models: read, list, replace; and the index of their tags.
 
+use super::identity::Slot;
 use super::{Page, Registry, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::{Event, Model, ModelName, TenantName, Timestamp};
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{
-    Builder, INLINE_NOTES_BYTES, ModelItem, Reader, as_number, model_from_item, model_to_item,
-    notes_json,
+    Builder, INLINE_NOTES_BYTES, ModelItem, Reader, as_number, model_from_item, notes_json,
 };
 use crate::dynamodb::keys;
 use crate::dynamodb::keys::Key;
@@ -15,46 +15,7 @@ use crate::error::{Error, ErrorCode, Result};
 use std::collections::HashMap;
 
 impl Registry {
-    /// Creates a registered model with its event.
-    pub async fn create_model(
-        &self,
-        model: &Model,
-        event: &Event,
-        answer: Option<Answer>,
-    ) -> Result<Outcome<()>> {
-        let item = model_to_item(model);
-        let key = keys::model(&model.tenant, &model.name);
-        let mut writes = vec![
-            Write::Put {
-                item: item.clone(),
-                condition: Some(Expression::new("attribute_not_exists(#pk)")),
-            },
-            put_event(event)?,
-        ];
-        Self::push_notes(&mut writes, model);
-        let outcome = self
-            .commit(writes, &model.tenant, answer, |refusals| {
-                let existing = refusals.first().and_then(|refusal| refusal.item.as_ref());
-                match existing.map(|item| model_from_item(&model.tenant, item)).transpose() {
-                    Ok(Some(found)) if found.model.deleted_at.is_some() => Error::new(
-                        ErrorCode::Deleted,
-                        format!("registered model `{}` exists but was deleted; restore it, or choose another name", model.name),
-                    )
-                    .with("model", model.name.as_str()),
-                    Ok(_) => Error::new(
-                        ErrorCode::ModelExists,
-                        format!("registered model `{}` exists already; use it, or choose another name", model.name),
-                    )
-                    .with("model", model.name.as_str()),
-                    Err(error) => error,
-                }
-            })
-            .await?;
-        self.hints.put(key, item);
-        Ok(outcome)
-    }
-
-    fn push_notes(writes: &mut Vec<Write>, model: &Model) {
+    pub(super) fn push_notes(writes: &mut Vec<Write>, model: &Model) {
         if let Some(json) = notes_json(&model.notes).filter(|json| json.len() > INLINE_NOTES_BYTES)
         {
             let item = Builder::at(&keys::model_notes(&model.tenant, &model.name))
@@ -70,11 +31,9 @@ impl Registry {
     /// Reads a registered model with its notes.
     pub async fn model(&self, tenant: &TenantName, name: &ModelName) -> Result<Model> {
         let key = keys::model(tenant, name);
-        let item = self
-            .table
-            .get(&key, true)
-            .await?
-            .ok_or_else(|| model_not_found(name))?;
+        let Slot::Held(_, item) = self.read_slot(tenant, &key).await? else {
+            return Err(model_not_found(name));
+        };
         self.hints.put(key, item.clone());
         let ModelItem {
             mut model,
@@ -83,7 +42,7 @@ impl Registry {
         if notes_apart
             && let Some(notes) = self
                 .table
-                .get(&keys::model_notes(tenant, name), true)
+                .get(&keys::model_notes(tenant, &model.name), true)
                 .await?
         {
             model.notes = Reader(&notes).json("json")?;
@@ -117,6 +76,8 @@ impl Registry {
     async fn with_notes(&self, tenant: &TenantName, items: &[Item]) -> Result<Vec<Model>> {
         let found = items
             .iter()
+            // Names that were given away stand among the models.
+            .filter(|item| !item.contains_key("former"))
             .map(|item| model_from_item(tenant, item))
             .collect::<Result<Vec<_>>>()?;
         let apart: Vec<Key> = found

@@ -1,6 +1,7 @@
 //! Promotion requests: each with its place in the inbox, its claim on a target, and its hold on a version.
 
 use super::aliases::as_seen;
+use super::identity::still_named;
 use super::{AliasChange, Committed, Page, Registry, StageChange, WorkItem, WorkKind, put_event};
 use crate::domain::request::{PromotionRequest, RequestStatus};
 use crate::domain::{Alias, Event, ModelName, TenantName, Timestamp, Version, VersionId};
@@ -41,7 +42,7 @@ pub enum Requested {
 #[derive(Debug, Clone)]
 pub enum Promotion {
     /// Of an alias, which was seen like this.
-    Alias(Box<AliasChange>, Option<Alias>),
+    Alias(Box<AliasChange>, Option<Box<Alias>>),
     /// Of a stage.
     Stage(Box<StageChange>),
 }
@@ -72,11 +73,17 @@ fn request_item(tenant: &TenantName, request: &PromotionRequest) -> Result<Item>
     )
 }
 
+fn request_from_item(item: &Item, model: &ModelName) -> Result<PromotionRequest> {
+    let mut request: PromotionRequest = Reader(item).json("request")?;
+    request.model = model.clone();
+    Ok(request)
+}
+
 fn work_of(tenant: &TenantName, request: &PromotionRequest) -> WorkItem {
     WorkItem {
         kind: WorkKind::Request,
         due: request.due_at(),
-        subject: json!({"tenant": tenant, "model": request.model, "request": request.id})
+        subject: json!({"tenant": tenant, "model": request.model.home(), "request": request.id})
             .to_string(),
     }
 }
@@ -110,7 +117,7 @@ impl Registry {
                 update: Expression::new("SET #reqs = if_not_exists(#reqs, :zero) + :one")
                     .value("zero", as_number(0))
                     .value("one", as_number(1)),
-                condition: as_seen(None, false),
+                condition: as_seen(&new.version.id.model, None, false),
             },
             Write::Put {
                 item: request_item(tenant, request)?,
@@ -118,7 +125,7 @@ impl Registry {
             },
             Write::Put {
                 item: Builder::at(&keys::inbox_entry(tenant, &request.id))
-                    .text("model", request.model.as_str())
+                    .text("model", request.model.home())
                     .build(),
                 condition: None,
             },
@@ -127,6 +134,7 @@ impl Registry {
         for event in &new.events {
             writes.push(put_event(event)?);
         }
+        writes.extend(still_named(tenant, &new.version.id.model));
         self.hints.forget(&keys::version(&new.version.id));
         match self.try_commit(writes, tenant, new.answer.clone()).await? {
             Ok(outcome) => Ok(Requested::Done(outcome)),
@@ -160,7 +168,7 @@ impl Registry {
             .table
             .get(&keys::request(tenant, model, id), true)
             .await?;
-        item.map(|item| Reader(&item).json("request")).transpose()
+        item.map(|item| request_from_item(&item, model)).transpose()
     }
 
     /// One page of a model's requests, newest first.
@@ -171,18 +179,16 @@ impl Registry {
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<PromotionRequest>> {
-        let query = Query::new(keys::model_partition(tenant, model))
-            .prefix("R#")
-            .backward()
-            .limit(limit)
-            .after(after);
-        let (items, after) = self.table.query(query).await?;
+        let (model, page) = self
+            .page_of(tenant, model, "R#", false, limit, after)
+            .await?;
         Ok(Page {
-            items: items
+            items: page
+                .items
                 .iter()
-                .map(|item| Reader(item).json("request"))
+                .map(|item| request_from_item(item, &model))
                 .collect::<Result<_>>()?,
-            after,
+            after: page.after,
         })
     }
 
@@ -201,7 +207,7 @@ impl Registry {
         let wanted = entries
             .iter()
             .map(|entry| {
-                let model = ModelName::parse(Reader(entry).text("model")?)?;
+                let model = ModelName::of_home(Reader(entry).text("model")?)?;
                 Ok(keys::request(tenant, &model, &sort_key(entry)))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -282,7 +288,7 @@ impl Registry {
         match &change.promotion {
             // The version lets go of the request in the write that promotes it.
             Some(Promotion::Alias(alias, seen)) => {
-                writes.extend(Self::alias_writes(alias, seen.as_ref())?);
+                writes.extend(Self::alias_writes(alias, seen.as_deref())?);
             }
             Some(Promotion::Stage(stage)) => writes.extend(Self::stage_writes(stage)?),
             None => {

@@ -28,7 +28,12 @@ pub struct RolloutChange {
 }
 
 fn parsed(item: &Item) -> Result<Rollout> {
-    Reader(item).json("rollout")
+    let reader = Reader(item);
+    let mut rollout: Rollout = reader.json("rollout")?;
+    if let Some(home) = reader.maybe_text("home") {
+        rollout.model = rollout.model.at(home, false);
+    }
+    Ok(rollout)
 }
 
 impl Registry {
@@ -103,11 +108,10 @@ impl Registry {
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<Rollout>> {
-        let query = Query::new(keys::model_partition(tenant, model))
-            .prefix("O#")
-            .limit(limit)
-            .after(after);
-        let (entries, after) = self.table.query(query).await?;
+        let (_, page) = self
+            .page_of(tenant, model, "O#", true, limit, after)
+            .await?;
+        let (entries, after) = (page.items, page.after);
         let wanted: Vec<Key> = entries
             .iter()
             .map(|entry| {
@@ -135,7 +139,12 @@ impl Registry {
     ) -> Result<std::result::Result<Outcome<()>, ()>> {
         let (tenant, after) = (&change.tenant, &change.after);
         let place = change.place.to_string();
-        let item = |key: &Key| -> Result<Builder> { Builder::at(key).json("rollout", after) };
+        let home = Some(after.model.home()).filter(|home| *home != after.model.as_str());
+        let item = |key: &Key| -> Result<Builder> {
+            Ok(Builder::at(key)
+                .json("rollout", after)?
+                .maybe_text("home", home))
+        };
         let condition = match &change.before {
             None => Expression::new("attribute_not_exists(#pk)"),
             Some(before) => Expression::new("#rev = :rev").value("rev", as_number(before.revision)),
@@ -166,7 +175,7 @@ impl Registry {
                 update: Expression::new("SET #served = if_not_exists(#served, :zero) + :one")
                     .value("zero", as_number(0))
                     .value("one", as_number(1)),
-                condition: as_seen(None, false),
+                condition: as_seen(&one.0, None, false),
             });
         }
         for one in held.iter().filter(|one| !holds.contains(one)) {

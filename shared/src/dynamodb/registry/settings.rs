@@ -9,7 +9,7 @@ use crate::domain::{
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item};
 use crate::dynamodb::keys::{self, Key};
-use crate::dynamodb::table::{Expression, Item, Write, sort_key};
+use crate::dynamodb::table::{Expression, Item, Write, sort_key, text};
 use crate::error::{Error, ErrorCode, Result};
 use lru::LruCache;
 use serde_json::json;
@@ -176,14 +176,14 @@ pub(super) fn guard(tenant: &TenantName, scope: &Realm, head: SettingsHead) -> W
         SettingsKind::Protections,
         SettingsKind::Waivers,
     ];
-    let text: Vec<String> = kinds
+    let words: Vec<String> = kinds
         .iter()
         .map(|kind| at_revision(*kind, head.revision(*kind)))
         .collect();
     let condition = kinds
         .iter()
         .filter(|kind| head.revision(**kind) > 0)
-        .fold(Expression::new(text.join(" AND ")), |expression, kind| {
+        .fold(Expression::new(words.join(" AND ")), |expression, kind| {
             expression.value(kind.as_str(), as_number(head.revision(*kind)))
         });
     Write::Check {
@@ -414,11 +414,20 @@ impl Registry {
             put_event(&event)?,
         ];
         if let Realm::Model(model) = &scope {
+            let lies = if model.is_known() {
+                "#home = :home"
+            } else {
+                "attribute_not_exists(#home) AND attribute_not_exists(#former)"
+            };
+            let mut condition = Expression::new(format!(
+                "attribute_exists(#pk) AND attribute_not_exists(#deleted) AND {lies}"
+            ));
+            if model.is_known() {
+                condition = condition.value("home", text(model.home()));
+            }
             writes.push(Write::Check {
                 key: keys::model(tenant, model),
-                condition: Expression::new(
-                    "attribute_exists(#pk) AND attribute_not_exists(#deleted)",
-                ),
+                condition,
             });
         }
         let outcome = self

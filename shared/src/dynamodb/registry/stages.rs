@@ -1,9 +1,9 @@
 //! Stages of versions, exclusive ones among them; and the dates after which versions should not be used.
 
 use super::aliases::{as_seen, dates_as_seen};
+use super::identity::{is_marked, still_named, unmarked};
 use super::settings::guard;
 use super::{Committed, Governing, Registry, WorkItem, put_event};
-use crate::domain::version::version_not_found;
 use crate::domain::{
     Alias, Event, ModelName, Realm, SettingsHead, StageName, TenantName, Timestamp, Version,
     VersionId, VersionNumber,
@@ -84,21 +84,29 @@ impl Registry {
         let heads = self.believed_heads(&id.tenant, &id.model, now);
         if heads.unknown().is_empty() {
             let version = self.version(id).await?;
-            let governing = self.take_heads(heads, &[], now);
+            let governing = if version.id.model.home() == id.model.home() {
+                self.take_heads(heads, &[], now)
+            } else {
+                self.governing(&id.tenant, &version.id.model, now).await?
+            };
             return Ok(StageLoaded { version, governing });
         }
         let key = keys::version(id);
         let mut wanted = vec![key.clone()];
         wanted.extend(heads.unknown());
         let items = self.table.batch_get(&wanted, true).await?;
-        let governing = self.take_heads(heads, &items, now);
-        let version = items
+        let found = items
             .iter()
-            .find(|item| sort_key(item) == key.sk)
-            .ok_or_else(|| version_not_found(id))?;
+            .find(|item| sort_key(item) == key.sk && !is_marked(item));
+        let Some(version) = found else {
+            // It lies elsewhere, or nowhere; what was read of the settings may be another model's.
+            let version = self.version(id).await?;
+            let governing = self.governing(&id.tenant, &version.id.model, now).await?;
+            return Ok(StageLoaded { version, governing });
+        };
         Ok(StageLoaded {
+            governing: self.take_heads(heads, &items, now),
             version: version_from_item(&id.tenant, &id.model, version)?,
-            governing,
         })
     }
 
@@ -190,7 +198,7 @@ impl Registry {
                 condition,
             })
         };
-        let condition = as_seen(Some(&change.before), change.is_guarded)
+        let condition = as_seen(&id.model, Some(&change.before), change.is_guarded)
             .and("#stage = :from")
             .value("from", text(from.as_str()));
         let mut writes = vec![
@@ -199,8 +207,8 @@ impl Registry {
         ];
         if let Some(archive) = &change.archive_to {
             for (version, event) in &change.archived {
-                let condition =
-                    Expression::new("#stage = :from").value("from", text(version.stage.as_str()));
+                let condition = Expression::new(format!("#stage = :from{}", unmarked(&id.model)))
+                    .value("from", text(version.stage.as_str()));
                 writes.push(moved(version, archive, event, condition)?);
                 writes.push(put_event(event)?);
             }
@@ -241,8 +249,9 @@ impl Registry {
             change
                 .guards
                 .iter()
-                .map(|(scope, head)| guard(&id.tenant, scope, *head)),
+                .map(|(realm, head)| guard(&id.tenant, realm, *head)),
         );
+        writes.extend(still_named(&id.tenant, &id.model));
         Ok(writes)
     }
 
@@ -283,8 +292,11 @@ impl Registry {
             )
         };
         let condition = dates_as_seen(
-            Expression::new("#aliases = :held AND attribute_not_exists(#deleted)")
-                .value("held", as_number(change.aliases.len())),
+            Expression::new(format!(
+                "#aliases = :held AND attribute_not_exists(#deleted){}",
+                unmarked(&id.model)
+            ))
+            .value("held", as_number(change.aliases.len())),
             &change.before.standing,
         );
         let mut writes = vec![
@@ -299,10 +311,11 @@ impl Registry {
             writes.push(Write::Update {
                 key: keys::alias(&alias.tenant, &alias.model, &alias.name),
                 update: update(None),
-                condition: Expression::new("#version = :version")
+                condition: Expression::new(format!("#version = :version{}", unmarked(&id.model)))
                     .value("version", as_number(id.number.get())),
             });
         }
+        writes.extend(still_named(&id.tenant, &id.model));
         writes.extend(change.work.iter().map(|work| Write::Put {
             item: work.to_item(),
             condition: None,

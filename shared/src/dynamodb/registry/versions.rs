@@ -1,15 +1,14 @@
 //! Versions: register, read, list, change; and their checkpoints.
 
+use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::version::{Document, Package, Validation, version_not_found};
 use crate::domain::{Event, Model, ModelName, Status, TenantName, Timestamp, Version, VersionId};
 use crate::dynamodb::idempotency::{Answer, Outcome};
-use crate::dynamodb::items::{
-    Builder, Reader, as_number, model_from_item, version_from_item, version_to_item,
-};
+use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item, version_to_item};
 use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
+use crate::dynamodb::table::{Expression, Write, text, throttled};
 use crate::error::Result;
 
 /// A decided registration.
@@ -79,14 +78,13 @@ impl Registry {
         for attempt in 1..=RACE_ATTEMPTS {
             let fresh = known.is_none();
             let head = match known.take() {
-                Some(item) => item,
-                None => self
-                    .table
-                    .get(&key, true)
-                    .await?
-                    .ok_or_else(|| model_not_found(name))?,
+                Some(item) => Some(item),
+                None => self.table.get(&key, true).await?,
             };
-            let model = model_from_item(tenant, &head)?.model;
+            let slot = head.map(|item| slot_of(tenant, item)).transpose()?;
+            let Some(Slot::Held(model, head)) = slot else {
+                return Err(model_not_found(name));
+            };
             let registration = match decide(&model) {
                 Ok(registration) => registration,
                 // A stale hint must not refuse what the truth would allow.
@@ -97,8 +95,18 @@ impl Registry {
             let update = Expression::new("SET #next = :after, #updated = :updated")
                 .value("after", as_number(version.id.number.next().get()))
                 .value("updated", as_number(version.created_at.millis()));
-            let condition = Expression::new("#next = :next AND attribute_not_exists(#deleted)")
-                .value("next", as_number(version.id.number.get()));
+            let lies = if model.name.is_known() {
+                "#home = :home"
+            } else {
+                "attribute_not_exists(#home)"
+            };
+            let mut condition = Expression::new(format!(
+                "#next = :next AND attribute_not_exists(#deleted) AND {lies}"
+            ))
+            .value("next", as_number(version.id.number.get()));
+            if model.name.is_known() {
+                condition = condition.value("home", text(model.name.home()));
+            }
             let mut writes = vec![
                 Write::Update {
                     key: key.clone(),
@@ -154,6 +162,30 @@ impl Registry {
 
     async fn find_version(&self, id: &VersionId, consistent: bool) -> Result<Option<Version>> {
         let item = self.table.get(&keys::version(id), consistent).await?;
+        if let Some(item) = item.as_ref().filter(|item| !is_marked(item)) {
+            let model = if id.model.is_known() {
+                id.model.clone()
+            } else {
+                // What is not marked lies under the name that it has.
+                ModelName::parse(id.model.home())?
+            };
+            return version_from_item(&id.tenant, &model, item).map(Some);
+        }
+        let Some(model) = self.elsewhere(&id.tenant, &id.model).await? else {
+            return item
+                .filter(|_| id.model.is_known())
+                .map(|item| version_from_item(&id.tenant, &id.model, &item))
+                .transpose();
+        };
+        let lies_there = model.home() == id.model.home();
+        let id = VersionId {
+            model,
+            ..id.clone()
+        };
+        let item = match item.filter(|_| lies_there) {
+            Some(item) => Some(item),
+            None => self.table.get(&keys::version(&id), consistent).await?,
+        };
         item.map(|item| version_from_item(&id.tenant, &id.model, &item))
             .transpose()
     }
@@ -167,27 +199,35 @@ impl Registry {
         limit: usize,
         after: Option<String>,
     ) -> Result<Page<Version>> {
-        let mut query = Query::new(keys::model_partition(tenant, model))
-            .prefix("V#")
-            .limit(limit)
-            .after(after);
-        if !ascending {
-            query = query.backward();
-        }
-        let (items, after) = self.table.query(query).await?;
-        let items = items
-            .iter()
-            .map(|item| version_from_item(tenant, model, item))
-            .collect::<Result<_>>()?;
-        Ok(Page { items, after })
+        let (model, page) = self
+            .page_of(tenant, model, "V#", ascending, limit, after)
+            .await?;
+        Ok(Page {
+            items: page
+                .items
+                .iter()
+                .map(|item| version_from_item(tenant, &model, item))
+                .collect::<Result<_>>()?,
+            after: page.after,
+        })
     }
 
     /// JSON of a version's document that has an item of its own.
     pub async fn document(&self, id: &VersionId, document: &str) -> Result<Option<String>> {
-        let item = self
+        let mut item = self
             .table
             .get(&keys::version_document(id, document), true)
             .await?;
+        if item.is_none()
+            && let Some(model) = self.elsewhere(&id.tenant, &id.model).await?
+        {
+            let id = VersionId {
+                model,
+                ..id.clone()
+            };
+            let key = keys::version_document(&id, document);
+            item = self.table.get(&key, true).await?;
+        }
         item.map(|item| Reader(&item).text("json").map(str::to_owned))
             .transpose()
     }
@@ -337,6 +377,7 @@ impl Registry {
             .fold(Expression::new(update), |expression, (name, value)| {
                 expression.value(name, value)
             });
+        let condition = format!("{condition}{}", unmarked(&id.model));
         let condition = condition_values
             .into_iter()
             .fold(Expression::new(condition), |expression, (name, value)| {
@@ -356,11 +397,30 @@ impl Registry {
                 .iter()
                 .map(|(name, json)| put_document(id, name, json)),
         );
+        writes.extend(still_named(&id.tenant, &id.model));
         self.hints.forget(&key);
-        match self.try_commit(writes, &id.tenant, answer).await? {
+        match self.try_commit(writes, &id.tenant, answer.clone()).await? {
             Ok(outcome) => Ok(Ok(outcome)),
             Err(refusals) => {
+                let is_current = refusals.first().is_none_or(|refusal| refusal.refused);
                 let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
+                let has_moved = item
+                    .as_ref()
+                    .is_none_or(|item| is_marked(item) || !item.contains_key("status"));
+                if !id.model.is_known() && has_moved {
+                    if let Some(model) = self.elsewhere(&id.tenant, &id.model).await? {
+                        let event = event.clone().about(&model);
+                        let id = VersionId {
+                            model,
+                            ..id.clone()
+                        };
+                        return Box::pin(self.change_version(&id, change, &event, answer)).await;
+                    }
+                    return Ok(Err(None));
+                }
+                if !is_current {
+                    return Err(throttled());
+                }
                 let version = item
                     // An update of a missing item is refused with an empty one.
                     .filter(|item| item.contains_key("status"))

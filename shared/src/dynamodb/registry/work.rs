@@ -143,7 +143,8 @@ const LONGEST_WAIT_MILLIS: u64 = 6 * 3_600 * 1000;
 #[derive(Serialize, Deserialize)]
 struct Subject {
     tenant: TenantName,
-    model: ModelName,
+    /// The home of the model, so that a renaming does not lose the work.
+    model: String,
     version: VersionNumber,
 }
 
@@ -152,7 +153,7 @@ impl WorkItem {
     pub fn about_version(kind: WorkKind, due: Timestamp, id: &VersionId) -> Result<Self> {
         let subject = Subject {
             tenant: id.tenant.clone(),
-            model: id.model.clone(),
+            model: id.model.home().to_owned(),
             version: id.number,
         };
         Ok(Self {
@@ -174,7 +175,7 @@ impl WorkItem {
         })?;
         Ok(VersionId {
             tenant: subject.tenant,
-            model: subject.model,
+            model: ModelName::of_home(subject.model)?,
             number: subject.version,
         })
     }

@@ -232,8 +232,8 @@ impl Registry {
         tenant: &TenantName,
         id: &LoggedModelId,
         at: Timestamp,
-        answer: Option<Answer>,
         change: impl Fn(&mut LoggedModel) -> Result<LoggedModelChange>,
+        answer: impl Fn(&LoggedModel) -> Result<Option<Answer>>,
     ) -> Result<Outcome<LoggedModel>> {
         for attempt in 1..=RACE_ATTEMPTS {
             let (before, item) = self
@@ -246,7 +246,7 @@ impl Registry {
             }
             after.revision = before.revision + 1;
             let writes = writes_of(tenant, &after, Some((&before, &item)))?;
-            match self.try_commit(writes, tenant, answer.clone()).await? {
+            match self.try_commit(writes, tenant, answer(&after)?).await? {
                 Ok(outcome) => return Ok(outcome.map(|()| after)),
                 Err(_) => self.table.pause(attempt.min(4)).await,
             }

@@ -299,27 +299,22 @@ impl Registry {
     /// Changes a run as it is, or as it is then when somebody else changed it first, and logs points with it.
     ///
     /// `points_id` names the items of the points; a change that changes nothing writes nothing.
+    /// `answer` makes what is stored under the request's idempotency key, of the run as it will be.
     pub async fn change_run(
         &self,
         tenant: &TenantName,
         id: &RunId,
         points_id: &str,
-        answer: Option<Answer>,
-        change: impl Fn(&mut Run, &Experiment) -> Result<RunChange>,
+        change: impl Fn(&mut Run) -> Result<RunChange>,
+        answer: impl Fn(&Run) -> Result<Option<Answer>>,
     ) -> Result<Outcome<Run>> {
         for attempt in 1..=RACE_ATTEMPTS {
-            let (
-                RunWithExperiment {
-                    run: before,
-                    experiment,
-                },
-                item,
-            ) = self
+            let (RunWithExperiment { run: before, .. }, item) = self
                 .load_run(tenant, id)
                 .await?
                 .ok_or_else(|| run_not_found(id))?;
             let mut after = before.clone();
-            let logged = change(&mut after, &experiment)?;
+            let logged = change(&mut after)?;
             let mut writes = Vec::new();
             if after != before {
                 after.revision = before.revision + 1;
@@ -327,10 +322,11 @@ impl Registry {
             }
             let has_run = !writes.is_empty();
             writes.extend(self.point_writes(tenant, id, points_id, &logged).await?);
+            let answer = answer(&after)?;
             if writes.is_empty() && answer.is_none() {
                 return Ok(Outcome::Done(after));
             }
-            match self.try_commit(writes, tenant, answer.clone()).await? {
+            match self.try_commit(writes, tenant, answer).await? {
                 Ok(outcome) => return Ok(outcome.map(|()| after)),
                 Err(refusals) => {
                     let lost_race = has_run && refusals.first().is_some_and(|first| first.refused);
