@@ -1,10 +1,13 @@
 //! The world as functions see it: store, bucket, clock, ids, configuration.
 
 use crate::aws::{Clients, Transport};
+use crate::bus::Bus;
 use crate::config::Config;
 use crate::domain::{Event, EventType, Principal, TenantName, Timestamp};
 use crate::dynamodb::Registry;
 use crate::s3::Bucket;
+use crate::seal::Sealer;
+use crate::topics::Topics;
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +20,12 @@ pub struct App {
     pub registry: Registry,
     /// The bucket.
     pub bucket: Bucket,
+    /// The bus for other systems.
+    pub bus: Bus,
+    /// Topics that send e-mail.
+    pub topics: Topics,
+    /// Seals secrets.
+    pub sealer: Arc<Sealer>,
     /// The time.
     pub clock: Clock,
     /// Unique ids.
@@ -45,6 +54,9 @@ impl App {
         Self {
             registry: Registry::new(&config, &clients),
             bucket: Bucket::new(&config, &clients),
+            bus: Bus::new(&config, &clients),
+            topics: Topics::new(&clients),
+            sealer: Arc::new(Sealer::new(&config)),
             ids: Ids::new(clock.clone()),
             clock,
             config: Arc::new(config),

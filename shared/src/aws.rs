@@ -97,6 +97,8 @@ pub(crate) struct Clients {
     transport: Transport,
     dynamodb_endpoint: Option<String>,
     s3_endpoint: Option<String>,
+    eventbridge_endpoint: Option<String>,
+    sns_endpoint: Option<String>,
     interceptors: Vec<SharedInterceptor>,
 }
 
@@ -112,6 +114,8 @@ impl Clients {
             transport,
             dynamodb_endpoint: config.dynamodb_endpoint.clone(),
             s3_endpoint: config.s3_endpoint.clone(),
+            eventbridge_endpoint: config.eventbridge_endpoint.clone(),
+            sns_endpoint: config.sns_endpoint.clone(),
             interceptors: interceptors.to_vec(),
         }
     }
@@ -163,6 +167,38 @@ impl Clients {
                 builder = builder.interceptor(interceptor.clone());
             }
             aws_sdk_s3::Client::from_conf(builder.build())
+        })
+    }
+}
+
+impl Clients {
+    /// The event bus's client, which only notifications needs.
+    pub(crate) fn eventbridge(&self) -> Lazy<aws_sdk_eventbridge::Client> {
+        let clients = self.clone();
+        Lazy::new(move || {
+            let mut builder = aws_sdk_eventbridge::config::Builder::from(&clients.base);
+            if let Some(endpoint) = &clients.eventbridge_endpoint {
+                builder = builder.endpoint_url(endpoint);
+            }
+            for interceptor in &clients.interceptors {
+                builder = builder.interceptor(interceptor.clone());
+            }
+            aws_sdk_eventbridge::Client::from_conf(builder.build())
+        })
+    }
+
+    /// The client of topics, which only notifications needs.
+    pub(crate) fn sns(&self) -> Lazy<aws_sdk_sns::Client> {
+        let clients = self.clone();
+        Lazy::new(move || {
+            let mut builder = aws_sdk_sns::config::Builder::from(&clients.base);
+            if let Some(endpoint) = &clients.sns_endpoint {
+                builder = builder.endpoint_url(endpoint);
+            }
+            for interceptor in &clients.interceptors {
+                builder = builder.interceptor(interceptor.clone());
+            }
+            aws_sdk_sns::Client::from_conf(builder.build())
         })
     }
 }

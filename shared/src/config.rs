@@ -22,6 +22,22 @@ pub struct Config {
     pub credentials: Credentials,
     /// `CURSOR_SECRET`: the key under which page cursors are authenticated.
     pub cursor_secret: String,
+    /// `SECRETS_KEY`: the keys under which secrets are sealed, parted by commas: the first seals, all open.
+    ///
+    /// Without it the cursor secret serves, so that a small deployment needs one key only.
+    pub secrets_keys: Vec<String>,
+    /// `EVENT_BUS`: the EventBridge bus that events are put on; none without it.
+    pub event_bus: Option<String>,
+    /// `AWS_ENDPOINT_URL_EVENTBRIDGE`: another endpoint than Amazon's.
+    pub eventbridge_endpoint: Option<String>,
+    /// `AWS_ENDPOINT_URL_SNS`: another endpoint than Amazon's.
+    pub sns_endpoint: Option<String>,
+    /// `FEED_DELAY_SECONDS`: how old an event must be, counted from its dispatch, to be shown in the feed; 30 unless set.
+    ///
+    /// It must be longer than a dispatch takes to be committed, or a reader may pass by one that is committed late.
+    pub feed_delay_seconds: u64,
+    /// `PUBLIC_URL`: where people reach the registry, for links in messages; without it messages have none.
+    pub public_url: Option<String>,
     /// `PRESIGN_SECONDS`: how long a presigned URL lives; 900 unless set, at most 3,600.
     pub presign_seconds: u64,
     /// `UPLOAD_DEADLINE_SECONDS`: how long a version may wait for its uploads; 7 days unless set.
@@ -36,6 +52,10 @@ pub struct Config {
     pub allow_loopback_webhooks: bool,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
     pub trust_actor_header: bool,
+    /// `TOKEN_SECRET`: the key of the hashes of tokens; without one there are no tokens.
+    pub token_secret: Option<String>,
+    /// `ADMINISTRATOR_TOKEN`: whether the administrator's token, made from the secret alone, is taken; `true` unless set.
+    pub administrator_token: bool,
     /// `JWT_GROUPS_CLAIM`: the claim of a JWT that names the caller's groups; `groups` unless set.
     pub jwt_groups_claim: String,
 }
@@ -93,6 +113,18 @@ impl Config {
                 session_token: get("AWS_SESSION_TOKEN"),
             },
             cursor_secret: need("CURSOR_SECRET")?,
+            secrets_keys: get("SECRETS_KEY")
+                .map_or_else(|| need("CURSOR_SECRET"), Ok)?
+                .split(',')
+                .map(str::trim)
+                .filter(|key| !key.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            event_bus: get("EVENT_BUS"),
+            eventbridge_endpoint: get("AWS_ENDPOINT_URL_EVENTBRIDGE"),
+            sns_endpoint: get("AWS_ENDPOINT_URL_SNS"),
+            feed_delay_seconds: seconds("FEED_DELAY_SECONDS", 30)?,
+            public_url: get("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned()),
             presign_seconds: seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600),
             upload_deadline_seconds: seconds("UPLOAD_DEADLINE_SECONDS", 7 * 24 * 3_600)?,
             drop_zone_quiet_seconds: seconds("DROP_ZONE_QUIET_SECONDS", 60)?,
@@ -109,6 +141,8 @@ impl Config {
                 .transpose()?,
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
+            token_secret: get("TOKEN_SECRET"),
+            administrator_token: get("ADMINISTRATOR_TOKEN").is_none_or(|text| text == "true"),
             jwt_groups_claim: get("JWT_GROUPS_CLAIM").unwrap_or_else(|| "groups".into()),
         })
     }

@@ -34,6 +34,8 @@ pub enum ErrorCode {
     AliasNotFound,
     /// No such subscription.
     SubscriptionNotFound,
+    /// No such token.
+    TokenNotFound,
     /// No such artifact, report or package.
     ArtifactNotFound,
     /// No such promotion request.
@@ -96,6 +98,7 @@ impl ErrorCode {
         Self::VersionNotFound,
         Self::AliasNotFound,
         Self::SubscriptionNotFound,
+        Self::TokenNotFound,
         Self::ArtifactNotFound,
         Self::RequestNotFound,
         Self::WaiverNotFound,
@@ -135,6 +138,7 @@ impl ErrorCode {
             Self::VersionNotFound => ("version_not_found", 404, false),
             Self::AliasNotFound => ("alias_not_found", 404, false),
             Self::SubscriptionNotFound => ("subscription_not_found", 404, false),
+            Self::TokenNotFound => ("token_not_found", 404, false),
             Self::ArtifactNotFound => ("artifact_not_found", 404, false),
             Self::RequestNotFound => ("request_not_found", 404, false),
             Self::WaiverNotFound => ("waiver_not_found", 404, false),

@@ -98,10 +98,12 @@ fn start() -> Result<App, HostError> {
 }
 
 fn is_http(event: &Value) -> bool {
-    event
-        .get("requestContext")
-        .and_then(|context| context.get("http"))
-        .is_some()
+    // The gateway asks an authorizer with the same context, and names the route that is asked for.
+    event.get("routeArn").is_none()
+        && event
+            .get("requestContext")
+            .and_then(|context| context.get("http"))
+            .is_some()
 }
 
 /// What a path of HTTP may not contain as it is, besides what a URL parser would take for something else.

@@ -11,6 +11,8 @@ pub mod app;
 #[cfg(feature = "aws")]
 mod aws;
 #[cfg(feature = "aws")]
+pub mod bus;
+#[cfg(feature = "aws")]
 pub mod check_token;
 #[cfg(feature = "aws")]
 pub mod config;
@@ -29,9 +31,13 @@ pub mod mlflow;
 #[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
+pub mod seal;
+#[cfg(feature = "aws")]
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+#[cfg(feature = "aws")]
+pub mod topics;
 
 #[cfg(feature = "aws")]
 pub use app::App;

@@ -40,8 +40,10 @@ fn nothing_says(folder: &str, words: &[&str]) {
     }
 }
 
-const FUNCTIONS: [&str; 7] = [
+const FUNCTIONS: [&str; 9] = [
     "artifact-validation",
+    "artifacts",
+    "authorizer",
     "notifications",
     "packaging",
     "promote",
@@ -165,13 +167,16 @@ fn routes() -> BTreeSet<String> {
         ("promote", promote::routes()),
         ("query", query::routes()),
         ("notifications", notifications::routes()),
+        ("artifacts", artifacts::routes()),
+        ("authorizer", authorizer::routes()),
         ("tracking", tracking::routes()),
     ]
     .into_iter()
     .flat_map(|(function, routes)| {
-        routes
-            .into_iter()
-            .map(move |route| format!("{function} {} {}", route.method, route.path))
+        routes.into_iter().map(move |route| {
+            let path = route.path.replace("{*path}", "{path+}");
+            format!("{function} {} {path}", route.method)
+        })
     })
     .collect()
 }
@@ -424,6 +429,7 @@ fn top_level_folders_are_the_agreed_ones() {
     let allowed = [
         "Cargo.toml",
         "Cargo.lock",
+        "clients",
         "functions",
         "shared",
         "infra",

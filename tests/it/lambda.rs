@@ -30,7 +30,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
 /// Every bootstrap, and whether it answers HTTP requests and handles events.
-const BOOTSTRAPS: [(&str, bool, bool); 7] = [
+const BOOTSTRAPS: [(&str, bool, bool); 9] = [
     ("register", true, true),
     ("promote", true, true),
     ("query", true, false),
@@ -38,10 +38,15 @@ const BOOTSTRAPS: [(&str, bool, bool); 7] = [
     ("artifact-validation", false, true),
     ("packaging", false, true),
     ("tracking", true, false),
+    ("artifacts", true, false),
+    ("authorizer", true, false),
 ];
 
 /// The caller of `api-iam.json`.
 const CALLER: &str = "arn:aws:sts::123456789012:assumed-role/TrainingPipeline/nightly";
+
+/// The key of the hashes of tokens.
+const TOKEN_SECRET: &str = "a secret of the tests, and of nobody else";
 
 /// How long a function may take; generous, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -363,10 +368,10 @@ impl Deployment {
             .filter(|(name, ..)| names.is_empty() || names.contains(name))
         {
             // Only a receiver on this machine needs it; a deployment never sets it.
-            let more: &[(&str, &str)] = if name == "notifications" {
-                &[("ALLOW_LOOPBACK_WEBHOOKS", "true")]
-            } else {
-                &[]
+            let more: &[(&str, &str)] = match name {
+                "notifications" => &[("ALLOW_LOOPBACK_WEBHOOKS", "true")],
+                "authorizer" => &[("TOKEN_SECRET", TOKEN_SECRET)],
+                _ => &[],
             };
             functions.push(Function::start(name, &stack, more).await);
         }
@@ -472,6 +477,15 @@ async fn a_model_travels_the_whole_way_through_the_bootstraps() {
     const MODEL: &str = "Qualität #1 100% 検査";
     const UNLOGGED: &str = "a description that no log may show";
     let mut lambda = Deployment::start(&[]).await;
+    // Those that have no part in it answer all the same.
+    for (function, path) in [
+        ("tracking", "/health"),
+        ("artifacts", "/api/2.0/mlflow-artifacts/artifacts?path=0"),
+        ("authorizer", "/v1/tokens"),
+    ] {
+        let (status, _) = lambda.send(function, "GET", path, None).await;
+        assert_eq!(status, 200, "{function}");
+    }
     let (url, got) = receiver().await;
     let model = format!("/v1/models/{MODEL}");
 
@@ -693,6 +707,109 @@ async fn the_gateway_says_who_calls_and_for_which_tenant() {
             (401, &json!("unauthenticated")),
             "{authorizer}"
         );
+    }
+}
+
+/// What the gateway asks its authorizer for a request, in payload format 2.0.
+fn authorization(event: &Value) -> Value {
+    let mut asked = event.clone();
+    asked["type"] = json!("REQUEST");
+    asked["routeArn"] =
+        json!("arn:aws:execute-api:eu-central-1:123456789012:a1b2c3d4e5/$default/GET/v1/models");
+    asked["identitySource"] = Value::Null;
+    asked["requestContext"]
+        .as_object_mut()
+        .unwrap()
+        .remove("authorizer");
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authorizer_says_who_calls_and_the_functions_believe_it_alone() {
+    let mut lambda = Deployment::start(&["register", "query", "artifacts", "authorizer"]).await;
+    let administrator = authorizer::administrator_token(TOKEN_SECRET);
+    let mut known = Vec::new();
+    for header in [
+        json!(format!("Bearer {administrator}")),
+        json!("Bearer slw_default_nonsense"),
+        Value::Null,
+    ] {
+        let mut event = request("POST", "/v1/models", Some(&json!({"name": "iris"})));
+        event["headers"]["authorization"] = header;
+        let answer = lambda
+            .function("authorizer")
+            .answer(authorization(&event))
+            .await;
+        // The gateway lets everybody through, so that the refusal has a body that clients understand.
+        assert_eq!(answer["isAuthorized"], true);
+        assert!(!answer.to_string().contains("slw_"), "{answer}");
+        known.push(answer["context"].clone());
+    }
+    assert_eq!(known[0]["principal"], "administrator");
+    let with = |method, path, body: Option<&Value>, context: &Value| {
+        let mut event = request(method, path, body);
+        event["requestContext"]["authorizer"] = json!({ "lambda": context });
+        event
+    };
+    let iris = json!({"name": "iris"});
+    let event = with("POST", "/v1/models", Some(&iris), &known[0]);
+    assert_eq!(lambda.function("register").http(event).await.0, 201);
+    for context in [
+        &known[1],
+        &known[2],
+        &json!({}),
+        &json!({"principal": "ada"}),
+    ] {
+        let event = with("GET", "/v1/models/iris", None, context);
+        let (status, body) = lambda.function("query").http(event).await;
+        assert_eq!(
+            (status, &body["error"]["code"]),
+            (401, &json!("unauthenticated"))
+        );
+        let path = "/api/2.0/mlflow-artifacts/artifacts/0/r/artifacts/a";
+        let (status, body) = lambda
+            .function("artifacts")
+            .http(with("GET", path, None, context))
+            .await;
+        assert_eq!(
+            (status, &body["error_code"]),
+            (401, &json!("UNAUTHENTICATED"))
+        );
+        assert!(body["message"].as_str().unwrap().len() > 10, "{body}");
+    }
+    // The route of tokens is the authorizer's own, and its HTTP side beside its other one.
+    let new = json!({"name": "ci", "actions": ["read"], "groups": ["ml"]});
+    let event = with("POST", "/v1/tokens", Some(&new), &known[0]);
+    let (status, created) = lambda.function("authorizer").http(event).await;
+    assert_eq!(status, 201, "{created:#}");
+    let mut event = request("GET", "/v1/models/iris", None);
+    let token = created["token"].as_str().unwrap();
+    event["headers"]["authorization"] = json!(format!("Bearer {token}"));
+    let answer = lambda
+        .function("authorizer")
+        .answer(authorization(&event))
+        .await;
+    assert_eq!(answer["context"]["identity"]["groups"], json!(["ml"]));
+    let event = with("GET", "/v1/models/iris", None, &answer["context"]);
+    assert_eq!(lambda.function("query").http(event).await.0, 200);
+    let event = with(
+        "PATCH",
+        "/v1/models/iris",
+        Some(&json!({"tags": {}})),
+        &answer["context"],
+    );
+    let (status, body) = lambda.function("register").http(event).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (403, &json!("permission_denied"))
+    );
+    for function in ["authorizer", "query", "artifacts"] {
+        let lines = lambda.function(function).stdout.lock().unwrap().join("\n");
+        assert!(
+            !lines.contains(token.rsplit('_').next().unwrap()),
+            "{function} logged a token"
+        );
+        assert!(!lines.contains(&administrator), "{function} logged a token");
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod approvals;
 mod architecture;
+mod artifacts;
+mod authorization;
 mod bad_input;
 mod budgets;
 mod concurrency;

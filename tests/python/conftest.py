@@ -116,6 +116,32 @@ class Registry:
         return done.stdout
 
 
+def mlflow_python(which: str) -> Path:
+    """The Python that has a stock client of MLflow, `new` or `old`; `tests/run` makes its environment."""
+    python = Path(sys.executable).parent.parent / f"mlflow-{which}" / "bin" / "python"
+    if not python.is_file():
+        pytest.fail(f"there is no {python}; run `tests/run python`")
+    return python
+
+
+def mlflow_client(which: str, code: str, *words: str, cwd: Path, fails: bool = False, **settings: str) -> str:
+    """Runs code with a stock client that has these settings and no others; answers what it printed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
+    environment |= {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "HOME": str(cwd),
+        **settings,
+    }
+    command = [mlflow_python(which), "-W", "ignore", "-c", code, *words]
+    done = subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True, timeout=300)
+    assert (done.returncode != 0) == fails, f"{done.stdout}{done.stderr}"
+    return done.stderr if fails else done.stdout
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in sockets]

@@ -1,23 +1,29 @@
 //! Dispatching an event: tag index first, then its row in the feed with its deliveries and work, then the sending.
 //!
 //! The feed row says that an event was dispatched. Everything that a crash must repeat happens before it is written;
-//! everything after it is also found by the sweep.
+//! everything after it is also found by the sweep, for which a piece of work is written in the same transaction.
 
-use crate::deliver::{self, Outgoing};
+use crate::deliver::Outgoing;
+use crate::facts::Facts;
+use crate::lanes::{End, Run, Sender};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS};
+use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS, SubscriptionStatus};
 use shared::domain::{
     Delivery, Event, EventType, Model, ModelName, Subscription, TenantName, Timestamp, VersionId,
 };
-use shared::dynamodb::{WorkItem, WorkKind};
-use shared::s3::keys;
+use shared::dynamodb::{Dispatch, Lane, WorkItem, WorkKind, keys};
+use shared::s3;
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// A delivery is first sent at once; this much later the sweep looks after it, in milliseconds.
+/// Deliveries are first sent at once; this much later the sweep looks after them, in milliseconds.
 const FIRST_DUE_MILLIS: u64 = 60_000;
+/// After this, what is left of a batch waits for the sweep.
+const BATCH_TIME_LIMIT: Duration = Duration::from_secs(25);
 /// How long validation and packaging have before the sweep looks after a version, in milliseconds.
 const WORK_DUE_MILLIS: u64 = 5 * 60_000;
 /// How long an index row remembers that a tag is gone: longer than any event may be late, in milliseconds.
@@ -25,14 +31,60 @@ const GONE_MILLIS: u64 = 7 * 24 * 3_600_000;
 /// Most deliveries of one event: with the event and its work they fill a transaction of 100 writes.
 ///
 /// A little more than [`MAX_SUBSCRIPTIONS`], which concurrent creations may overstep.
-const MAX_DELIVERIES: usize = MAX_SUBSCRIPTIONS + 8;
+const MAX_DELIVERIES: usize = MAX_SUBSCRIPTIONS + 6;
+/// The lane of a subscription that wants digests.
+const DIGEST_LANE: &str = "digest";
+
+/// What the sweep looks after once an event was dispatched: its deliveries, and its place on the bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fresh {
+    /// The tenant.
+    pub(crate) tenant: TenantName,
+    /// Where the event stands in the feed.
+    pub(crate) stamp: String,
+    /// When it was dispatched.
+    pub(crate) at: Timestamp,
+    /// Subscription and lane of each delivery.
+    pub(crate) lanes: Vec<(String, String)>,
+    /// Whether it must be put on the bus.
+    pub(crate) bus: bool,
+}
+
+impl Fresh {
+    fn work(&self) -> Result<WorkItem> {
+        Ok(WorkItem {
+            kind: WorkKind::Deliver,
+            due: self.at.plus_millis(FIRST_DUE_MILLIS),
+            subject: serde_json::to_string(self)
+                .map_err(|error| Error::internal("writing JSON", error))?,
+        })
+    }
+
+    /// The lanes of its deliveries.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = Lane> {
+        self.lanes.iter().map(|(subscription, lane)| Lane {
+            tenant: self.tenant.clone(),
+            subscription: subscription.clone(),
+            lane: lane.clone(),
+        })
+    }
+}
+
+/// An event that was dispatched and is to be sent.
+#[derive(Debug)]
+struct Dispatched {
+    event: Event,
+    fresh: Fresh,
+    work: WorkItem,
+    deliveries: Vec<(Subscription, Delivery)>,
+}
 
 /// Events that came together; their deliveries are sent together once all of them are dispatched.
 #[derive(Debug)]
 pub(crate) struct Batch {
     app: App,
     subscriptions: Mutex<HashMap<TenantName, Arc<Vec<Subscription>>>>,
-    outgoing: Mutex<Vec<Outgoing>>,
+    dispatched: Mutex<Vec<Dispatched>>,
 }
 
 impl Batch {
@@ -41,7 +93,7 @@ impl Batch {
         Self {
             app: app.clone(),
             subscriptions: Mutex::default(),
-            outgoing: Mutex::default(),
+            dispatched: Mutex::default(),
         }
     }
 
@@ -49,13 +101,47 @@ impl Batch {
     pub(crate) async fn dispatch(&self, event: &Event) -> Result<bool> {
         index_tags(&self.app, event).await?;
         let subscriptions = self.subscriptions_of(&event.tenant).await?;
-        let now = self.app.clock.now();
-        let outgoing = outgoing_of(event, &subscriptions, now);
-        let deliveries: Vec<Delivery> = outgoing.iter().map(|one| one.delivery.clone()).collect();
+        let wanting = wanting(&self.app, event, &subscriptions).await?;
+        let stamp = self.app.ids.next();
+        // The feed's partition is the day of the stamp, so that no stamp lies in another day's.
+        let at = keys::time_of(&stamp);
+        let deliveries: Vec<(Subscription, Delivery)> = wanting
+            .into_iter()
+            .map(|subscription| {
+                let delivery = first_delivery(event, &subscription, at, &stamp);
+                (subscription, delivery)
+            })
+            .collect();
+        let fresh = Fresh {
+            tenant: event.tenant.clone(),
+            stamp: stamp.clone(),
+            at,
+            lanes: deliveries
+                .iter()
+                .filter_map(|(_, delivery)| Lane::of(&event.tenant, delivery))
+                .map(|lane| (lane.subscription, lane.lane))
+                .collect(),
+            bus: self.app.bus.is_set(),
+        };
+        let fresh_work = fresh.work()?;
+        let mut work = work_of(event);
+        if fresh.bus || !fresh.lanes.is_empty() {
+            work.push(fresh_work.clone());
+        }
+        let to_write: Vec<Delivery> = deliveries
+            .iter()
+            .map(|(_, delivery)| delivery.clone())
+            .collect();
         let is_new = self
             .app
             .registry
-            .dispatch(event, &deliveries, &work_of(event))
+            .dispatch(&Dispatch {
+                event,
+                stamp: &stamp,
+                at,
+                deliveries: &to_write,
+                work: &work,
+            })
             .await?;
         if is_new {
             tracing::info!(
@@ -71,21 +157,69 @@ impl Batch {
                 &self.app.config.function,
                 &[("events_dispatched", Unit::Count, 1)],
             );
-            self.outgoing
+            self.dispatched
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .extend(outgoing);
+                .push(Dispatched {
+                    event: event.clone(),
+                    fresh,
+                    work: fresh_work,
+                    deliveries,
+                });
         }
         Ok(is_new)
     }
 
     /// Sends what was dispatched; what fails here is tried again by the sweep.
     pub(crate) async fn send(self) {
-        let outgoing = self
-            .outgoing
+        let dispatched = self
+            .dispatched
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        deliver::send_fresh(&self.app, outgoing).await;
+        let on_bus = put_on_bus(&self.app, dispatched.iter().map(|one| &one.event)).await;
+        let mut runs: BTreeMap<Lane, Run> = BTreeMap::new();
+        for one in &dispatched {
+            for (subscription, delivery) in &one.deliveries {
+                let Some(lane) = Lane::of(&one.event.tenant, delivery) else {
+                    continue;
+                };
+                // An endpoint that failed last is left to the sweep, so that it does not hold up the stream.
+                if subscription.circuit.failures > 0 || subscription.digest_minutes.is_some() {
+                    continue;
+                }
+                let outgoing = Outgoing {
+                    delivery: delivery.clone(),
+                    event: one.event.clone(),
+                };
+                runs.entry(lane.clone())
+                    .or_insert_with(|| Run {
+                        lane,
+                        subscription: Some(subscription.clone()),
+                        known: HashMap::new(),
+                    })
+                    .known
+                    .insert(one.event.id.clone(), outgoing);
+            }
+        }
+        let sender = Sender::new(&self.app, BATCH_TIME_LIMIT);
+        let ends = sender.run_all(runs.into_values().collect()).await;
+        for (one, is_on_bus) in dispatched.iter().zip(on_bus) {
+            let is_over = is_on_bus
+                && one
+                    .fresh
+                    .lanes()
+                    .all(|lane| ends.get(&lane) == Some(&End::Empty));
+            if is_over
+                && (one.fresh.bus || !one.fresh.lanes.is_empty())
+                && let Err(error) = self.app.registry.finish_work(&one.work).await
+            {
+                tracing::info!(
+                    event.id = one.event.id,
+                    error = error.chain(),
+                    "The work of looking after an event stays, and is looked at once more"
+                );
+            }
+        }
     }
 
     async fn subscriptions_of(&self, tenant: &TenantName) -> Result<Arc<Vec<Subscription>>> {
@@ -107,11 +241,29 @@ impl Batch {
     }
 }
 
+/// Puts events on the bus, if there is one, and says of each whether it is there.
+pub(crate) async fn put_on_bus<'a>(
+    app: &App,
+    events: impl Iterator<Item = &'a Event>,
+) -> Vec<bool> {
+    let events: Vec<&Event> = events.collect();
+    match app.bus.put(&events).await {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::warn!(
+                error = error.chain(),
+                "Events could not be put on the bus; the sweep tries again"
+            );
+            vec![false; events.len()]
+        }
+    }
+}
+
 /// Dispatches the event that an S3 notification of a package's manifest tells of.
 ///
 /// The manifest is written before its version is marked, so the mark may still be missing; then the queue asks again.
 pub(crate) async fn dispatch_packaged(batch: &Batch, key: &str) -> Result<()> {
-    let Some((id, "manifest.json")) = keys::version_of("packages", key) else {
+    let Some((id, "manifest.json")) = s3::keys::version_of("packages", key) else {
         tracing::info!(object.key = key, "Ignored an object that is no manifest");
         return Ok(());
     };
@@ -139,33 +291,57 @@ async fn require_packaged(app: &App, id: &VersionId) -> Result<()> {
     ))
 }
 
-/// The deliveries of an event, each with the subscription that wants it.
-fn outgoing_of(event: &Event, subscriptions: &[Subscription], now: Timestamp) -> Vec<Outgoing> {
-    subscriptions
-        .iter()
-        .filter(|subscription| subscription.wants(event.kind, event.model.as_ref()))
-        .take(MAX_DELIVERIES)
-        .map(|subscription| Outgoing {
-            delivery: first_delivery(event, subscription, now),
-            subscription: subscription.clone(),
-            event: event.clone(),
-        })
-        .collect()
+/// The subscriptions that want an event.
+async fn wanting(
+    app: &App,
+    event: &Event,
+    subscriptions: &[Subscription],
+) -> Result<Vec<Subscription>> {
+    let mut facts = Facts::new(app, event);
+    let mut wanting = Vec::new();
+    for subscription in subscriptions {
+        if wanting.len() < MAX_DELIVERIES
+            && subscription.status == SubscriptionStatus::Active
+            && facts.are_wanted_by(subscription).await?
+        {
+            wanting.push(subscription.clone());
+        }
+    }
+    Ok(wanting)
 }
 
 /// A delivery that nobody has tried yet.
 pub(crate) fn first_delivery(
     event: &Event,
     subscription: &Subscription,
-    now: Timestamp,
+    at: Timestamp,
+    stamp: &str,
 ) -> Delivery {
+    let lane = match subscription.digest_minutes {
+        Some(_) => DIGEST_LANE.to_owned(),
+        None => keys::lane(event.model.as_ref()),
+    };
     Delivery {
         event_id: event.id.clone(),
         subscription_id: subscription.id.clone(),
         status: DeliveryStatus::Pending,
-        due_at: now.plus_millis(FIRST_DUE_MILLIS),
+        due_at: due_of(subscription, at),
+        place: keys::lane_place(&lane, stamp),
+        revision: 0,
+        round: 0,
+        replays: 0,
+        replay: None,
         attempts: Vec::new(),
     }
+}
+
+/// When a delivery is due that becomes one now: at once, or at the end of the digest's window.
+pub(crate) fn due_of(subscription: &Subscription, at: Timestamp) -> Timestamp {
+    let Some(minutes) = subscription.digest_minutes else {
+        return at;
+    };
+    let window = u64::from(minutes.max(1)) * 60_000;
+    Timestamp::from_millis((at.millis() / window + 1) * window)
 }
 
 /// What must happen after an event, should the regular way to it be lost.
@@ -285,125 +461,4 @@ fn revision_of(event: &Event) -> u64 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use shared::domain::{Principal, VersionNumber};
-
-    pub(crate) fn event(kind: EventType, model: Option<&str>) -> Event {
-        Event {
-            id: "01J0000000000000000000000A".into(),
-            schema_version: 1,
-            kind,
-            tenant: TenantName::default_tenant(),
-            model: model.map(|name| ModelName::parse(name).unwrap()),
-            model_id: None,
-            version: model.map(|_| VersionNumber::FIRST),
-            alias: None,
-            sequence: None,
-            actor: Principal::parse("ann").unwrap(),
-            reason: None,
-            time: Timestamp::from_millis(1_000),
-            request_id: "r".into(),
-            data: serde_json::Map::new(),
-        }
-    }
-
-    pub(crate) fn subscription(id: &str, kinds: &[EventType], model: Option<&str>) -> Subscription {
-        Subscription {
-            id: id.into(),
-            tenant: TenantName::default_tenant(),
-            url: "https://example.com/".into(),
-            event_types: kinds.to_vec(),
-            model: model.map(|name| ModelName::parse(name).unwrap()),
-            secret: crate::sign::secret_of(&[1; 24]),
-            description: None,
-            created_by: Principal::parse("ann").unwrap(),
-            created_at: Timestamp::from_millis(0),
-        }
-    }
-
-    #[test]
-    fn an_event_goes_to_those_who_want_it() {
-        let subscriptions = [
-            subscription("all", &[], None),
-            subscription("ready", &[EventType::VersionReady], None),
-            subscription("iris", &[], Some("iris")),
-            subscription(
-                "iris-aliases",
-                &[EventType::AliasSet, EventType::AliasRemoved],
-                Some("iris"),
-            ),
-        ];
-        let check = |kind, model, expected: &[&str]| {
-            let found: Vec<_> = outgoing_of(
-                &event(kind, model),
-                &subscriptions,
-                Timestamp::from_millis(0),
-            )
-            .into_iter()
-            .map(|one| one.delivery.subscription_id)
-            .collect();
-            assert_eq!(found, expected, "{kind} of {model:?}");
-        };
-        check(
-            EventType::VersionReady,
-            Some("iris"),
-            &["all", "ready", "iris"],
-        );
-        check(EventType::VersionReady, Some("wine"), &["all", "ready"]);
-        check(
-            EventType::AliasSet,
-            Some("iris"),
-            &["all", "iris", "iris-aliases"],
-        );
-        check(EventType::ModelCreated, None, &["all"]);
-    }
-
-    #[test]
-    fn an_event_never_has_more_deliveries_than_a_transaction_holds() {
-        let subscriptions: Vec<_> = (0..200)
-            .map(|number| subscription(&number.to_string(), &[], None))
-            .collect();
-        let event = event(EventType::VersionReady, Some("iris"));
-        let count = outgoing_of(&event, &subscriptions, Timestamp::from_millis(0)).len();
-        assert!(1 + 2 * count + work_of(&event).len() <= 100);
-    }
-
-    #[test]
-    fn a_registered_version_is_looked_after() {
-        let work = work_of(&event(EventType::VersionRegistered, Some("iris")));
-        assert_eq!(work[0].kind, WorkKind::Validate);
-        assert_eq!(work[0].due, Timestamp::from_millis(301_000));
-        assert_eq!(
-            work[0].subject,
-            r#"{"model":"iris","tenant":"default","version":1}"#
-        );
-        let work = work_of(&event(EventType::VersionReady, Some("iris")));
-        assert_eq!(work[0].kind, WorkKind::Package);
-        assert!(work_of(&event(EventType::VersionPackaged, Some("iris"))).is_empty());
-    }
-
-    #[test]
-    fn only_events_about_models_change_the_tag_index() {
-        let pairs = json!([["team", "a"], ["team", "b"]]);
-        let changed = |kind| {
-            changed_tags(&event(kind, Some("iris")).with("tags_changed", pairs.clone())).len()
-        };
-        assert_eq!(changed(EventType::ModelUpdated), 2);
-        assert_eq!(changed(EventType::ModelDeleted), 2);
-        assert_eq!(changed(EventType::VersionUpdated), 0);
-        assert!(changed_tags(&event(EventType::ModelCreated, Some("iris"))).is_empty());
-    }
-
-    #[test]
-    fn every_type_of_event_is_documented() {
-        let page = include_str!("../../../docs/events.md");
-        let schema: serde_json::Value =
-            serde_json::from_str(include_str!("../../../docs/events.schema.json")).unwrap();
-        let kinds: Vec<_> = EventType::ALL.iter().map(|kind| kind.as_str()).collect();
-        assert_eq!(schema["properties"]["type"]["enum"], json!(kinds));
-        for kind in kinds {
-            assert!(page.contains(&format!("\n| `{kind}` |")), "{kind}");
-        }
-    }
-}
+pub(crate) mod tests;

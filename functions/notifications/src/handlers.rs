@@ -1,9 +1,14 @@
 //! Transport: HTTP requests, stream records and queue messages become calls of use cases.
 
 use crate::dispatch::{Batch, dispatch_packaged};
-use crate::subscriptions::{self, NewSubscription, SubscriptionView};
+use crate::replay::{self, Replay};
+use crate::subscriptions::{self, ChangedSubscription, NewSecret, NewSubscription, unsealed};
+use crate::views::SubscriptionView;
 use axum::extract::State;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::domain::subscription::DeliveryStatus;
+use shared::dynamodb::Outcome;
 use shared::dynamodb::outbox::event_of_record;
 use shared::events::{Message, ObjectCreated, each_message, each_record};
 use shared::http::{Body, Caller, Pages, Paging, Params, Reply, Target, respond};
@@ -46,7 +51,63 @@ pub(crate) async fn create_subscription(
     Body(new): Body<NewSubscription>,
 ) -> Result<Reply> {
     let outcome = subscriptions::create(&app, &caller, new).await;
-    respond(&app, &caller, 201, outcome).await
+    respond_unsealed(&app, &caller, 201, outcome).await
+}
+
+/// Answers with a secret, which lies sealed in the answer of an earlier request.
+async fn respond_unsealed<T: serde::Serialize>(
+    app: &App,
+    caller: &Caller,
+    status: u16,
+    outcome: Result<Outcome<T>>,
+) -> Result<Reply> {
+    let outcome = match outcome {
+        Ok(Outcome::Replayed(stored)) => {
+            Ok(Outcome::Replayed(unsealed(app, &caller.tenant, stored)))
+        }
+        // A refusal may come from a repeated request whose first try succeeded.
+        Err(error) if error.code.status() < 500 => {
+            match subscriptions::earlier(app, caller).await? {
+                Some(stored) => Ok(Outcome::Replayed(unsealed(app, &caller.tenant, stored))),
+                None => Err(error),
+            }
+        }
+        other => other,
+    };
+    respond(app, caller, status, outcome).await
+}
+
+/// Changes a subscription.
+pub(crate) async fn update_subscription(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(change): Body<ChangedSubscription>,
+) -> Result<Reply> {
+    let outcome = subscriptions::update(&app, &caller, &target.id()?, change).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+/// Makes a new secret.
+pub(crate) async fn rotate_secret(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(wanted): Body<NewSecret>,
+) -> Result<Reply> {
+    let outcome = subscriptions::rotate(&app, &caller, &target.id()?, &wanted).await;
+    respond_unsealed(&app, &caller, 200, outcome).await
+}
+
+/// Lets deliveries be sent again.
+pub(crate) async fn replay_deliveries(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(wanted): Body<Replay>,
+) -> Result<Reply> {
+    let outcome = replay::run(&app, &caller, &target.id()?, wanted).await;
+    respond(&app, &caller, 200, outcome).await
 }
 
 /// Lists all subscriptions.
@@ -62,7 +123,7 @@ pub(crate) async fn get_subscription(
     target: Target,
 ) -> Result<Reply> {
     let subscription = subscriptions::get(&app, &caller, &target.id()?).await?;
-    Reply::ok(SubscriptionView::from(subscription))
+    Reply::ok(SubscriptionView::of(&app, subscription))
 }
 
 /// Deletes a subscription.
@@ -85,23 +146,40 @@ pub(crate) async fn test_subscription(
     respond(&app, &caller, 200, outcome).await
 }
 
+/// The query of the deliveries of a subscription.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeliveriesQuery {
+    limit: Option<usize>,
+    cursor: Option<String>,
+    order: Option<String>,
+    status: Option<DeliveryStatus>,
+}
+
 /// Lists the deliveries of a subscription, newest first.
 pub(crate) async fn list_deliveries(
     State(app): State<App>,
     caller: Caller,
     target: Target,
-    Params(paging): Params<Paging>,
+    Params(query): Params<DeliveriesQuery>,
 ) -> Result<Reply> {
     let id = target.id()?;
-    if paging.order.is_some() {
+    if query.order.is_some() {
         return Err(Error::invalid(
             "order",
             "deliveries come newest first only; leave `order` out",
         ));
     }
-    let pages = Pages::new(&app, &caller, &["deliveries", &id]);
+    let paging = Paging {
+        limit: query.limit,
+        cursor: query.cursor,
+        order: None,
+    };
+    let status = query.status.map_or("", DeliveryStatus::as_str);
+    let pages = Pages::new(&app, &caller, &["deliveries", &id, status]);
     let after = pages.after(paging.cursor.as_deref())?;
-    let page = subscriptions::deliveries(&app, &caller, &id, paging.limit()?, after).await?;
+    let page =
+        subscriptions::deliveries(&app, &caller, &id, query.status, paging.limit()?, after).await?;
     let items = page.items.iter().map(|view| json!(view)).collect();
     Reply::ok(pages.render("deliveries", items, page.after.as_deref()))
 }

@@ -11,18 +11,27 @@
 //! A delivery is *sent* at least once: the receiver tells repetitions by `webhook-id`.
 
 mod address;
+mod client;
 mod deliver;
 mod dispatch;
+mod facts;
 mod handlers;
+mod lanes;
+mod messages;
+mod mlflow;
+mod payload;
+mod replay;
 mod sign;
 mod subscriptions;
 mod sweep;
+mod views;
 
+use crate::mlflow::handlers as webhooks;
 use axum::Router;
 use serde_json::Value;
 use shared::domain::Action;
 use shared::events::Incoming;
-use shared::http::{Route, Subject, delete, get, mount, post};
+use shared::http::{Route, Subject, delete, get, mount, patch, post};
 use shared::{App, Result};
 
 /// The routes of this function.
@@ -31,11 +40,23 @@ pub fn routes() -> Vec<Route> {
         post("/v1/subscriptions", handlers::create_subscription),
         get("/v1/subscriptions", handlers::list_subscriptions),
         get("/v1/subscriptions/{id}", handlers::get_subscription),
+        patch("/v1/subscriptions/{id}", handlers::update_subscription),
         delete("/v1/subscriptions/{id}", handlers::delete_subscription),
+        post("/v1/subscriptions/{id}/secret", handlers::rotate_secret),
+        post("/v1/subscriptions/{id}/replay", handlers::replay_deliveries),
         post("/v1/subscriptions/{id}/test", handlers::test_subscription),
         get(
             "/v1/subscriptions/{id}/deliveries",
             handlers::list_deliveries,
+        ),
+        post("/{api}/2.0/mlflow/webhooks", webhooks::create_webhook),
+        get("/{api}/2.0/mlflow/webhooks", webhooks::list_webhooks),
+        get("/{api}/2.0/mlflow/webhooks/{id}", webhooks::get_webhook),
+        patch("/{api}/2.0/mlflow/webhooks/{id}", webhooks::update_webhook),
+        delete("/{api}/2.0/mlflow/webhooks/{id}", webhooks::delete_webhook),
+        post(
+            "/{api}/2.0/mlflow/webhooks/{id}/test",
+            webhooks::test_webhook,
         ),
     ];
     // A subscription hears of every model.

@@ -2,39 +2,38 @@
 //!
 //! It is what makes hints enough: whatever a lost record, a crash or a dead receiver left behind is found here.
 
-use crate::deliver::{self, Outgoing};
-use crate::dispatch::Batch;
+use crate::dispatch::{Batch, Fresh, put_on_bus};
+use crate::lanes::{End, Run, Sender};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::subscription::DeliveryStatus;
 use shared::domain::{Subscription, TenantName, Timestamp};
 use shared::dynamodb::outbox::OutboxShard;
-use shared::dynamodb::{WorkItem, WorkKind};
+use shared::dynamodb::{Lane, WorkItem, WorkKind};
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Deliveries that are looked up together.
+/// Pieces of work that are looked at together.
 const DUE_AT_ONCE: usize = 100;
-/// After this no more deliveries are looked up; what is left stays due.
+/// After this no more work is looked at; what is left stays due.
 const TIME_LIMIT: Duration = Duration::from_secs(25);
 
 /// What a piece of delivery work is about.
 #[derive(Debug, Deserialize)]
-struct Subject {
-    tenant: TenantName,
-    subscription: String,
-    event: String,
+#[serde(untagged)]
+enum Subject {
+    Fresh(Fresh),
+    Lane(Lane),
 }
 
 /// Makes good what was missed, then attempts what is due; a fault in one does not keep the other from running.
 pub(crate) async fn run(app: &App) -> Result<Value> {
     let now = app.clock.now();
     let made_good = dispatch_missed(app, now).await;
-    let attempted = attempt_due(app, now).await;
-    Ok(json!({"made_good": made_good?, "attempted": attempted?}))
+    let looked_at = deliver_due(app, now).await;
+    Ok(json!({"made_good": made_good?, "looked_at": looked_at?}))
 }
 
 /// Dispatches the events in the stream that were not dispatched when they should have been.
@@ -86,80 +85,115 @@ async fn dispatch_shard(
     Ok(made_good)
 }
 
-/// Attempts the deliveries that are due.
-async fn attempt_due(app: &App, now: Timestamp) -> Result<usize> {
+/// Goes through the lanes that are due, and puts on the bus what is not there yet.
+async fn deliver_due(app: &App, now: Timestamp) -> Result<usize> {
     let deadline = Instant::now() + TIME_LIMIT;
-    let mut attempted = 0;
+    let mut looked_at = 0;
     while Instant::now() < deadline {
         let work = app
             .registry
             .due_work(WorkKind::Deliver, now, DUE_AT_ONCE)
             .await?;
-        let mut outgoing = Vec::new();
-        let mut settled = 0;
-        let mut subscriptions = HashMap::new();
-        for item in &work {
-            match load(app, item, &mut subscriptions).await {
-                Ok(Some(one)) => outgoing.push(one),
-                Ok(None) => settled += 1,
-                Err(error) => {
-                    tracing::warn!(
-                        error = error.chain(),
-                        "A due delivery could not be read; the next sweep tries again"
-                    );
-                }
-            }
-        }
-        let count = outgoing.len();
-        deliver::send_all(app, outgoing).await;
-        attempted += count;
-        // Work that could be neither settled nor sent would come back at once, for ever.
-        if work.len() < DUE_AT_ONCE || count + settled == 0 {
+        looked_at += work.len();
+        let sender = Sender::new(app, deadline.duration_since(Instant::now()));
+        let settled = settle(app, &sender, &work).await?;
+        // Work that could not be settled would come back at once, for ever.
+        if work.len() < DUE_AT_ONCE || settled == 0 {
             break;
         }
     }
-    Ok(attempted)
+    Ok(looked_at)
 }
 
-/// Reads what a piece of work needs to be sent; `None` if it is settled without.
-async fn load(
-    app: &App,
-    work: &WorkItem,
-    subscriptions: &mut HashMap<(TenantName, String), Option<Subscription>>,
-) -> Result<Option<Outgoing>> {
-    let Ok(subject) = serde_json::from_str::<Subject>(&work.subject) else {
-        tracing::error!(
-            work.subject,
-            "Work for a delivery is malformed and was dropped"
-        );
-        app.registry.finish_work(work).await?;
-        return Ok(None);
-    };
-    let found = app
-        .registry
-        .find_delivery(&subject.tenant, &subject.subscription, &subject.event)
-        .await?
-        // A delivery that is done, or due later under another row, leaves nothing to do for this one.
-        .filter(|(delivery, _)| {
-            delivery.status == DeliveryStatus::Pending && delivery.due_at <= work.due
-        });
-    let Some((delivery, event)) = found else {
-        app.registry.finish_work(work).await?;
-        return Ok(None);
-    };
-    let key = (subject.tenant, subject.subscription);
-    if !subscriptions.contains_key(&key) {
-        let found = app.registry.find_subscription(&key.0, &key.1).await?;
-        subscriptions.insert(key.clone(), found);
+/// Does what pieces of work ask for, each lane once, and removes those that are done; how many were.
+async fn settle(app: &App, sender: &Sender<'_>, work: &[WorkItem]) -> Result<usize> {
+    let mut lanes: BTreeMap<Lane, Vec<usize>> = BTreeMap::new();
+    let mut for_bus: Vec<(usize, Fresh)> = Vec::new();
+    for (index, item) in work.iter().enumerate() {
+        match serde_json::from_str(&item.subject) {
+            Ok(Subject::Fresh(fresh)) => {
+                for lane in fresh.lanes() {
+                    lanes.entry(lane).or_default().push(index);
+                }
+                if fresh.bus {
+                    for_bus.push((index, fresh));
+                }
+            }
+            Ok(Subject::Lane(lane)) => lanes.entry(lane).or_default().push(index),
+            Err(_) => tracing::error!(
+                work.subject = item.subject,
+                "Work for a delivery is malformed and is dropped"
+            ),
+        }
     }
-    let subscription = subscriptions.get(&key).cloned().flatten();
-    let Some(subscription) = subscription else {
-        deliver::give_up(app, &delivery, &event).await?;
-        return Ok(None);
-    };
-    Ok(Some(Outgoing {
-        subscription,
-        delivery,
-        event,
-    }))
+    let mut is_done = vec![true; work.len()];
+    for (index, is_on_bus) in put_missing(app, &for_bus).await {
+        is_done[index] &= is_on_bus;
+    }
+    let mut subscriptions = HashMap::new();
+    let mut runs = Vec::new();
+    for lane in lanes.keys() {
+        runs.push(Run {
+            subscription: subscription_of(app, lane, &mut subscriptions).await?,
+            lane: lane.clone(),
+            known: HashMap::new(),
+        });
+    }
+    let ends = sender.run_all(runs).await;
+    for (lane, indexes) in &lanes {
+        let end = ends.get(lane).copied().unwrap_or(End::Interrupted);
+        if end == End::Interrupted {
+            for index in indexes {
+                is_done[*index] = false;
+            }
+        }
+    }
+    let mut settled = 0;
+    for (item, is_done) in work.iter().zip(is_done) {
+        if is_done {
+            app.registry.finish_work(item).await?;
+            settled += 1;
+        }
+    }
+    Ok(settled)
+}
+
+/// Puts events on the bus that may not be there, and says of each whether it is.
+async fn put_missing(app: &App, missing: &[(usize, Fresh)]) -> Vec<(usize, bool)> {
+    let mut found = Vec::new();
+    let mut outcomes = Vec::new();
+    for (index, fresh) in missing {
+        match app
+            .registry
+            .feed_entry(&fresh.tenant, fresh.at, &fresh.stamp)
+            .await
+        {
+            Ok(Some(event)) => found.push((*index, event)),
+            // It is older than the feed goes back.
+            Ok(None) => outcomes.push((*index, true)),
+            Err(_) => outcomes.push((*index, false)),
+        }
+    }
+    let taken = put_on_bus(app, found.iter().map(|(_, event)| event)).await;
+    outcomes.extend(
+        found
+            .iter()
+            .zip(taken)
+            .map(|((index, _), taken)| (*index, taken)),
+    );
+    outcomes
+}
+
+async fn subscription_of(
+    app: &App,
+    lane: &Lane,
+    known: &mut HashMap<(TenantName, String), Option<Subscription>>,
+) -> Result<Option<Subscription>> {
+    let key = (lane.tenant.clone(), lane.subscription.clone());
+    if let Some(found) = known.get(&key) {
+        return Ok(found.clone());
+    }
+    let found = app.registry.find_subscription(&key.0, &key.1).await?;
+    known.insert(key, found.clone());
+    Ok(found)
 }

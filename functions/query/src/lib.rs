@@ -8,6 +8,7 @@
 //! - **Permissions:** table read; bucket read; presigned GET.
 
 mod artifacts;
+mod feed;
 mod handlers;
 mod history;
 mod models;
@@ -50,6 +51,7 @@ pub fn routes() -> Vec<Route> {
             handlers::list_alias_history,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
+        get("/v1/events", feed::list_events),
         get("/v1/openapi.json", handlers::get_openapi).open(),
     ]
 }

@@ -74,6 +74,7 @@ pub(crate) async fn create(
             .about(&model.name)
             .with("owner", model.owner.as_str())
             .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
+            .with("tags_set", tags_set(&Notes::default(), &model.notes))
             .with("revision", model.revision);
         Ok((event, caller.answer(201, &ModelView::from(model), now)?))
     };
@@ -262,6 +263,11 @@ async fn change(
             "tags_changed",
             tag_pairs(&carried(&before), &carried(&after)),
         )
+        .with("tags_set", tags_set(&carried(&before), &carried(&after)))
+        .with(
+            "tags_removed",
+            tags_removed(&carried(&before), &carried(&after)),
+        )
         .with(
             "description_changed",
             before.notes.description != after.notes.description,
@@ -288,5 +294,25 @@ pub(crate) fn tag_pairs(before: &Notes, after: &Notes) -> Value {
     let right: BTreeSet<_> = after.tags.iter().collect();
     left.symmetric_difference(&right)
         .map(|(key, value)| json!([key, value]))
+        .collect()
+}
+
+/// The tags that got a value, or another one, as it is now.
+pub(crate) fn tags_set(before: &Notes, after: &Notes) -> Value {
+    after
+        .tags
+        .iter()
+        .filter(|(key, value)| before.tags.get(*key) != Some(value))
+        .map(|(key, value)| (key.clone(), json!(value)))
+        .collect()
+}
+
+/// The keys of the tags that are gone.
+pub(crate) fn tags_removed(before: &Notes, after: &Notes) -> Value {
+    before
+        .tags
+        .keys()
+        .filter(|key| !after.tags.contains_key(*key))
+        .map(|key| json!(key))
         .collect()
 }

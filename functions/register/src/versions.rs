@@ -1,6 +1,6 @@
 //! Versions: register, annotate, delete, restore.
 
-use crate::models::tag_pairs;
+use crate::models::{tag_pairs, tags_removed, tags_set};
 use serde::Deserialize;
 use serde_json::{Number, Value};
 use shared::documents::{INLINE_BYTES, Placed};
@@ -308,6 +308,8 @@ pub(crate) async fn annotate(
         .about(&id.model)
         .of_version(id.number)
         .with("tags_changed", tag_pairs(&old, &new))
+        .with("tags_set", tags_set(&old, &new))
+        .with("tags_removed", tags_removed(&old, &new))
         .with("description_changed", old.description != new.description);
     let after = Version {
         notes: placed.document.clone(),

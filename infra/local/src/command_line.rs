@@ -21,7 +21,9 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::stack::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, Stack, StackOptions, Storage};
+use crate::stack::{
+    ACCESS_KEY_ID, ADMINISTRATOR_TOKEN_FILE, Login, SECRET_ACCESS_KEY, Stack, StackOptions, Storage,
+};
 
 /// Runs the whole model registry on this machine.
 #[derive(Debug, Parser)]
@@ -42,12 +44,24 @@ pub struct CommandLine {
     /// The address to listen on; only this machine's own, since nothing authenticates callers
     #[arg(long, value_parser = loopback, default_value = "127.0.0.1")]
     host: IpAddr,
+    /// How callers are known
+    #[arg(long, value_enum, value_name = "HOW", default_value = "none")]
+    auth: Auth,
     /// How much to log
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LogLevel,
     /// Write the log as JSON lines
     #[arg(long)]
     json_logs: bool,
+}
+
+/// How callers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Auth {
+    /// Who calls is who they say
+    None,
+    /// By tokens, as on AWS; the first one is printed at the first start and kept in the data folder
+    Token,
 }
 
 /// How much is logged.
@@ -112,6 +126,10 @@ async fn serve(options: CommandLine) -> anyhow::Result<()> {
         },
         http: SocketAddr::new(options.host, options.port),
         s3_port: options.s3_port,
+        login: match options.auth {
+            Auth::None => Login::Nobody,
+            Auth::Token => Login::Token,
+        },
         ..StackOptions::default()
     });
     let stack = tokio::select! {
@@ -148,21 +166,53 @@ fn greet(stack: &Stack, is_in_memory: bool) -> io::Result<()> {
   API   {url}
   S3    {s3_url}  (bucket `{bucket}`)
   Data  {data}
-
-For the AWS CLI:
-
-  export AWS_ACCESS_KEY_ID={ACCESS_KEY_ID} AWS_SECRET_ACCESS_KEY={SECRET_ACCESS_KEY} \\
-         AWS_REGION={region} AWS_ENDPOINT_URL_S3={s3_url}
-
-Next, register a model:
-
-  curl -X POST {url}/v1/models -H 'content-type: application/json' -d '{{\"name\": \"iris\"}}'
-
-Ctrl-C stops.
 ",
         version = env!("CARGO_PKG_VERSION"),
         bucket = crate::definition::BUCKET,
-        region = crate::definition::REGION,
+    )?;
+    let region = crate::definition::REGION;
+    let authorization = match stack.administrator() {
+        None => {
+            writeln!(
+                out,
+                "For the AWS CLI:
+
+  export AWS_ACCESS_KEY_ID={ACCESS_KEY_ID} AWS_SECRET_ACCESS_KEY={SECRET_ACCESS_KEY} \\
+         AWS_REGION={region} AWS_ENDPOINT_URL_S3={s3_url}
+"
+            )?;
+            ""
+        }
+        Some(administrator) => {
+            if is_in_memory || administrator.is_new {
+                writeln!(
+                    out,
+                    "The administrator's token, which is shown once:
+
+  export SLIPWAY_TOKEN={}
+",
+                    administrator.token
+                )?;
+            } else {
+                writeln!(
+                    out,
+                    "The administrator's token is kept in `{ADMINISTRATOR_TOKEN_FILE}` of the data folder:
+
+  export SLIPWAY_TOKEN=$(cat '{data}/{ADMINISTRATOR_TOKEN_FILE}')
+"
+                )?;
+            }
+            " -H \"authorization: Bearer $SLIPWAY_TOKEN\""
+        }
+    };
+    writeln!(
+        out,
+        "Next, register a model:
+
+  curl -X POST {url}/v1/models{authorization} -H 'content-type: application/json' -d '{{\"name\": \"iris\"}}'
+
+Ctrl-C stops.
+"
     )?;
     out.flush()
 }

@@ -15,6 +15,9 @@ pub const TABLE: &str = "slipway";
 /// The bucket's name.
 pub const BUCKET: &str = "slipway";
 
+/// The event bus's name.
+pub const EVENT_BUS: &str = "slipway";
+
 /// The region that everything claims to be in.
 pub const REGION: &str = "us-east-1";
 

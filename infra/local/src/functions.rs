@@ -27,6 +27,8 @@ impl Functions {
             promote::routes(),
             query::routes(),
             notifications::routes(),
+            artifacts::routes(),
+            authorizer::routes(),
             tracking::routes(),
         ];
         let none = Self {

@@ -15,5 +15,6 @@ pub mod stack;
 pub mod clock;
 pub mod data_folder;
 pub mod dynamodb;
+pub mod inbox;
 pub mod queues;
 pub mod s3;

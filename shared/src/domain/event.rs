@@ -102,8 +102,16 @@ event_types! {
     RolloutChanged => "rollout.changed",
     /// What lay in a drop zone could not become a version.
     DropRefused => "drop.refused",
+    /// A token was created.
+    TokenCreated => "token.created",
+    /// A token was revoked.
+    TokenRevoked => "token.revoked",
     /// A subscription was tested.
     SubscriptionTested => "subscription.tested",
+    /// An endpoint failed too often in a row; its deliveries wait.
+    SubscriptionPaused => "subscription.paused",
+    /// A paused endpoint answers again.
+    SubscriptionResumed => "subscription.resumed",
 }
 
 impl EventType {

@@ -5,6 +5,7 @@ pub mod alias;
 pub mod artifact;
 pub mod decimal;
 pub mod event;
+pub mod location;
 pub mod metadata;
 pub mod model;
 pub mod model_name;
@@ -16,6 +17,7 @@ pub mod settings;
 pub mod stage;
 pub mod subscription;
 pub mod time;
+pub mod token;
 pub mod tracking;
 pub mod version;
 
@@ -23,10 +25,13 @@ pub use access::{Action, Identity, Scope};
 pub use alias::{Alias, Expectation};
 pub use artifact::{Artifact, DeclaredArtifact};
 pub use event::{Event, EventType};
+pub use location::Location;
 pub use metadata::Metadata;
 pub use model::Model;
 pub use model_name::ModelName;
-pub use name::{AliasName, ArtifactPath, Digest, Principal, StageName, TenantName, VersionNumber};
+pub use name::{
+    AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
+};
 pub use protection::{PromotionTarget, Protection, Protections, Waiver, Waivers};
 pub use settings::{Realm, SettingsHead, SettingsKind};
 pub use stage::StageRules;

@@ -1,6 +1,7 @@
 //! Names, numbers and digests: parsed once at the edge, trusted everywhere else.
 
 use crate::error::Error;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -185,47 +186,108 @@ text_type!(
     /// assert!(ArtifactPath::parse("data/model.onnx").is_ok());
     /// assert!(ArtifactPath::parse("../model.onnx").is_err());
     /// ```
-    ArtifactPath, "path", |text| {
-        if text.is_empty() || text.len() > 512 {
-            return Err(format!(
-                "artifact path `{}` has {} bytes; use 1 to 512",
-                shown(text),
-                text.len()
-            ));
-        }
-        check_characters("artifact path", text)?;
-        if text.contains('\\') {
-            return Err(format!("artifact path `{}` contains a backslash; use `/`", shown(text)));
-        }
-        // Full-width and other look-alikes of `.`, `/` and `\` would become path syntax on a system that normalizes names.
-        let normalized: String = text.nfkc().collect();
-        for (spelling, name) in [(text, "as given"), (normalized.as_str(), "after Unicode normalization")] {
-            if spelling.starts_with('/') || spelling.contains('\\') {
-                return Err(format!(
-                    "artifact path `{}` is absolute or leaves its folder {name}; use a relative path",
-                    shown(text)
-                ));
+    ArtifactPath, "path", |text| check_path(text, 512, 32)
+);
+
+text_type!(
+    /// The path of a file that a client keeps with a run or a logged model: rules of [`ArtifactPath`], at most 900 bytes.
+    ///
+    /// It begins at the root of all artifacts, and no spelling of it leaves its folder, however often it is decoded.
+    ///
+    /// ```
+    /// use shared::domain::StoredPath;
+    /// assert!(StoredPath::parse("0/8a1f/artifacts/plot.png").is_ok());
+    /// assert!(StoredPath::parse("0/8a1f/artifacts/%252e%252e/x").is_err());
+    /// ```
+    StoredPath, "path", |text| {
+        let mut spelling = text.to_owned();
+        for _ in 0..8 {
+            check_path(&spelling, 900, 40)?;
+            let decoded = percent_decode_str(&spelling).decode_utf8_lossy().into_owned();
+            if decoded == spelling {
+                return Ok(());
             }
-            if spelling.split('/').any(|part| part.is_empty() || matches!(part.trim(), "" | "." | "..")) {
-                return Err(format!(
-                    "artifact path `{}` has an empty part, `.` or `..` {name}; use plain names between `/`",
-                    shown(text)
-                ));
-            }
+            spelling = decoded;
         }
-        if normalized.matches('/').count() != text.matches('/').count() {
-            return Err(format!("artifact path `{}` contains a look-alike of `/`; use `/`", shown(text)));
-        }
-        let drive = text.as_bytes();
-        if drive.len() >= 2 && drive[0].is_ascii_alphabetic() && drive[1] == b':' {
-            return Err(format!("artifact path `{}` names a drive; use a relative path", shown(text)));
-        }
-        if text.split('/').count() > 32 {
-            return Err(format!("artifact path `{}` has more than 32 parts; use fewer folders", shown(text)));
-        }
-        Ok(())
+        Err(format!("artifact path `{}` is percent-encoded again and again; send the plain path", shown(text)))
     }
 );
+
+impl StoredPath {
+    /// The path with every escape decoded, as MLflow's server reads it: one file has one name, however it is spelled.
+    pub fn decoded(&self) -> Result<Self, Error> {
+        let mut spelling = self.0.clone();
+        loop {
+            let decoded = percent_decode_str(&spelling)
+                .decode_utf8_lossy()
+                .into_owned();
+            if decoded == spelling {
+                return Self::parse(spelling);
+            }
+            spelling = decoded;
+        }
+    }
+}
+
+/// Checks a path of parts between `/`.
+fn check_path(text: &str, most_bytes: usize, most_parts: usize) -> Result<(), String> {
+    if text.is_empty() || text.len() > most_bytes {
+        return Err(format!(
+            "artifact path `{}` has {} bytes; use 1 to {most_bytes}",
+            shown(text),
+            text.len()
+        ));
+    }
+    check_characters("artifact path", text)?;
+    if text.contains('\\') {
+        return Err(format!(
+            "artifact path `{}` contains a backslash; use `/`",
+            shown(text)
+        ));
+    }
+    // Full-width and other look-alikes of `.`, `/` and `\` would become path syntax on a system that normalizes names.
+    let normalized: String = text.nfkc().collect();
+    for (spelling, name) in [
+        (text, "as given"),
+        (normalized.as_str(), "after Unicode normalization"),
+    ] {
+        if spelling.starts_with('/') || spelling.contains('\\') {
+            return Err(format!(
+                "artifact path `{}` is absolute or leaves its folder {name}; use a relative path",
+                shown(text)
+            ));
+        }
+        if spelling
+            .split('/')
+            .any(|part| part.is_empty() || matches!(part.trim(), "" | "." | ".."))
+        {
+            return Err(format!(
+                "artifact path `{}` has an empty part, `.` or `..` {name}; use plain names between `/`",
+                shown(text)
+            ));
+        }
+    }
+    if normalized.matches('/').count() != text.matches('/').count() {
+        return Err(format!(
+            "artifact path `{}` contains a look-alike of `/`; use `/`",
+            shown(text)
+        ));
+    }
+    let drive = text.as_bytes();
+    if drive.len() >= 2 && drive[0].is_ascii_alphabetic() && drive[1] == b':' {
+        return Err(format!(
+            "artifact path `{}` names a drive; use a relative path",
+            shown(text)
+        ));
+    }
+    if text.split('/').count() > most_parts {
+        return Err(format!(
+            "artifact path `{}` has more than {most_parts} parts; use fewer folders",
+            shown(text)
+        ));
+    }
+    Ok(())
+}
 
 impl ArtifactPath {
     /// The spelling under which two paths collide on a file system that folds case or normalizes Unicode.

@@ -398,12 +398,18 @@ pub(super) fn subscription_to_item(subscription: &Subscription) -> Result<Item> 
     Ok(
         Builder::at(&keys::subscription(&subscription.tenant, &subscription.id))
             .json("sub", subscription)?
+            .json("circuit", &subscription.circuit)?
+            .number("rev", subscription.revision)
             .build(),
     )
 }
 
 pub(super) fn subscription_from_item(item: &Item) -> Result<Subscription> {
-    Reader(item).json("sub")
+    let reader = Reader(item);
+    let mut subscription: Subscription = reader.json("sub")?;
+    // What attempts find lies apart from what people write, so that neither overwrites the other.
+    subscription.circuit = reader.maybe_json("circuit")?.unwrap_or_default();
+    Ok(subscription)
 }
 
 pub(super) fn delivery_to_item(
@@ -418,7 +424,7 @@ pub(super) fn delivery_to_item(
     ))
     .json("delivery", delivery)?
     .json("event", event)?
-    .number("tries", delivery.attempts.len())
+    .number("rev", delivery.revision)
     .number("ttl", delivery.due_at.seconds() + 90 * 24 * 3_600)
     .build())
 }

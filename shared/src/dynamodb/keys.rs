@@ -25,9 +25,13 @@
 //! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
+//! feed in order       T#<tenant>#L#<day of dispatch>     <ulid of dispatch>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
 //! subscription        T#<tenant>#W                       <ulid>
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
+//! waiting delivery    T#<tenant>#Y#<subscription>        <lane>#<ulid of dispatch>
+//! dead letter         T#<tenant>#Z#<subscription>        <event ulid>
+//! token               T#<tenant>#K                       <ulid>
 //! experiment          T#<tenant>#TX                      <id>
 //! next experiment     T#<tenant>#TC                      #
 //! experiment's name   T#<tenant>#TN#<sha256 of name>     #
@@ -270,6 +274,16 @@ pub fn feed(tenant: &TenantName, time: Timestamp, id: &str) -> Key {
     key(format!("T#{tenant}#F#{}", time.day()), id)
 }
 
+/// Partition of the events of a tenant that were dispatched on a day, in the order of their dispatch.
+pub fn feed_day(tenant: &TenantName, day: &str) -> String {
+    format!("T#{tenant}#L#{day}")
+}
+
+/// An event in the order of dispatch.
+pub fn feed_entry(tenant: &TenantName, dispatched_at: Timestamp, stamp: &str) -> Key {
+    key(feed_day(tenant, &dispatched_at.day()), stamp)
+}
+
 /// Partition of the models that carry a tag.
 pub fn tag(tenant: &TenantName, tag_key: &str, value: &str) -> String {
     format!("T#{tenant}#G#{}", hash(&[tag_key, value]))
@@ -285,6 +299,16 @@ pub fn subscription(tenant: &TenantName, id: &str) -> Key {
     key(subscriptions(tenant), id)
 }
 
+/// Partition of a tenant's tokens.
+pub fn tokens(tenant: &TenantName) -> String {
+    format!("T#{tenant}#K")
+}
+
+/// A token.
+pub fn token(tenant: &TenantName, id: &str) -> Key {
+    key(tokens(tenant), id)
+}
+
 /// Partition of a subscription's deliveries.
 pub fn deliveries(tenant: &TenantName, subscription_id: &str) -> String {
     format!("T#{tenant}#X#{subscription_id}")
@@ -293,6 +317,38 @@ pub fn deliveries(tenant: &TenantName, subscription_id: &str) -> String {
 /// A delivery.
 pub fn delivery(tenant: &TenantName, subscription_id: &str, event_id: &str) -> Key {
     key(deliveries(tenant, subscription_id), event_id)
+}
+
+/// The lane of a model's deliveries within a subscription: 16 hexadecimal digits, also for events of no model.
+pub fn lane(model: Option<&ModelName>) -> String {
+    let mut lane = hash(&[model.map_or("", ModelName::as_str)]);
+    lane.truncate(16);
+    lane
+}
+
+/// The place of a delivery in its lane.
+pub fn lane_place(lane: &str, stamp: &str) -> String {
+    format!("{lane}#{stamp}")
+}
+
+/// Partition of a subscription's deliveries that wait, lane by lane, each in order.
+pub fn waiting_deliveries(tenant: &TenantName, subscription_id: &str) -> String {
+    format!("T#{tenant}#Y#{subscription_id}")
+}
+
+/// A delivery that waits.
+pub fn waiting_delivery(tenant: &TenantName, subscription_id: &str, place: &str) -> Key {
+    key(waiting_deliveries(tenant, subscription_id), place)
+}
+
+/// Partition of a subscription's dead letters.
+pub fn dead_letters(tenant: &TenantName, subscription_id: &str) -> String {
+    format!("T#{tenant}#Z#{subscription_id}")
+}
+
+/// A dead letter.
+pub fn dead_letter(tenant: &TenantName, subscription_id: &str, event_id: &str) -> Key {
+    key(dead_letters(tenant, subscription_id), event_id)
 }
 
 /// Partition of all experiments of a tenant; one Query lists them by number.
@@ -391,6 +447,23 @@ pub fn outbox_checkpoint(shard: &str) -> Key {
     key(work_partition("outbox"), shard)
 }
 
+/// What the ULIDs of a millisecond begin with; in the order of keys it stands before all of them.
+pub fn time_prefix(time: Timestamp) -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let mut rest = time.millis();
+    let mut digits = [b'0'; 10];
+    for digit in digits.iter_mut().rev() {
+        *digit = ALPHABET[usize::try_from(rest % 32).unwrap_or(0)];
+        rest /= 32;
+    }
+    String::from_utf8_lossy(&digits).into_owned()
+}
+
+/// When a ULID was made.
+pub fn time_of(id: &str) -> Timestamp {
+    Timestamp::from_millis(ulid::Ulid::from_string(id).map_or(0, |id| id.timestamp_ms()))
+}
+
 /// SHA-256 of texts, each led by its length so that no two lists of texts collide.
 fn hash(texts: &[&str]) -> String {
     let mut hasher = Sha256::new();
@@ -483,6 +556,19 @@ mod tests {
             "T#team-a#M#iris | O#eu/score"
         );
         assert_eq!(
+            text(feed_entry(&tenant, Timestamp::from_millis(0), "01J")),
+            "T#team-a#L#1970-01-01 | 01J"
+        );
+        let place = lane_place(&lane(Some(&iris)), "01J");
+        assert_eq!(
+            text(waiting_delivery(&tenant, "01S", &place)),
+            format!("T#team-a#Y#01S | {}#01J", &hash(&["iris"])[..16])
+        );
+        assert_eq!(
+            text(dead_letter(&tenant, "01S", "01E")),
+            "T#team-a#Z#01S | 01E"
+        );
+        assert_eq!(
             text(experiment(&tenant, ExperimentId::new(7))),
             "T#team-a#TX | 00000000000000000007"
         );
@@ -504,6 +590,14 @@ mod tests {
             text(work("validate", Timestamp::from_millis(5), "x")),
             format!("W#validate | 0000000000005#{}", hash(&["x"]))
         );
+    }
+
+    #[test]
+    fn the_time_of_an_id_is_its_first_ten_characters() {
+        // The example of the ULID specification: <https://github.com/ulid/spec>.
+        let time = Timestamp::from_millis(1_469_918_176_385);
+        assert_eq!(time_prefix(time), "01ARYZ6S41");
+        assert_eq!(time_of("01ARYZ6S41TSV4RRFFQ69G5FAV"), time);
     }
 
     proptest! {

@@ -11,9 +11,9 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Committed, DECISIONS, Evidence, Found, Governing, Judgement, LifecycleChange,
-    Listed, Loaded, LoggedModelChange, Naming, NewExperiment, NewRequest, Page, Position,
-    Promotion, Registration, Registry, RequestChange, Requested, RolloutChange, RunChange, RunLink,
-    RunWithExperiment, SettingsChange, SettingsName, StageChange, StageHolder, StageLoaded,
-    VersionChange, WorkItem, WorkKind,
+    AliasChange, ArtifactRoot, Committed, DECISIONS, Dispatch, Evidence, FEED_DAYS, Found,
+    Governing, Judgement, Lane, LifecycleChange, Listed, Loaded, LoggedModelChange, Naming,
+    NewExperiment, NewRequest, Page, Place, Position, Promotion, Registration, Registry,
+    RequestChange, Requested, RolloutChange, RunChange, RunLink, RunWithExperiment, SettingsChange,
+    SettingsName, StageChange, StageHolder, StageLoaded, VersionChange, WorkItem, WorkKind,
 };

@@ -33,10 +33,9 @@ pub struct Access {
 pub enum Subject {
     /// None, or those that its handler asks for.
     Nothing,
-    /// The one that the path names as `{model}`.
-    InPath,
-    /// Those that a request of MLflow names: `name`, `new_name`, and the model of a `models:/` source.
-    InRequest,
+    /// Those that it names: `{model}` in its path; `name`, `new_name` and the model of a `models:/` source in its query
+    /// and body.
+    Named,
     /// All of them.
     Everything,
 }
@@ -54,12 +53,12 @@ impl Access {
             } else {
                 Action::Write
             }),
-            subject: if path.contains("{model}") {
-                Subject::InPath
-            } else if path.contains("/mlflow/registered-models")
+            subject: if path.starts_with("/v1/models")
+                || path.contains("{model}")
+                || path.contains("/mlflow/registered-models")
                 || path.contains("/mlflow/model-versions")
             {
-                Subject::InRequest
+                Subject::Named
             } else {
                 Subject::Nothing
             },
@@ -108,21 +107,25 @@ async fn check(access: Access, request: &mut Request) -> Result<()> {
         && match access.subject {
             Subject::Nothing => true,
             Subject::Everything => scope.reaches_every_model(),
-            Subject::InPath => {
-                let params = request.extract_parts::<RawPathParams>().await;
-                params.is_ok_and(|params| {
-                    params
-                        .iter()
-                        .all(|(name, value)| name != "model" || scope.reaches(value))
-                })
+            Subject::Named => {
+                reaches_path(&scope, request).await && reaches_request(&scope, request).await?
             }
-            Subject::InRequest => reaches_request(&scope, request).await?,
         };
     if is_allowed {
         Ok(())
     } else {
         Err(denied(action))
     }
+}
+
+/// Whether a scope reaches the model that the path names, if it names one.
+async fn reaches_path(scope: &Scope, request: &mut Request) -> bool {
+    let params = request.extract_parts::<RawPathParams>().await;
+    params.is_ok_and(|params| {
+        params
+            .iter()
+            .all(|(name, value)| name != "model" || scope.reaches(value))
+    })
 }
 
 /// Whether a scope reaches every model that query and body name.
@@ -210,13 +213,14 @@ mod tests {
     #[test]
     fn questions_are_reads() {
         for (method, path, action, subject) in [
-            (Method::GET, "/v1/models", Action::Read, Subject::Nothing),
-            (Method::POST, "/v1/models", Action::Write, Subject::Nothing),
+            (Method::GET, "/v1/models", Action::Read, Subject::Named),
+            (Method::POST, "/v1/models", Action::Write, Subject::Named),
+            (Method::GET, "/v1/runs", Action::Read, Subject::Nothing),
             (
                 Method::GET,
                 "/v1/models/{model}/versions",
                 Action::Read,
-                Subject::InPath,
+                Subject::Named,
             ),
             (
                 Method::POST,
@@ -228,13 +232,13 @@ mod tests {
                 Method::POST,
                 "/{api}/2.0/mlflow/registered-models/get-latest-versions",
                 Action::Read,
-                Subject::InRequest,
+                Subject::Named,
             ),
             (
                 Method::DELETE,
                 "/{api}/2.0/mlflow/model-versions/delete",
                 Action::Write,
-                Subject::InRequest,
+                Subject::Named,
             ),
         ] {
             let access = Access::usual(&method, path);

@@ -5,11 +5,15 @@ use crate::domain::access::{check_groups, denied};
 use crate::domain::{Action, Identity, ModelName, Principal, Scope, TenantName, Timestamp};
 use crate::dynamodb::idempotency::{Answer, Idempotency, StoredResponse};
 use crate::error::{Error, ErrorCode, Result};
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request};
 use http::HeaderMap;
 use http::request::Parts;
+use lambda_http::aws_lambda_events::apigw::{
+    ApiGatewayRequestAuthorizer, ApiGatewayV2httpRequestContext,
+};
 use lambda_http::request::RequestContext;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 /// Who calls where nobody says so.
@@ -102,8 +106,7 @@ pub(super) fn identity_of(
         && let Some(authorizer) = &context.authorizer
     {
         if let Some(refusal) = authorizer.fields.get(REFUSAL_KEY) {
-            let message = refusal.as_str().unwrap_or("the credentials are not valid");
-            return Err(Error::new(ErrorCode::Unauthenticated, message));
+            return Err(refusal_of(refusal));
         }
         if let Some(identity) = authorizer.fields.get(IDENTITY_KEY) {
             return serde_json::from_value(identity.clone())
@@ -141,6 +144,17 @@ pub(super) fn identity_of(
     ))
 }
 
+/// The refusal that the authorizer left to the function, so that its answer is in the words of the API that was asked.
+fn refusal_of(refusal: &Value) -> Error {
+    let message = refusal.get("message").and_then(Value::as_str);
+    let code = match refusal.get("code").and_then(Value::as_str) {
+        Some("throttled") => ErrorCode::Throttled,
+        Some("unavailable") => ErrorCode::Unavailable,
+        _ => ErrorCode::Unauthenticated,
+    };
+    Error::new(code, message.unwrap_or("the credentials are not valid"))
+}
+
 fn plain(name: String, groups: Vec<String>) -> Result<Identity> {
     Ok(Identity {
         principal: Principal::parse(name)?,
@@ -161,6 +175,17 @@ fn listed(claim: &str) -> Vec<String> {
         .split(separator)
         .map(|group| group.trim().trim_matches('"').to_owned())
         .collect()
+}
+
+/// Gives a request the context that an authorizer answered, as the gateway does.
+pub fn give_context(request: &mut Request, fields: &Map<String, Value>) {
+    let mut authorizer = ApiGatewayRequestAuthorizer::default();
+    authorizer.fields = fields.clone().into_iter().collect();
+    let mut context = ApiGatewayV2httpRequestContext::default();
+    context.authorizer = Some(authorizer);
+    request
+        .extensions_mut()
+        .insert(RequestContext::ApiGatewayV2(context));
 }
 
 /// The idempotency key of a request, with the fingerprint of what it asks.

@@ -26,6 +26,9 @@ use std::sync::Arc;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
+/// How much of a body that is too large is read all the same, in bytes.
+const MAX_DISCARDED_BYTES: usize = 2_000_000_000;
+
 /// One route of a function.
 #[derive(Clone)]
 pub struct Route {
@@ -121,23 +124,9 @@ pub fn mount(app: App, routes: Vec<Route>) -> Router {
         })
         .fallback(
             |unknown: Option<Extension<Unknown>>, method: Method, uri: Uri| async move {
-                if let Err(refusal) = known(unknown) {
-                    return refusal;
-                }
-                if mlflow::is_mlflow(uri.path()) {
-                    return mlflow::endpoint_not_found(&method, uri.path());
-                }
-                Error::new(
-                    ErrorCode::RouteNotFound,
-                    format!(
-                        "there is no route `{}`; see `/v1/openapi.json`",
-                        uri.path()
-                            .chars()
-                            .take(80)
-                            .flat_map(char::escape_debug)
-                            .collect::<String>()
-                    ),
-                )
+                known(unknown)
+                    .err()
+                    .unwrap_or_else(|| route_not_found(&method, uri.path()))
             },
         )
         .layer(axum::middleware::from_fn(remember_route))
@@ -155,6 +144,22 @@ fn known(unknown: Option<Extension<Unknown>>) -> Result<()> {
         Some(Extension(unknown)) => Err(unknown.refusal()),
         None => Ok(()),
     }
+}
+
+fn route_not_found(method: &Method, path: &str) -> Error {
+    if mlflow::is_mlflow(path) {
+        return mlflow::endpoint_not_found(method, path);
+    }
+    Error::new(
+        ErrorCode::RouteNotFound,
+        format!(
+            "there is no route `{}`; see `/v1/openapi.json`",
+            path.chars()
+                .take(80)
+                .flat_map(char::escape_debug)
+                .collect::<String>()
+        ),
+    )
 }
 
 /// Whose API a path belongs to, and so which shape its errors have, whoever makes them.
@@ -268,9 +273,15 @@ async fn prepare(app: &App, request: Request, request_id: &str) -> Result<Reques
         .map_or_else(String::new, ToString::to_string);
     let (tenant, rest) = split_tenant(&parts.uri)?;
     parts.uri = rest;
-    let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
+    let mut body = body;
+    let collected = Limited::new(&mut body, MAX_BODY_BYTES).collect().await;
+    let body = match collected {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
+            discard(body).await;
+            if mlflow::uploads::is_upload(parts.uri.path()) {
+                return Err(mlflow::uploads::file_too_large());
+            }
             return Err(Error::new(
                 ErrorCode::BodyTooLarge,
                 format!(
@@ -310,6 +321,18 @@ async fn prepare(app: &App, request: Request, request_id: &str) -> Result<Reques
         idempotency,
     });
     Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+/// Reads what is left of a body that is too large, since many clients read no answer before they have sent everything.
+async fn discard(mut body: Body) {
+    let mut rest = MAX_DISCARDED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
+        match rest.checked_sub(bytes) {
+            Some(less) => rest = less,
+            None => return,
+        }
+    }
 }
 
 /// Refuses a caller who belongs to another tenant; what is there is nobody else's business.

@@ -12,7 +12,8 @@ use http::request::Parts;
 pub struct Target(Vec<(String, String)>);
 
 impl Target {
-    fn get(&self, name: &str) -> Result<&str> {
+    /// A part of the path as it came, unchecked.
+    pub fn get(&self, name: &str) -> Result<&str> {
         self.0
             .iter()
             .find(|(key, _)| key == name)
@@ -49,6 +50,11 @@ impl Target {
     /// Where something is served.
     pub fn place(&self) -> Result<Place> {
         Place::parse(self.get("environment")?, self.get("endpoint")?)
+    }
+
+    /// Whatever follows a route that ends with `{*path}`.
+    pub fn path(&self) -> Result<&str> {
+        self.get("path")
     }
 
     /// The run.

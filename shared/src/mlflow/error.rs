@@ -170,6 +170,7 @@ pub fn translated(error: &Error) -> (MlflowCode, String) {
         }
         ErrorCode::RouteNotFound | ErrorCode::MethodNotAllowed => (MlflowCode::EndpointNotFound, own()),
         ErrorCode::SubscriptionNotFound
+        | ErrorCode::TokenNotFound
         | ErrorCode::ArtifactNotFound
         | ErrorCode::ExperimentNotFound
         | ErrorCode::RunNotFound
@@ -208,6 +209,8 @@ pub(crate) fn envelope(error: &Error) -> (u16, Value) {
     // A method that a route does not take has a status of its own, in MLflow's server too.
     let status = match error.code {
         ErrorCode::MethodNotAllowed => 405,
+        // A file too large for a plain PUT is told so by the status that gateways use for it, too.
+        ErrorCode::BodyTooLarge => 413,
         _ => code.status(),
     };
     (status, body)

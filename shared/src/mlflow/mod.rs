@@ -9,6 +9,7 @@ pub mod error;
 pub mod fields;
 pub mod filter;
 pub mod limits;
+pub mod uploads;
 
 pub use error::{MlflowCode, endpoint_not_found, invalid, refused};
 pub use fields::Fields;

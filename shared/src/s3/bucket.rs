@@ -100,6 +100,10 @@ impl Bucket {
         self.presign_seconds
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn presigning(&self) -> Result<PresigningConfig> {
         PresigningConfig::expires_in(Duration::from_secs(self.presign_seconds))
             .map_err(|error| Error::internal("presigning", error))
@@ -189,6 +193,20 @@ impl Bucket {
         object_version: Option<&str>,
         file_name: &str,
     ) -> Result<PresignedRequest> {
+        self.presign_get_for(key, object_version, file_name, self.presign_seconds)
+            .await
+    }
+
+    /// Presigns such a download for a number of seconds.
+    pub async fn presign_get_for(
+        &self,
+        key: &str,
+        object_version: Option<&str>,
+        file_name: &str,
+        seconds: u64,
+    ) -> Result<PresignedRequest> {
+        let presigning = PresigningConfig::expires_in(Duration::from_secs(seconds))
+            .map_err(|error| Error::internal("presigning", error))?;
         let quoted: String = file_name
             .bytes()
             .map(|byte| {
@@ -206,7 +224,7 @@ impl Bucket {
             .key(key)
             .set_version_id(object_version.map(str::to_owned))
             .response_content_disposition(format!("attachment; filename*=UTF-8''{quoted}"))
-            .presigned(self.presigning()?)
+            .presigned(presigning)
             .await
             .map_err(|error| failed("presigning a download", error))?;
         Ok(presigned("GET", &request))
@@ -522,7 +540,7 @@ impl Bucket {
     }
 }
 
-async fn collect(body: ByteStream) -> Result<Bytes> {
+pub(super) async fn collect(body: ByteStream) -> Result<Bytes> {
     body.collect()
         .await
         .map(aws_sdk_s3::primitives::AggregatedBytes::into_bytes)
@@ -531,7 +549,7 @@ async fn collect(body: ByteStream) -> Result<Bytes> {
         })
 }
 
-fn presigned(
+pub(super) fn presigned(
     method: &'static str,
     request: &aws_sdk_s3::presigning::PresignedRequest,
 ) -> PresignedRequest {
@@ -547,13 +565,13 @@ fn presigned(
     }
 }
 
-fn code_of<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<&str> {
+pub(super) fn code_of<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> Option<&str> {
     error
         .as_service_error()
         .and_then(ProvideErrorMetadata::code)
 }
 
-fn failed<E, R>(doing: &str, error: SdkError<E, R>) -> Error
+pub(super) fn failed<E, R>(doing: &str, error: SdkError<E, R>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     R: std::fmt::Debug + Send + Sync + 'static,

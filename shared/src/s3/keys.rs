@@ -8,6 +8,7 @@
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
 //! packages              packages/<tenant>/<home>/<version>/manifest.json
+//! artifacts of runs     runs/<tenant>/<path below the root of all artifacts>
 //! ```
 //!
 //! A version's objects lie under the home of its model, which a renaming does not change; a drop is for a name.
@@ -17,7 +18,8 @@
 
 use crate::domain::artifact::RESERVED_PREFIX;
 use crate::domain::{
-    Artifact, ArtifactPath, Digest, ModelName, TenantName, VersionId, VersionNumber,
+    Artifact, ArtifactPath, Digest, Location, ModelName, StoredPath, TenantName, VersionId,
+    VersionNumber,
 };
 use crate::error::{Error, Result};
 
@@ -99,6 +101,32 @@ pub fn manifest(id: &VersionId) -> String {
     )
 }
 
+/// Prefix of everything that the runs and logged models of a tenant keep.
+pub fn tracked_prefix(tenant: &TenantName) -> String {
+    format!("runs/{tenant}/")
+}
+
+/// A file that a run or a logged model keeps.
+pub fn tracked(tenant: &TenantName, path: &StoredPath) -> String {
+    format!("{}{path}", tracked_prefix(tenant))
+}
+
+/// Where the files of a root lie that is ours: of `mlflow-artifacts:` or of `s3:` in this bucket, and of this tenant.
+pub fn tracked_of_uri(tenant: &TenantName, bucket: &str, uri: &str) -> Option<String> {
+    if let Some(rest) = uri.strip_prefix("s3://") {
+        let key = rest.strip_prefix(bucket)?.strip_prefix('/')?;
+        let path = key.strip_prefix(&tracked_prefix(tenant))?;
+        let path = StoredPath::parse(path.trim_end_matches('/')).ok()?;
+        return Some(tracked(tenant, &path));
+    }
+    let path = uri.strip_prefix("mlflow-artifacts:")?;
+    let path = path.trim_start_matches('/').trim_end_matches('/');
+    match Location::of_uri_path(path).ok()? {
+        Location::Stored(path) => Some(tracked(tenant, &path)),
+        _ => None,
+    }
+}
+
 /// Which version an object under `prefix` (such as `incoming`) belongs to, and the rest of its key.
 pub fn version_of<'a>(prefix: &str, key: &'a str) -> Option<(VersionId, &'a str)> {
     let mut parts = key.strip_prefix(prefix)?.strip_prefix('/')?.splitn(4, '/');
@@ -152,5 +180,33 @@ mod tests {
         );
         assert_eq!(drop_of("dropzone/default/iris/a/b").unwrap().2, "a/b");
         assert_eq!(drop_of("dropzone/default/iris"), None);
+        for (uri, key) in [
+            (
+                "mlflow-artifacts:/0/r/artifacts",
+                Some("runs/team-a/0/r/artifacts"),
+            ),
+            (
+                "s3://slipway/runs/team-a/0/r/artifacts",
+                Some("runs/team-a/0/r/artifacts"),
+            ),
+            ("s3://slipway/runs/team-b/0/r/artifacts", None),
+            ("s3://slipway/runs/team-a/../team-b/0/r/artifacts", None),
+            ("s3://slipway2/runs/team-a/0/r/artifacts", None),
+            ("mlflow-artifacts:/versions/iris/1", None),
+            ("file:///etc", None),
+        ] {
+            assert_eq!(
+                tracked_of_uri(&id.tenant, "slipway", uri).as_deref(),
+                key,
+                "{uri}"
+            );
+        }
+        assert_eq!(
+            tracked(
+                &id.tenant,
+                &StoredPath::parse("0/8a1f/artifacts/plot.png").unwrap()
+            ),
+            "runs/team-a/0/8a1f/artifacts/plot.png"
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! GET  /healthz                      whether the registry answers
 //! GET  /_local/state                 what is on its way
 //! GET  /_local/dead-letters          what was given up
+//! GET  /_local/inbox                 what was put on the event bus, and what was published to topics
 //! POST /_local/dead-letters/redrive  try again: all, one `{"id":…}`, or those of one queue `{"queue":…}`
 //! ```
 
@@ -18,6 +19,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Request, State},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -28,18 +30,21 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use shared::{
-    Error, ErrorCode,
+    App, Error, ErrorCode,
     app::Ids,
-    domain::{TenantName, Timestamp},
-    http::reply::envelope,
+    domain::{Action, Identity, TenantName, Timestamp},
+    http::{
+        caller::{IDENTITY_KEY, give_context},
+        reply::envelope,
+    },
 };
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tower::ServiceExt as _;
 
 use super::plumbing::{Plumbing, Source, describe_message};
-use crate::queues::DeadLetter;
+use crate::{definition::REGION, queues::DeadLetter};
 
 /// How long a health check may take before it counts as failed.
 const HEALTH_LIMIT: Duration = Duration::from_secs(2);
@@ -110,22 +115,109 @@ impl Door {
 /// The routes of the host, before those of the functions.
 pub(super) fn router(door: Arc<Door>) -> Router {
     Router::new()
-        .route("/healthz", get(health))
         .route("/_local/state", get(state))
         .route("/_local/dead-letters", get(dead_letters))
+        .route("/_local/inbox", get(inbox))
         .route("/_local/dead-letters/redrive", post(redrive))
+        .route_layer(from_fn_with_state(Arc::clone(&door), require_administrator))
+        .route("/healthz", get(health))
         .method_not_allowed_fallback(wrong_method)
         .fallback(functions)
         .with_state(door)
 }
 
-async fn functions(State(door): State<Arc<Door>>, request: Request) -> Response {
-    match door.inside.get() {
-        Some(inside) => match inside.api.clone().oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        },
-        None => door.render(door.plumbing().map(|_| Value::Null)),
+async fn functions(State(door): State<Arc<Door>>, mut request: Request) -> Response {
+    let Some(inside) = door.inside.get() else {
+        return door.render(door.plumbing().map(|_| Value::Null));
+    };
+    if asks_for_tokens(&inside.plumbing.app) {
+        let question = question(&request);
+        match authorize(&inside.plumbing.app, question).await {
+            Ok(context) => give_context(&mut request, &context),
+            Err(error) => return door.refuse(&error),
+        }
+    }
+    match inside.api.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// Whether callers must bring tokens.
+fn asks_for_tokens(app: &App) -> bool {
+    app.config.token_secret.is_some() && !app.config.trust_actor_header
+}
+
+/// What the gateway asks its authorizer for a request.
+fn question(request: &Request) -> Value {
+    let path = request.uri().path();
+    let authorization = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    json!({
+        "version": "2.0",
+        "type": "REQUEST",
+        "routeArn": format!("arn:aws:execute-api:{REGION}:000000000000:slipway/$default/{}{path}", request.method()),
+        "rawPath": path,
+        "headers": authorization.map(|value| json!({ "authorization": value })).unwrap_or_default(),
+        "requestContext": {"http": {"method": request.method().as_str(), "path": path}},
+    })
+}
+
+/// Asks the authorizer who calls, and answers the context that it gave.
+async fn authorize(app: &App, question: Value) -> Result<Map<String, Value>, Error> {
+    let mut answer = authorizer::handle(app.clone(), question).await?;
+    match answer["context"].take() {
+        Value::Object(context) => Ok(context),
+        _ => Err(Error::internal(
+            "asking the authorizer",
+            "it answered no context",
+        )),
+    }
+}
+
+/// Refuses the host's own routes, but for the health check, to who may not administer the registry.
+async fn require_administrator(
+    State(door): State<Arc<Door>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(inside) = door.inside.get()
+        && asks_for_tokens(&inside.plumbing.app)
+    {
+        let question = question(&request);
+        let refusal = match authorize(&inside.plumbing.app, question).await {
+            Ok(context) => check_administrator(&context).err(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = refusal {
+            return door.refuse(&error);
+        }
+    }
+    next.run(request).await
+}
+
+fn check_administrator(context: &Map<String, Value>) -> Result<(), Error> {
+    let Some(identity) = context.get(IDENTITY_KEY) else {
+        return Err(Error::new(
+            ErrorCode::Unauthenticated,
+            "this route of the host needs a token; send it as `Authorization: Bearer …`",
+        ));
+    };
+    let identity: Identity = serde_json::from_value(identity.clone())
+        .map_err(|error| Error::internal("reading the authorizer's context", error))?;
+    let may = identity.tenant.is_none()
+        && identity
+            .scope
+            .is_none_or(|scope| scope.allows(Action::Admin) && scope.reaches_every_model());
+    if may {
+        Ok(())
+    } else {
+        Err(Error::new(
+            ErrorCode::PermissionDenied,
+            "this route of the host needs the administrator's token",
+        ))
     }
 }
 
@@ -207,6 +299,16 @@ async fn read_state(plumbing: &Plumbing) -> anyhow::Result<Value> {
         "queues": queues,
         "stream": { "lag_records": lag, "checkpoint": plumbing.stream.checkpoint()? },
     }))
+}
+
+async fn inbox(State(door): State<Arc<Door>>) -> Response {
+    let outcome = door.plumbing().map(|plumbing| {
+        json!({
+            "events": plumbing.inbox.events(),
+            "messages": plumbing.inbox.messages(),
+        })
+    });
+    door.render(outcome)
 }
 
 async fn dead_letters(State(door): State<Arc<Door>>) -> Response {

@@ -54,6 +54,7 @@ use crate::{
     definition::{self, Function, SCHEDULES},
     dynamodb::Engine,
     functions::Functions,
+    inbox::Inbox,
     queues::{DeadLetter, Queues},
     s3::{self, S3Options, S3Server},
 };
@@ -66,6 +67,9 @@ pub const ACCESS_KEY_ID: &str = "slipway";
 
 /// Its secret, which is none: the servers listen on loopback only.
 pub const SECRET_ACCESS_KEY: &str = "slipway-local";
+
+/// File of the data folder that keeps the administrator's token.
+pub const ADMINISTRATOR_TOKEN_FILE: &str = "administrator-token";
 
 /// How long requests and event handlers may go on after a shutdown began.
 const GRACE: Duration = Duration::from_secs(5);
@@ -91,6 +95,15 @@ pub enum PumpMode {
     Manual,
 }
 
+/// How callers are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// They are not: who calls is who they say, and S3 has a secret that everybody knows.
+    Nobody,
+    /// They bring tokens, which the authorizer checks before any route; S3 has a secret of its own.
+    Token,
+}
+
 /// How a stack is started.
 #[derive(Clone, Debug)]
 pub struct StackOptions {
@@ -110,6 +123,8 @@ pub struct StackOptions {
     pub pump: PumpMode,
     /// What is run; a test may exchange a handler.
     pub functions: Functions,
+    /// How callers are known.
+    pub login: Login,
     /// Variables of [`Config`] that differ from the host's own choice, such as `TRUST_ACTOR_HEADER`.
     pub settings: BTreeMap<String, String>,
 }
@@ -125,8 +140,24 @@ impl Default for StackOptions {
             interceptors: Vec::new(),
             pump: PumpMode::Automatic,
             functions: Functions::slipway(),
+            login: Login::Nobody,
             settings: BTreeMap::new(),
         }
+    }
+}
+
+/// The token with which the first tokens are created.
+#[derive(Clone)]
+pub struct Administrator {
+    /// The token.
+    pub token: String,
+    /// Whether it was made just now, so that nobody can have read it yet.
+    pub is_new: bool,
+}
+
+impl std::fmt::Debug for Administrator {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Administrator(hidden)")
     }
 }
 
@@ -140,6 +171,7 @@ pub struct Stack {
     http: SocketAddr,
     s3: SocketAddr,
     data: PathBuf,
+    administrator: Option<Administrator>,
     /// What takes work in: the API and the pumps.
     front: JoinSet<()>,
     stop_front: watch::Sender<bool>,
@@ -178,7 +210,14 @@ impl Stack {
         )
         .await?;
         let (http_address, s3_address) = (http.local_addr()?, s3_listener.local_addr()?);
+        let inbox_listener = listen(
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            "--port",
+        )
+        .await?;
         let dynamodb_address = dynamodb.local_addr()?;
+        let inbox_address = inbox_listener.local_addr()?;
+        let inbox = Inbox::default();
 
         let (stop_front, front_stopping) = watch::channel(false);
         let (stop_servers, servers_stopping) = watch::channel(false);
@@ -192,15 +231,23 @@ impl Stack {
         ));
 
         let manual = (options.pump == PumpMode::Manual).then(Manual::default);
-        let opened = open(&folder, &options, manual.as_ref())?;
+        let secrets = Secrets::of(&folder, &options)?;
+        let opened = open(&folder, &options, &secrets, manual.as_ref())?;
         opened.s3.ensure_bucket(definition::BUCKET).await?;
         opened.engine.create_table(definition::table())?;
         let servers = vec![
             serve_s3(&opened.s3, s3_listener, &servers_stopping),
             serve_dynamodb(&opened.engine, dynamodb, &servers_stopping),
+            serve_inbox(&inbox, inbox_listener, &servers_stopping),
         ];
 
-        let variables = variables(&folder, &options, s3_address, dynamodb_address)?;
+        let addresses = Addresses {
+            http: http_address,
+            s3: s3_address,
+            dynamodb: dynamodb_address,
+            inbox: inbox_address,
+        };
+        let variables = variables(&options, &secrets, &addresses);
         let config = Config::from_lookup(&|name| variables.get(name).cloned())
             .context("the registry's settings are not usable")?;
         let app = App::new(config, options.clock, &options.interceptors);
@@ -214,12 +261,22 @@ impl Stack {
             queues: opened.queues,
             engine: opened.engine,
             s3: opened.s3,
+            inbox,
         });
         door.open(Arc::clone(&plumbing));
         if manual.is_none() {
             pumps::start(&mut front, &plumbing, &front_stopping);
         }
+        let administrator = match &secrets.tokens {
+            None => None,
+            Some(secret) => {
+                let token = authorizer::administrator_token(secret);
+                let is_new = keep_administrator_token(&folder, &token)?;
+                Some(Administrator { token, is_new })
+            }
+        };
         Ok(Self {
+            administrator,
             plumbing,
             manual,
             http: http_address,
@@ -247,6 +304,11 @@ impl Stack {
         format!("http://{}", self.s3)
     }
 
+    /// The administrator's token, where callers bring tokens.
+    pub fn administrator(&self) -> Option<&Administrator> {
+        self.administrator.as_ref()
+    }
+
     /// The folder in which everything lies.
     pub fn data_folder(&self) -> &Path {
         &self.data
@@ -265,6 +327,11 @@ impl Stack {
     /// The embedded S3 server, with its counters.
     pub fn s3(&self) -> &S3Server {
         &self.plumbing.s3
+    }
+
+    /// What was put on the event bus, and what was published to topics.
+    pub fn inbox(&self) -> &Inbox {
+        &self.plumbing.inbox
     }
 
     /// Lists what was given up, the oldest first.
@@ -405,6 +472,7 @@ struct Opened {
 fn open(
     folder: &DataFolder,
     options: &StackOptions,
+    secrets: &Secrets,
     manual: Option<&Manual>,
 ) -> anyhow::Result<Opened> {
     let time = options.clock.clone();
@@ -417,7 +485,7 @@ fn open(
             Arc::new(move || clock() + Duration::from_millis(ahead.load(Ordering::SeqCst)))
         }
     };
-    let mut s3_options = S3Options::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY);
+    let mut s3_options = S3Options::new(ACCESS_KEY_ID, &secrets.s3);
     definition::REGION.clone_into(&mut s3_options.region);
     let s3_clock = Arc::clone(&clock);
     s3_options.clock = Arc::new(move || OffsetDateTime::from(s3_clock()));
@@ -432,13 +500,26 @@ fn open(
     })
 }
 
-/// What a deployment would find in its environment.
-fn variables(
-    folder: &DataFolder,
-    options: &StackOptions,
+/// Where the API and the embedded servers listen.
+struct Addresses {
+    http: SocketAddr,
     s3: SocketAddr,
     dynamodb: SocketAddr,
-) -> anyhow::Result<BTreeMap<String, String>> {
+    inbox: SocketAddr,
+}
+
+/// What a deployment would find in its environment.
+fn variables(
+    options: &StackOptions,
+    secrets: &Secrets,
+    addresses: &Addresses,
+) -> BTreeMap<String, String> {
+    let Addresses {
+        http,
+        s3,
+        dynamodb,
+        inbox,
+    } = addresses;
     let ours = [
         ("SLIPWAY_FUNCTION", "slipway".to_owned()),
         ("TABLE_NAME", definition::TABLE.to_owned()),
@@ -447,24 +528,60 @@ fn variables(
         ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{dynamodb}")),
         ("AWS_ENDPOINT_URL_S3", format!("http://{s3}")),
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
-        ("CURSOR_SECRET", cursor_secret(folder, &options.clock)?),
+        ("AWS_SECRET_ACCESS_KEY", secrets.s3.clone()),
+        ("AWS_ENDPOINT_URL_EVENTBRIDGE", format!("http://{inbox}")),
+        ("AWS_ENDPOINT_URL_SNS", format!("http://{inbox}")),
+        ("EVENT_BUS", definition::EVENT_BUS.to_owned()),
+        ("FEED_DELAY_SECONDS", "1".to_owned()),
+        ("PUBLIC_URL", format!("http://{http}")),
+        ("CURSOR_SECRET", secrets.cursors.clone()),
+        ("SECRETS_KEY", secrets.sealing.clone()),
         ("PRESIGN_SECONDS", "900".to_owned()),
         ("DROP_ZONE_QUIET_SECONDS", "3".to_owned()),
         ("ALLOW_LOOPBACK_WEBHOOKS", "true".to_owned()),
-        ("TRUST_ACTOR_HEADER", "true".to_owned()),
+        ("TRUST_ACTOR_HEADER", secrets.tokens.is_none().to_string()),
+        ("TOKEN_SECRET", secrets.tokens.clone().unwrap_or_default()),
     ];
     let mut variables: BTreeMap<String, String> = ours
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
     variables.extend(options.settings.clone());
-    Ok(variables)
+    variables
 }
 
-/// Reads the key of page cursors, or makes one, so that a cursor stays good over a restart.
-fn cursor_secret(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
-    let path = folder.path().join("cursor-secret");
+/// What only this deployment knows.
+struct Secrets {
+    /// The key of page cursors.
+    cursors: String,
+    /// The key under which secrets of subscriptions are sealed.
+    sealing: String,
+    /// The secret access key of S3.
+    s3: String,
+    /// The key of the hashes of tokens, where callers bring some.
+    tokens: Option<String>,
+}
+
+impl Secrets {
+    fn of(folder: &DataFolder, options: &StackOptions) -> anyhow::Result<Self> {
+        let has_tokens = options.login == Login::Token;
+        let kept = |name| secret(folder, name, &options.clock);
+        Ok(Self {
+            cursors: kept("cursor-secret")?,
+            sealing: kept("secrets-key")?,
+            s3: if has_tokens {
+                kept("s3-secret")?
+            } else {
+                SECRET_ACCESS_KEY.to_owned()
+            },
+            tokens: has_tokens.then(|| kept("token-secret")).transpose()?,
+        })
+    }
+}
+
+/// Reads a secret, or makes one, so that what was made with it stays good over a restart.
+fn secret(folder: &DataFolder, name: &str, clock: &Clock) -> anyhow::Result<String> {
+    let path = folder.path().join(name);
     let doing = || format!("the file `{}` is not usable", path.display());
     match fs::read_to_string(&path) {
         Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
@@ -473,12 +590,32 @@ fn cursor_secret(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
         Err(error) => return Err(error).with_context(doing),
     }
     let secret = hex::encode(Ids::new(clock.clone()).secret::<32>());
-    // Under another name first, so that a kill in between leaves no half-written secret; only its owner may read it.
-    let mut file = tempfile::NamedTempFile::new_in(folder.path()).with_context(doing)?;
-    writeln!(file, "{secret}").with_context(doing)?;
-    file.as_file().sync_all().with_context(doing)?;
-    file.persist(&path).with_context(doing)?;
+    keep(folder, &path, &secret).with_context(doing)?;
     Ok(secret)
+}
+
+/// Writes a secret under another name first, so that a kill in between leaves no half of it; only its owner may read it.
+fn keep(folder: &DataFolder, path: &Path, secret: &str) -> anyhow::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(folder.path())?;
+    writeln!(file, "{secret}")?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Keeps the administrator's token in the data folder; whether it was not kept there before.
+fn keep_administrator_token(folder: &DataFolder, token: &str) -> anyhow::Result<bool> {
+    let path = folder.path().join(ADMINISTRATOR_TOKEN_FILE);
+    let doing = || format!("the file `{}` is not usable", path.display());
+    match fs::read_to_string(&path) {
+        Ok(kept) if kept.trim() == token => return Ok(false),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(doing);
+        }
+        _ => {}
+    }
+    keep(folder, &path, token).with_context(doing)?;
+    Ok(true)
 }
 
 async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
@@ -501,6 +638,20 @@ fn serve_s3(s3: &S3Server, listener: TcpListener, stop: &watch::Receiver<bool>) 
     tokio::spawn(async move {
         if let Err(error) = s3.serve(listener, pumps::stopped(stop)).await {
             tracing::error!(%error, "The embedded S3 stopped serving");
+        }
+    })
+}
+
+fn serve_inbox(
+    inbox: &Inbox,
+    listener: TcpListener,
+    stop: &watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let (inbox, stop) = (inbox.clone(), stop.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = pumps::stopped(stop) => {}
+            () = inbox.serve(listener) => {}
         }
     })
 }

@@ -12,6 +12,7 @@ use crate::{
     definition::{self, Function, Queue, STREAM},
     dynamodb::{Engine, Stream, StreamRecord, to_stream_event},
     functions::Functions,
+    inbox::Inbox,
     queues::{Failure, Message, Queues, failed_items, to_sqs_event},
     s3::{Notification, Notifications, S3Server, to_event_record},
 };
@@ -126,6 +127,7 @@ pub(super) struct Plumbing {
     pub(super) stream: Stream,
     pub(super) s3: S3Server,
     pub(super) notifications: Notifications,
+    pub(super) inbox: Inbox,
 }
 
 impl Plumbing {

@@ -6,6 +6,7 @@
 
 mod aliases;
 mod deliveries;
+mod feed;
 mod identity;
 mod models;
 mod renames;
@@ -13,18 +14,23 @@ mod requests;
 mod rollouts;
 mod settings;
 mod stages;
+mod subscriptions;
+mod tokens;
 mod tracking;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
+pub use deliveries::{Lane, Place};
+pub use feed::{Dispatch, FEED_DAYS};
 pub use renames::Naming;
 pub use requests::{NewRequest, Promotion, RequestChange, Requested};
 pub use rollouts::RolloutChange;
 pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};
 pub use stages::{LifecycleChange, StageChange, StageHolder, StageLoaded};
 pub use tracking::{
-    Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink, RunWithExperiment,
+    ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
+    RunWithExperiment,
 };
 pub use versions::{Judgement, Registration, VersionChange};
 pub use work::{WorkItem, WorkKind};

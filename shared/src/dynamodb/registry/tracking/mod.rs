@@ -7,10 +7,12 @@ mod experiments;
 mod listing;
 mod logged_models;
 mod points;
+mod roots;
 mod runs;
 mod sections;
 
 pub use experiments::NewExperiment;
 pub use listing::{Listed, Position};
 pub use logged_models::LoggedModelChange;
+pub use roots::ArtifactRoot;
 pub use runs::{RunChange, RunLink, RunWithExperiment};
