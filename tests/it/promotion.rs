@@ -4,6 +4,7 @@ use crate::crashes::cut_everywhere_with;
 use crate::world::{Answer, World, files, safetensors};
 use reqwest::Method;
 use serde_json::{Value, json};
+use shared::test_util::Cut;
 use std::collections::BTreeSet;
 
 /// Sends as somebody who belongs to groups.
@@ -703,4 +704,95 @@ async fn guarding_survives_every_cut() {
         },
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guarded_promotion_keeps_its_budget() {
+    let world = World::start().await;
+    world.ready_model("iris").await;
+    version_with(&world, 2, json!({})).await;
+    protect(&world, json!([{"id": "p", "aliases": ["champion"]}])).await;
+    for (version, held) in [
+        (1, json!(null)),
+        (2, json!(1)),
+        (1, json!(2)),
+        (2, json!(1)),
+    ] {
+        world.probe.reset(Cut::Never);
+        world
+            .set_alias("iris", "champion", version, held)
+            .await
+            .expect(200);
+        let operations = world.probe.operations();
+        let reads = operations
+            .iter()
+            .filter(|name| *name == "BatchGetItem")
+            .count();
+        // What is loaded, and in the first call of a process what guards it.
+        assert!(
+            reads <= 2 && operations.len() == reads + 1,
+            "{operations:?}"
+        );
+        if world.probe.units() <= 10.0 {
+            assert_eq!(operations, ["TransactWriteItems"]);
+        }
+    }
+    assert!(world.probe.units() <= 10.0, "{}", world.probe.units());
+    // An alias that nothing guards costs what it did.
+    world
+        .set_alias("iris", "other", 1, json!(null))
+        .await
+        .expect(200);
+    world
+        .set_alias("iris", "other", 2, json!(1))
+        .await
+        .expect(200);
+    world.probe.reset(Cut::Never);
+    world
+        .set_alias("iris", "other", 1, json!(2))
+        .await
+        .expect(200);
+    assert_eq!(world.probe.operations(), ["TransactWriteItems"]);
+    assert!(world.probe.units() <= 8.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_guards_a_model_stays_with_it_when_it_is_renamed() {
+    let world = World::start().await;
+    world.ready_model("iris").await;
+    let never = json!({"expected_revision": 0, "protections": [{"id": "p", "aliases": ["champion"],
+        "conditions": [{"id": "never", "when": "false", "satisfied_by": "nothing"}]}]});
+    world
+        .put("/v1/models/iris/protections", never)
+        .await
+        .expect(200);
+    world
+        .post("/v1/models/iris/rename", json!({"name": "lily"}))
+        .await
+        .expect(200);
+    let denied = world.set_alias("lily", "champion", 1, json!(null)).await;
+    denied.expect_error(403, "promotion_denied");
+    let view = world.get("/v1/models/lily/protections").await.expect(200);
+    assert_eq!(view["revision"], 1);
+    // Another model that gets the name is guarded by nothing.
+    world.ready_model("iris").await;
+    world
+        .set_alias("iris", "champion", 1, json!(null))
+        .await
+        .expect(200);
+    let body = json!({"version": 1, "alias": "next"});
+    let path = "/v1/models/lily/promotion-requests";
+    let request = world.post(path, body).await.expect(201);
+    let path = format!("{path}/{}/approve", request["id"].as_str().unwrap());
+    let approved = send_as(&world, ("ben", ""), Method::POST, &path, json!({})).await;
+    assert_eq!(approved.expect(200)["status"], "promoted");
+    let alias = world.get("/v1/models/lily/aliases/next").await.expect(200);
+    assert_eq!(alias["version"], 1);
+    let path = "/v1/rollouts/e/lily";
+    let body = json!({"model": "lily", "strategy": "single", "expected_revision": 0,
+        "deployments": [{"version": 1, "role": "champion", "weight": 10_000}]});
+    world.put(path, body).await.expect(200);
+    assert_eq!(world.get(path).await.expect(200)["model"], "lily");
+    let deleted = world.delete("/v1/models/lily/versions/1").await;
+    deleted.expect_error(409, "version_in_use");
 }
