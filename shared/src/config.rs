@@ -4,6 +4,10 @@ use crate::error::{Error, ErrorCode, Result};
 use std::fmt;
 
 /// What a deployment sets.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a variable of its own, and none follows from another"
+)]
 #[derive(Clone)]
 pub struct Config {
     /// `SLIPWAY_FUNCTION`: the function's name, for logs and metrics.
@@ -52,10 +56,16 @@ pub struct Config {
     pub allow_loopback_webhooks: bool,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
     pub trust_actor_header: bool,
+    /// `MLFLOW_SOURCE_LINEAGE`: whether sources of versions must lie in the run or logged model that a request names.
+    pub mlflow_lineage: bool,
     /// `TOKEN_SECRET`: the key of the hashes of tokens; without one there are no tokens.
     pub token_secret: Option<String>,
     /// `ADMINISTRATOR_TOKEN`: whether the administrator's token, made from the secret alone, is taken; `true` unless set.
     pub administrator_token: bool,
+    /// `JWT_SUBJECTS`: patterns of the subjects of JWTs that are let in, separated by commas; every subject unless set.
+    pub jwt_subjects: Vec<String>,
+    /// `S3_ARTIFACT_ROOTS`: whether new runs keep their files at `s3://` roots, for clients with IAM credentials.
+    pub s3_artifact_roots: bool,
     /// `JWT_GROUPS_CLAIM`: the claim of a JWT that names the caller's groups; `groups` unless set.
     pub jwt_groups_claim: String,
 }
@@ -141,8 +151,15 @@ impl Config {
                 .transpose()?,
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
+            mlflow_lineage: flag("MLFLOW_SOURCE_LINEAGE"),
             token_secret: get("TOKEN_SECRET"),
             administrator_token: get("ADMINISTRATOR_TOKEN").is_none_or(|text| text == "true"),
+            jwt_subjects: get("JWT_SUBJECTS")
+                .unwrap_or_else(|| "*".into())
+                .split(',')
+                .map(|pattern| pattern.trim().to_owned())
+                .collect(),
+            s3_artifact_roots: flag("S3_ARTIFACT_ROOTS"),
             jwt_groups_claim: get("JWT_GROUPS_CLAIM").unwrap_or_else(|| "groups".into()),
         })
     }

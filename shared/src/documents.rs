@@ -4,11 +4,13 @@
 //! beyond that it is an immutable object, named by its own digest, that is written before the item that names it.
 
 use crate::app::App;
+use crate::domain::model::Notes;
 use crate::domain::version::Document;
-use crate::domain::{Digest, TenantName, VersionId};
+use crate::domain::{Digest, TenantName, Version, VersionId};
 use crate::error::{Error, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashMap;
 
 /// What one version's documents may take of its item, in bytes: the item stays under 1 KiB.
 pub const INLINE_BYTES: usize = 300;
@@ -55,6 +57,33 @@ impl App {
             document: Document::Object(key),
             apart: None,
         })
+    }
+
+    /// The notes of several versions, in their order; those that lie apart come in one call for every hundred.
+    pub async fn notes_of(&self, versions: &[Version]) -> Result<Vec<Notes>> {
+        let apart: Vec<&VersionId> = versions
+            .iter()
+            .filter(|version| version.notes == Document::Item)
+            .map(|version| &version.id)
+            .collect();
+        let mut found = if apart.is_empty() {
+            HashMap::new()
+        } else {
+            self.registry.documents(&apart, "notes").await?
+        };
+        let mut notes = Vec::with_capacity(versions.len());
+        for version in versions {
+            let document = match found.remove(&version.id) {
+                Some(json) => Document::Inline(json),
+                None => version.notes.clone(),
+            };
+            notes.push(
+                self.load_document(&version.id, "notes", &document)
+                    .await?
+                    .unwrap_or_default(),
+            );
+        }
+        Ok(notes)
     }
 
     /// Reads a document of a version from wherever it lies; `None` if there is none.

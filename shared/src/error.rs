@@ -62,6 +62,10 @@ pub enum ErrorCode {
     Conflict,
     /// The version is not `READY`.
     VersionNotReady,
+    /// The version was judged again, and is no longer accepted.
+    VersionRevoked,
+    /// What is stored of the version does not suffice to judge it again.
+    NotRejudgeable,
     /// The version, or one of the model's versions, is held by an alias, a promotion request or a rollout.
     VersionInUse,
     /// The rules of the stages do not name this transition.
@@ -112,6 +116,8 @@ impl ErrorCode {
         Self::ExperimentExists,
         Self::Conflict,
         Self::VersionNotReady,
+        Self::VersionRevoked,
+        Self::NotRejudgeable,
         Self::VersionInUse,
         Self::TransitionNotAllowed,
         Self::Deleted,
@@ -152,6 +158,8 @@ impl ErrorCode {
             Self::ExperimentExists => ("experiment_exists", 409, false),
             Self::Conflict => ("conflict", 409, false),
             Self::VersionNotReady => ("version_not_ready", 409, false),
+            Self::VersionRevoked => ("version_revoked", 409, false),
+            Self::NotRejudgeable => ("not_rejudgeable", 409, false),
             Self::VersionInUse => ("version_in_use", 409, false),
             Self::TransitionNotAllowed => ("transition_not_allowed", 409, false),
             Self::Deleted => ("deleted", 409, false),

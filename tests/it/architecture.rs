@@ -167,6 +167,7 @@ fn routes() -> BTreeSet<String> {
         ("promote", promote::routes()),
         ("query", query::routes()),
         ("notifications", notifications::routes()),
+        ("artifactvalidation", artifact_validation::routes()),
         ("artifacts", artifacts::routes()),
         ("authorizer", authorizer::routes()),
         ("tracking", tracking::routes()),
@@ -259,6 +260,13 @@ fn the_embedded_table_is_that_of_the_template() {
             "the template's table has {word}"
         );
     }
+}
+
+#[test]
+fn abandoned_uploads_end_as_the_template_says() {
+    let template = std::fs::read_to_string(repository().join("template.yaml")).unwrap();
+    let days = number(&resource(&template, "Bucket"), "DaysAfterInitiation");
+    assert_eq!(definition::ABANDONED_UPLOADS.as_secs(), days * 24 * 3_600);
 }
 
 /// The lines of one resource of the template.

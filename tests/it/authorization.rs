@@ -245,6 +245,8 @@ async fn a_token_may_do_what_it_allows_with_the_models_that_it_names() {
         (&vision, "/v1/models/vision-nothing", 404),
         (&vision, "/v1/models/audio/versions/1/downloads", 403),
         (&promoter, "/v1/models/audio", 403),
+        (&reader, "/v1/events", 200),
+        (&vision, "/v1/events", 403),
         (&reader, "/v1/subscriptions", 403),
         (&reader, "/v1/tokens", 403),
         (&vision, "/t/team-a/v1/models", 403),

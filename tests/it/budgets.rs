@@ -6,12 +6,12 @@ use shared::test_util::Cut;
 
 /// What an operation cost.
 #[derive(Debug)]
-struct Cost {
-    operations: Vec<String>,
-    units: f64,
+pub(crate) struct Cost {
+    pub(crate) operations: Vec<String>,
+    pub(crate) units: f64,
 }
 
-async fn cost<T>(world: &World, act: impl Future<Output = T>) -> (T, Cost) {
+pub(crate) async fn cost<T>(world: &World, act: impl Future<Output = T>) -> (T, Cost) {
     world.probe.reset(Cut::Never);
     let value = act.await;
     (
@@ -25,7 +25,7 @@ async fn cost<T>(world: &World, act: impl Future<Output = T>) -> (T, Cost) {
 
 impl Cost {
     #[track_caller]
-    fn is(&self, operations: &[&str], most_units: f64) {
+    pub(crate) fn is(&self, operations: &[&str], most_units: f64) {
         assert_eq!(self.operations, operations, "{self:?}");
         assert!(self.units <= most_units, "{self:?} is over {most_units}");
     }
@@ -197,11 +197,55 @@ async fn validation_and_packaging_keep_their_budget() {
         .collect();
     assert_eq!(
         others,
-        ["GetItem", "HeadObject", "PutObject", "TransactWriteItems"]
+        [
+            "GetItem",
+            "HeadObject",
+            "GetItem",
+            "PutObject",
+            "TransactWriteItems"
+        ],
+        "the version, and the policy"
     );
-    assert!(spent.units <= 5.0, "{spent:?}");
+    assert!(spent.units <= 6.0, "{spent:?}");
 
     let report = next("reports/").await;
     let (_, spent) = cost(&world, world.stack.deliver(&report)).await;
     spent.is(&["GetItem", "PutObject", "TransactWriteItems"], 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_keep_their_budget() {
+    let world = World::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(|| async {});
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    world
+        .post("/v1/subscriptions", json!({ "url": url }))
+        .await
+        .expect(201);
+    world.create_model("iris").await;
+    let waiting = world.stack.deliveries().await.unwrap();
+    let (_, spent) = cost(&world, world.stack.deliver(&waiting[0].id)).await;
+    // Subscriptions; the dispatch; the bus; the lane; the attempt, the place that is left, and the work that is done.
+    spent.is(
+        &[
+            "Query",
+            "TransactWriteItems",
+            "PutEvents",
+            "Query",
+            "PutItem",
+            "DeleteItem",
+            "DeleteItem",
+        ],
+        1.0 + (4.0 + 4.0 + 2.0) + 1.0 + 2.0 + 1.0,
+    );
+    world.clock.advance_millis(31_000);
+    let (answer, spent) = cost(&world, world.get("/v1/events")).await;
+    answer.expect(200);
+    assert!(
+        spent.operations.iter().all(|name| name == "Query"),
+        "{spent:?}"
+    );
+    assert!(spent.units <= 32.0, "{spent:?}");
 }

@@ -259,10 +259,18 @@ async fn a_test_is_delivered_at_once() {
 /// What a reader sees at the end, without times, ids and digests that name times.
 async fn outcome(world: &World) -> Value {
     let version = world.version("iris", 1).await;
+    let mut report = world
+        .get("/v1/models/iris/versions/1/report")
+        .await
+        .expect(200);
+    for artifact in report["artifacts"].as_array_mut().unwrap() {
+        // Every registry has objects of its own.
+        artifact.as_object_mut().unwrap().remove("object_version");
+    }
     json!({
         "status": version["status"],
         "verdict": version["validation"]["verdict"],
-        "report": version["validation"]["report_digest"],
+        "report": report,
         "packaged": version["package"].is_object(),
         "aliases": world.get("/v1/models/iris/aliases").await.expect(200)["aliases"][0]["sequence"],
     })

@@ -4,6 +4,7 @@ use crate::world::{World, files, safetensors};
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use serde_json::json;
 use shared::test_util::Cut;
+use std::collections::HashMap;
 
 async fn costs(world: &World, model: &str) -> Vec<(String, Vec<String>, f64)> {
     let newest = world.get(&format!("/v1/models/{model}")).await.expect(200)["version_count"]
@@ -59,10 +60,10 @@ async fn costs(world: &World, model: &str) -> Vec<(String, Vec<String>, f64)> {
     costs
 }
 
-/// Fills a model up to `count` versions: copies of its first one, written past the API because that is quicker.
-async fn fill(world: &World, model: &str, count: u64) {
+/// A client of the table itself.
+pub(crate) fn table_client(world: &World) -> aws_sdk_dynamodb::Client {
     let config = &world.stack.app().config;
-    let client = aws_sdk_dynamodb::Client::from_conf(
+    aws_sdk_dynamodb::Client::from_conf(
         aws_sdk_dynamodb::Config::builder()
             .behavior_version_latest()
             .http_client(aws_smithy_http_client::Builder::new().build_http())
@@ -70,7 +71,36 @@ async fn fill(world: &World, model: &str, count: u64) {
             .endpoint_url(config.dynamodb_endpoint.clone().unwrap())
             .credentials_provider(aws_sdk_dynamodb::config::Credentials::for_tests())
             .build(),
-    );
+    )
+}
+
+/// Puts items past the API, because that is quicker.
+pub(crate) async fn put_all(
+    world: &World,
+    items: impl Iterator<Item = HashMap<String, AttributeValue>>,
+) {
+    let client = table_client(world);
+    let puts: Vec<WriteRequest> = items
+        .map(|item| {
+            WriteRequest::builder()
+                .put_request(PutRequest::builder().set_item(Some(item)).build().unwrap())
+                .build()
+        })
+        .collect();
+    for chunk in puts.chunks(25) {
+        client
+            .batch_write_item()
+            .request_items(&world.stack.app().config.table, chunk.to_vec())
+            .send()
+            .await
+            .unwrap();
+    }
+}
+
+/// Fills a model up to `count` versions: copies of its first one, written past the API because that is quicker.
+async fn fill(world: &World, model: &str, count: u64) {
+    let config = &world.stack.app().config;
+    let client = table_client(world);
     let text = |value: String| AttributeValue::S(value);
     let pk = format!("T#default#M#{model}");
     let first = client
@@ -83,24 +113,13 @@ async fn fill(world: &World, model: &str, count: u64) {
         .unwrap()
         .item
         .unwrap();
-    let copies: Vec<WriteRequest> = (2..=count)
-        .map(|number| {
-            let mut copy = first.clone();
-            copy.insert("sk".into(), text(format!("V#{number:010}")));
-            copy.insert("aliases".into(), AttributeValue::N("0".into()));
-            WriteRequest::builder()
-                .put_request(PutRequest::builder().set_item(Some(copy)).build().unwrap())
-                .build()
-        })
-        .collect();
-    for chunk in copies.chunks(25) {
-        client
-            .batch_write_item()
-            .request_items(&config.table, chunk.to_vec())
-            .send()
-            .await
-            .unwrap();
-    }
+    let copies = (2..=count).map(|number| {
+        let mut copy = first.clone();
+        copy.insert("sk".into(), text(format!("V#{number:010}")));
+        copy.insert("aliases".into(), AttributeValue::N("0".into()));
+        copy
+    });
+    put_all(world, copies).await;
     client
         .update_item()
         .table_name(&config.table)

@@ -35,7 +35,7 @@ const BOOTSTRAPS: [(&str, bool, bool); 9] = [
     ("promote", true, true),
     ("query", true, false),
     ("notifications", true, true),
-    ("artifact-validation", false, true),
+    ("artifact-validation", true, true),
     ("packaging", false, true),
     ("tracking", true, false),
     ("artifacts", true, false),
@@ -371,6 +371,10 @@ impl Deployment {
             let more: &[(&str, &str)] = match name {
                 "notifications" => &[("ALLOW_LOOPBACK_WEBHOOKS", "true")],
                 "authorizer" => &[("TOKEN_SECRET", TOKEN_SECRET)],
+                "query" => &[
+                    ("JWT_GROUPS_CLAIM", "roles"),
+                    ("JWT_SUBJECTS", "ben@*, *@login.example"),
+                ],
                 _ => &[],
             };
             functions.push(Function::start(name, &stack, more).await);
@@ -689,7 +693,18 @@ async fn the_gateway_says_who_calls_and_for_which_tenant() {
         .expect(200, "query", "GET", "/v1/models/iris/events", None)
         .await;
     assert_eq!(events["events"][0]["actor"], "ada@login.example");
-    assert_eq!(lambda.function("query").http(authorized).await.0, 200);
+    assert_eq!(
+        lambda.function("query").http(authorized.clone()).await.0,
+        200
+    );
+    let mut stranger = authorized;
+    stranger["requestContext"]["authorizer"]["jwt"]["claims"]["sub"] =
+        json!("ada@login.example.net");
+    let (status, body) = lambda.function("query").http(stranger).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (403, &json!("permission_denied"))
+    );
 
     // A header names nobody where the gateway authenticates.
     for authorizer in [

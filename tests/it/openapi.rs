@@ -119,6 +119,7 @@ fn the_description_has_exactly_the_routes_of_the_functions() {
         promote::routes(),
         query::routes(),
         notifications::routes(),
+        artifact_validation::routes(),
         artifacts::routes(),
         authorizer::routes(),
         tracking::routes(),

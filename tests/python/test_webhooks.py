@@ -1,5 +1,8 @@
 """A subscriber hears of every change, by a request that the standard's own library verifies."""
 
+import base64
+import hashlib
+import hmac
 import json
 import threading
 from collections.abc import Iterator
@@ -124,3 +127,38 @@ def test_a_failed_delivery_stays_due_and_says_why(registry: Registry, receiver: 
 def test_a_bad_address_is_refused(registry: Registry, url: str) -> None:
     error = registry.call("POST", "/v1/subscriptions", {"url": url}).expect(400)["error"]
     assert (error["code"], error["details"]["field"]) == ("invalid_argument", "url")
+
+
+def verified_by_mlflow(secret: str, headers: dict[str, str], body: bytes) -> bool:
+    """The verification that MLflow's documentation gives to receivers."""
+    signature = headers["x-mlflow-signature"]
+    if not signature.startswith("v1,"):
+        return False
+    signed = f"{headers['x-mlflow-delivery-id']}.{headers['x-mlflow-timestamp']}.{body.decode()}"
+    expected = hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
+    return hmac.compare_digest(signature.removeprefix("v1,"), base64.b64encode(expected).decode())
+
+
+def test_one_delivery_satisfies_the_libraries_of_both_conventions(registry: Registry, receiver: Receiver) -> None:
+    created = registry.call("POST", "/v1/subscriptions", {"url": receiver.url, "model": "twice"}).expect(201)
+    own = {
+        "name": "own-secret",
+        "url": receiver.url,
+        "secret": "my own secret",
+        "events": [{"entity": "REGISTERED_MODEL", "action": "CREATED"}],
+    }
+    registry.call("POST", "/api/2.0/mlflow/webhooks", own).expect(200)
+    registry.call("POST", "/v1/models", {"name": "twice", "description": "told twice"}).expect(201)
+    registry.eventually(lambda: len(receiver.received) >= 2 or None, "both deliveries")
+    for headers, body in receiver.received:
+        is_mlflow = "entity" in json.loads(body)
+        secret = own["secret"] if is_mlflow else created["secret"]
+        assert verified_by_mlflow(secret, headers, body)
+        assert not verified_by_mlflow(secret, headers, body + b" ")
+        encoded = f"whsec_{base64.b64encode(secret.encode()).decode()}" if is_mlflow else secret
+        Webhook(encoded).verify(body, headers)
+        with pytest.raises(WebhookVerificationError):
+            Webhook(encoded).verify(body + b" ", headers)
+    told = next(json.loads(body) for _, body in receiver.received if "entity" in json.loads(body))
+    assert (told["entity"], told["action"]) == ("registered_model", "created")
+    assert told["data"] == {"name": "twice", "tags": {}, "description": "told twice"}

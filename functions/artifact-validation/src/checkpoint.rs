@@ -6,14 +6,13 @@
 //! side do the same work twice at worst, and have one effect.
 
 use crate::digest::Proof;
-use crate::settle::Settled;
 use crate::source::Pinned;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::digest::common::hazmat::{SerializableState as _, SerializedState};
 use sha2::{Digest as _, Sha256};
 use shared::documents::ITEM_BYTES;
-use shared::domain::{Digest, VersionId};
+use shared::domain::{Artifact, Digest, VersionId};
 use shared::s3::keys;
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::BTreeMap;
@@ -86,6 +85,22 @@ impl Progress {
         );
     }
 
+    /// The digests of artifacts that were judged before.
+    pub(crate) fn of_judged(artifacts: &[Artifact]) -> Self {
+        let entry = |artifact: &Artifact| Entry {
+            etag: artifact.etag.clone(),
+            object_version: artifact.object_version.clone(),
+            size_bytes: artifact.size_bytes,
+            standing: Standing::Done(artifact.digest.clone()),
+        };
+        Self(
+            artifacts
+                .iter()
+                .map(|artifact| (artifact.path.to_string(), entry(artifact)))
+                .collect(),
+        )
+    }
+
     /// How far an artifact came; nothing is known of an object that was exchanged since.
     pub(crate) fn of(&self, artifact: &Pinned) -> Known {
         let known = self
@@ -135,10 +150,18 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// Loads the checkpoint of a version, if there is so much to read that there may be one.
-    pub(crate) async fn load(app: &App, id: &VersionId, artifacts: &[Pinned]) -> Result<Self> {
+    ///
+    /// What is `known` of the same objects from elsewhere holds as if it had been proven.
+    pub(crate) async fn load(
+        app: &App,
+        id: &VersionId,
+        artifacts: &[Pinned],
+        known: &Progress,
+    ) -> Result<Self> {
+        let is_known = |artifact: &Pinned| matches!(known.of(artifact), Known::Done(_));
         let to_read: u64 = artifacts
             .iter()
-            .filter(|artifact| artifact.head.digest.is_none())
+            .filter(|artifact| artifact.head.digest.is_none() && !is_known(artifact))
             .map(|artifact| artifact.head.size_bytes)
             .sum();
         let worth = app
@@ -159,6 +182,7 @@ impl Checkpoint {
                 .await?
                 .unwrap_or_default();
         }
+        checkpoint.progress.0.extend(known.0.clone());
         Ok(checkpoint)
     }
 
@@ -173,7 +197,7 @@ impl Checkpoint {
         app: &App,
         id: &VersionId,
         progress: Progress,
-    ) -> Result<Settled> {
+    ) -> Result<()> {
         if !self.is_worth_it {
             return Err(Error::new(
                 ErrorCode::Unavailable,
@@ -203,7 +227,7 @@ impl Checkpoint {
             checkpoint.sequence = sequence,
             "The validation of {id} goes on in another invocation"
         );
-        Ok(Settled::Continues)
+        Ok(())
     }
 }
 

@@ -2,5 +2,5 @@
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), shared::lambda::HostError> {
-    shared::lambda::run_events(artifact_validation::handle).await
+    shared::lambda::run(artifact_validation::router, artifact_validation::handle).await
 }

@@ -4,7 +4,9 @@
 //! runs twice writes one object.
 
 use crate::digest::Proof;
+use crate::ruling::Ruling;
 use crate::source::Pinned;
+use model_formats::rejudge::FACTS_VERSION;
 use model_formats::{FileReport, Finding, Report as Inspection, Verdict, rules};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -22,7 +24,7 @@ const MAX_MISSING: usize = 100;
 /// Longest summary, in characters.
 const MAX_SUMMARY: usize = 200;
 /// The verdict over a version whose uploads are not as declared.
-const REJECTED: &str = "rejected";
+pub(crate) const REJECTED: &str = "rejected";
 
 /// A rule about uploads; rules about content are the formats' own.
 #[derive(Debug)]
@@ -57,6 +59,12 @@ const INSPECTION_CRASHED: UploadRule = UploadRule {
     why: "A check that broke down has checked nothing.",
     fix: "Report the file to whoever runs this registry; it found a fault in the inspection.",
 };
+const NOT_ACCEPTED: UploadRule = UploadRule {
+    id: "policy.verdict-not-accepted",
+    verdict: REJECTED,
+    why: "The validation policy of this registry does not accept versions of this verdict.",
+    fix: "Mend what the other findings tell of, or ask whoever keeps the policy.",
+};
 const UPLOAD_RULES: &[UploadRule] = &[
     SIZE_MISMATCH,
     DIGEST_MISMATCH,
@@ -64,26 +72,9 @@ const UPLOAD_RULES: &[UploadRule] = &[
     INSPECTION_CRASHED,
 ];
 
-/// Whether a version of this verdict becomes `READY`.
-///
-/// What is unknown or runs its author's code may be registered; the gates of promotion look at the verdict later.
-pub(crate) const fn is_acceptable(verdict: Verdict) -> bool {
-    match verdict {
-        Verdict::Clean | Verdict::ContainsCode | Verdict::Unsupported => true,
-        Verdict::Incomplete | Verdict::Malformed | Verdict::Unsafe => false,
-    }
-}
-
-/// The verdict as it is written.
-const fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Clean => "clean",
-        Verdict::ContainsCode => "contains_code",
-        Verdict::Unsupported => "unsupported",
-        Verdict::Incomplete => "incomplete",
-        Verdict::Malformed => "malformed",
-        Verdict::Unsafe => "unsafe",
-    }
+/// Whether a rule is told of beside the inspection's own.
+pub(crate) fn is_own(rule: &str) -> bool {
+    rule == NOT_ACCEPTED.id
 }
 
 /// A finished report.
@@ -97,6 +88,10 @@ pub(crate) struct Judged {
     pub(crate) summary: String,
     /// The report's bytes.
     pub(crate) json: Vec<u8>,
+    /// Whether the policy accepts a version of this verdict.
+    pub(crate) is_accepted: bool,
+    /// Revision of the policy that judged, if one did.
+    pub(crate) policy_revision: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -108,28 +103,48 @@ struct Document<'a> {
     status: Status,
     verdict: &'a str,
     summary: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rules_digest: Option<&'a str>,
+    #[serde(flatten)]
+    basis: Option<Basis<'a>>,
     artifacts: Vec<Artifact<'a>>,
     findings: Vec<Found>,
     #[serde(skip_serializing_if = "is_zero")]
     findings_omitted: usize,
 }
 
+/// What an inspection's verdict rests on.
 #[derive(Serialize)]
-struct Artifact<'a> {
-    path: &'a str,
-    size_bytes: u64,
+struct Basis<'a> {
+    /// Of the rules and the allow-list together.
+    rules_digest: &'a str,
+    /// Of the built-in list with what the policy adds to it.
+    allow_list_digest: String,
+    /// 0 without a policy.
+    policy_revision: u64,
+    /// What the facts mean; they are judged again only by builds that know it.
+    facts_version: u32,
+}
+
+/// One artifact as it was judged, pinned to the object that was read.
+#[derive(Serialize)]
+pub(crate) struct Artifact<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) size_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<&'a Digest>,
-    media_type: &'a str,
+    pub(crate) digest: Option<&'a Digest>,
+    pub(crate) media_type: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<&'a str>,
+    pub(crate) key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    verdict: Option<&'static str>,
+    pub(crate) object_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    facts: Option<&'a Map<String, Value>>,
-    checks: Vec<&'static str>,
+    pub(crate) etag: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) format: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verdict: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) facts: Option<&'a Map<String, Value>>,
+    pub(crate) checks: Vec<&'a str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -157,9 +172,9 @@ impl Found {
         }
     }
 
-    fn of_content(finding: &Finding) -> Self {
+    fn of_content(finding: &Finding, ruling: &Ruling) -> Self {
         let (why, fix, verdict) = if let Some(rule) = rules::find(&finding.rule) {
-            (rule.why, rule.fix, word(rule.verdict))
+            (rule.why, rule.fix, ruling.limits.verdict_of(rule).word())
         } else {
             let own = UPLOAD_RULES.iter().find(|rule| rule.id == finding.rule);
             own.map_or(("", "", "incomplete"), |rule| {
@@ -226,7 +241,7 @@ impl UploadFindings {
 }
 
 /// The outcome of an inspection that broke down.
-pub(crate) fn crashed(artifacts: &[Pinned]) -> Inspection {
+pub(crate) fn crashed(artifacts: &[Pinned], ruling: &Ruling) -> Inspection {
     Inspection {
         verdict: Verdict::Incomplete,
         files: Vec::new(),
@@ -243,7 +258,7 @@ pub(crate) fn crashed(artifacts: &[Pinned]) -> Inspection {
             })
             .into_iter()
             .collect(),
-        rules_digest: model_formats::rules::digest(None),
+        rules_digest: rules::digest(&ruling.limits),
     }
 }
 
@@ -265,28 +280,67 @@ pub(crate) fn rejected(
     )
 }
 
+/// What becomes of a version's status; a ready one stays what it is, since its content does.
+const fn status_after(before: Status, is_accepted: bool) -> Status {
+    match (before, is_accepted) {
+        (Status::Ready, _) | (_, true) => Status::Ready,
+        (_, false) => Status::FailedRegistration,
+    }
+}
+
 /// Reports a version whose content was inspected.
 pub(crate) fn inspected(
     version: &Version,
     artifacts: &[Pinned],
     proofs: &[Proof],
     inspection: &Inspection,
+    ruling: &Ruling,
 ) -> Result<Judged> {
-    let status = if is_acceptable(inspection.verdict) {
-        Status::Ready
-    } else {
-        Status::FailedRegistration
-    };
-    let findings = inspection.findings.iter().map(Found::of_content).collect();
     let rows = rows_of(artifacts, proofs, Some(inspection));
-    write(
+    judged(version, rows, inspection, ruling)
+}
+
+/// Reports what an inspection found, now or when its facts were stored.
+pub(crate) fn judged(
+    version: &Version,
+    rows: Vec<Artifact<'_>>,
+    inspection: &Inspection,
+    ruling: &Ruling,
+) -> Result<Judged> {
+    let is_accepted = ruling.policy.accepts(inspection.verdict);
+    let mut findings: Vec<Found> = inspection
+        .findings
+        .iter()
+        .map(|finding| Found::of_content(finding, ruling))
+        .collect();
+    // What can never be accepted needs no policy to be refused.
+    let could_be = matches!(
+        inspection.verdict,
+        Verdict::Clean | Verdict::ContainsCode | Verdict::Unsupported
+    );
+    if could_be && !is_accepted {
+        let mut finding = Found::of_upload(
+            &NOT_ACCEPTED,
+            "",
+            format!(
+                "the policy of revision {} does not accept `{}`",
+                ruling.revision,
+                inspection.verdict.word()
+            ),
+        );
+        finding.verdict = inspection.verdict.word();
+        findings.push(finding);
+    }
+    let mut judged = write(
         version,
-        status,
-        word(inspection.verdict),
-        Some(&inspection.rules_digest),
+        status_after(version.status, is_accepted),
+        inspection.verdict.word(),
+        Some((inspection, ruling)),
         rows,
         findings,
-    )
+    )?;
+    judged.is_accepted = is_accepted;
+    Ok(judged)
 }
 
 /// Reports a version whose uploads never came.
@@ -330,6 +384,9 @@ pub(crate) fn never_arrived(
             size_bytes: declared.size_bytes,
             digest: declared.digest.as_ref(),
             media_type: media_type(declared),
+            key: declared.key.as_deref(),
+            object_version: declared.object_version.as_deref(),
+            etag: None,
             format: None,
             verdict: None,
             facts: None,
@@ -384,8 +441,11 @@ fn rows_of<'a>(
                 size_bytes: artifact.head.size_bytes,
                 digest: Some(&proof.digest),
                 media_type: media_type(&artifact.declared),
+                key: artifact.declared.key.as_deref(),
+                object_version: artifact.head.object_version.as_deref(),
+                etag: Some(&artifact.head.etag),
                 format: file.map(|file| file.format.as_str()),
-                verdict: file.map(|file| word(file.verdict)),
+                verdict: file.map(|file| file.verdict.word()),
                 facts: file.map(|file| &file.facts),
                 checks,
             }
@@ -397,7 +457,7 @@ fn write(
     version: &Version,
     status: Status,
     verdict: &str,
-    rules_digest: Option<&str>,
+    basis: Option<(&Inspection, &Ruling)>,
     mut artifacts: Vec<Artifact<'_>>,
     mut findings: Vec<Found>,
 ) -> Result<Judged> {
@@ -415,7 +475,12 @@ fn write(
         status,
         verdict,
         summary: &summary,
-        rules_digest,
+        basis: basis.map(|(inspection, ruling)| Basis {
+            rules_digest: &inspection.rules_digest,
+            allow_list_digest: ruling.limits.allow_list().digest(),
+            policy_revision: ruling.revision,
+            facts_version: FACTS_VERSION,
+        }),
         artifacts,
         findings,
         findings_omitted,
@@ -427,6 +492,10 @@ fn write(
         verdict: verdict.to_owned(),
         summary,
         json,
+        is_accepted: false,
+        policy_revision: basis
+            .map(|(_, ruling)| ruling.revision)
+            .filter(|revision| *revision > 0),
     })
 }
 
@@ -491,6 +560,8 @@ pub(crate) mod tests {
             updated_at: Timestamp::default(),
             finalized_at: None,
             deleted_at: None,
+            aliases: std::collections::BTreeSet::new(),
+            origin: None,
             artifact_count: 2,
             size_bytes: 6,
             metadata: Place::Absent,
@@ -501,6 +572,7 @@ pub(crate) mod tests {
             validation: None,
             package: None,
             standing: shared::domain::Standing::default(),
+            revoked_at: None,
         }
     }
 
@@ -562,21 +634,56 @@ pub(crate) mod tests {
             (Verdict::Malformed, false),
             (Verdict::Unsafe, false),
         ] {
-            assert_eq!(is_acceptable(verdict), expected, "{verdict:?}");
             let artifacts = [pinned("a.bin", 3, None), pinned("b.bin", 3, None)];
             let judged = inspected(
                 &version(),
                 &artifacts,
                 &[proof(), proof()],
                 &inspection(verdict),
+                &Ruling::default(),
             )
             .unwrap();
             assert_eq!(judged.status == Status::Ready, expected, "{verdict:?}");
+            assert_eq!(judged.is_accepted, expected, "{verdict:?}");
             assert_eq!(
                 judged.verdict,
                 serde_json::to_value(verdict).unwrap().as_str().unwrap()
             );
         }
+    }
+
+    #[test]
+    fn a_policy_decides_which_verdicts_it_takes_and_a_ready_version_stays_ready() {
+        let ruling = Ruling {
+            revision: 3,
+            policy: model_formats::Policy {
+                accepted_verdicts: [Verdict::Clean].into(),
+                ..model_formats::Policy::default()
+            },
+            ..Ruling::default()
+        };
+        let artifacts = [pinned("a.bin", 3, None), pinned("b.bin", 3, None)];
+        let code = inspection(Verdict::ContainsCode);
+        let report = |version: &Version| {
+            inspected(version, &artifacts, &[proof(), proof()], &code, &ruling).unwrap()
+        };
+        let judged = report(&version());
+        assert_eq!(judged.status, Status::FailedRegistration);
+        assert_eq!(
+            judged.summary,
+            "contains_code: the policy of revision 3 does not accept `contains_code` (and 1 more finding)"
+        );
+        let json: Value = serde_json::from_slice(&judged.json).unwrap();
+        assert_eq!(json["policy_revision"], 3);
+        let digest = json["allow_list_digest"].as_str().unwrap();
+        assert_eq!(digest, ruling.limits.allow_list().digest());
+        assert_eq!(json["artifacts"][0]["object_version"], "v");
+        let ready = Version {
+            status: Status::Ready,
+            ..version()
+        };
+        let judged = report(&ready);
+        assert_eq!((judged.status, judged.is_accepted), (Status::Ready, false));
     }
 
     #[test]
@@ -609,10 +716,10 @@ pub(crate) mod tests {
         let artifacts = [pinned("a.bin", 3, None), pinned("b.bin", 3, None)];
         let swapped = [artifacts[1].clone(), artifacts[0].clone()];
         let proofs = [proof(), proof()];
-        let clean = inspection(Verdict::Clean);
+        let (clean, ruling) = (inspection(Verdict::Clean), Ruling::default());
         assert_eq!(
-            inspected(&version(), &artifacts, &proofs, &clean).unwrap(),
-            inspected(&version(), &swapped, &proofs, &clean).unwrap()
+            inspected(&version(), &artifacts, &proofs, &clean, &ruling).unwrap(),
+            inspected(&version(), &swapped, &proofs, &clean, &ruling).unwrap()
         );
     }
 
@@ -640,7 +747,9 @@ pub(crate) mod tests {
     #[test]
     fn a_crashed_inspection_is_incomplete_and_says_why() {
         let artifacts = [pinned("a.bin", 3, None)];
-        let judged = inspected(&version(), &artifacts, &[proof()], &crashed(&artifacts)).unwrap();
+        let ruling = Ruling::default();
+        let crashed = crashed(&artifacts, &ruling);
+        let judged = inspected(&version(), &artifacts, &[proof()], &crashed, &ruling).unwrap();
         assert_eq!(judged.status, Status::FailedRegistration);
         assert_eq!(judged.verdict, "incomplete");
         let report: Value = serde_json::from_slice(&judged.json).unwrap();

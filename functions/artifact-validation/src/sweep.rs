@@ -1,7 +1,8 @@
 //! The sweep: looks again at versions whose events were lost, and gives up on uploads that never come.
 
 use crate::allowance::Allowance;
-use crate::settle::{Patience, Settled, fail_never_arrived, find_pending, judge_if_whole};
+use crate::examine::Patience;
+use crate::settle::{Settled, fail_never_arrived, find_pending, judge_if_whole};
 use serde_json::{Value, json};
 use shared::domain::{Timestamp, Version};
 use shared::dynamodb::{WorkItem, WorkKind};
@@ -43,7 +44,8 @@ pub async fn sweep(app: &App) -> Result<Value> {
             );
         }
     }
-    Ok(json!({"looked_at": looked_at, "failed": failed}))
+    let (read_again, failed_again) = crate::revalidate::sweep(app, &allowance).await?;
+    Ok(json!({"looked_at": looked_at + read_again, "failed": failed + failed_again}))
 }
 
 /// Looks at one version, and finishes or postpones its work whatever came of it.

@@ -156,56 +156,69 @@ async fn record(
 ///
 /// A failure here fails nothing: the next attempt finds out again.
 async fn change_circuit(app: &App, subscription: &Subscription, is_success: bool) -> Circuit {
-    let (after, change) = subscription.circuit.after(is_success, app.clock.now());
-    if after == subscription.circuit {
-        return after;
+    let mut subscription = subscription.clone();
+    loop {
+        let (after, change) = subscription.circuit.after(is_success, app.clock.now());
+        if after == subscription.circuit {
+            return after;
+        }
+        match keep_circuit(app, &subscription, &after, change).await {
+            Ok(true) => return after,
+            // Another attempt told of itself meanwhile: this one counts on top of it.
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(
+                    subscription.id = subscription.id,
+                    error = error.chain(),
+                    "The state of an endpoint could not be kept"
+                );
+                return after;
+            }
+        }
+        let found = app
+            .registry
+            .find_subscription(&subscription.tenant, &subscription.id)
+            .await;
+        match found {
+            Ok(Some(current)) => subscription.circuit = current.circuit,
+            // It was deleted, or cannot be read.
+            Ok(None) | Err(_) => return after,
+        }
     }
-    let event = match change {
+}
+
+/// Keeps the state of an endpoint, and tells of it if it was paused or resumed; whether it was as believed.
+async fn keep_circuit(
+    app: &App,
+    subscription: &Subscription,
+    after: &Circuit,
+    change: CircuitChange,
+) -> Result<bool> {
+    let kind = match change {
         CircuitChange::None => None,
         CircuitChange::Paused => Some(EventType::SubscriptionPaused),
         CircuitChange::Resumed => Some(EventType::SubscriptionResumed),
     };
-    let event = event.map(|kind| circuit_event(app, kind, subscription, &after));
-    let kept = app
+    let event = kind.map(|kind| circuit_event(app, kind, subscription, after));
+    let is_kept = app
         .registry
-        .change_circuit(subscription, &after, event.as_ref())
-        .await;
-    match kept {
-        Ok(true) => {
-            if let Some(event) = &event {
-                tracing::warn!(
-                    subscription.id = subscription.id,
-                    failures = after.failures,
-                    "{}: `{}`",
-                    event.kind,
-                    subscription.id
-                );
-                let is_pause = change == CircuitChange::Paused;
-                emit(
-                    &app.config.function,
-                    &[("endpoints_paused", Unit::Count, u64::from(is_pause))],
-                );
-            }
-            after
-        }
-        // Another attempt told of itself meanwhile; what it found is as good.
-        Ok(false) => match app
-            .registry
-            .find_subscription(&subscription.tenant, &subscription.id)
-            .await
-        {
-            Ok(Some(current)) => current.circuit,
-            _ => after,
-        },
-        Err(error) => {
-            tracing::warn!(
-                subscription.id = subscription.id,
-                error = error.chain(),
-                "The state of an endpoint could not be kept"
-            );
-            after
-        }
+        .change_circuit(subscription, after, event.as_ref())
+        .await?;
+    if let (true, Some(event)) = (is_kept, &event) {
+        tracing::warn!(
+            subscription.id = subscription.id,
+            failures = after.failures,
+            "{}: `{}`",
+            event.kind,
+            subscription.id
+        );
+        let is_pause = change == CircuitChange::Paused;
+        emit(
+            &app.config.function,
+            &[("endpoints_paused", Unit::Count, u64::from(is_pause))],
+        );
     }
+    Ok(is_kept)
 }
 
 fn circuit_event(

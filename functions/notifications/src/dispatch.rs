@@ -100,6 +100,7 @@ impl Batch {
     /// Dispatches an event, once; whether it was not dispatched before.
     pub(crate) async fn dispatch(&self, event: &Event) -> Result<bool> {
         index_tags(&self.app, event).await?;
+        settle_stage(&self.app, event).await?;
         let subscriptions = self.subscriptions_of(&event.tenant).await?;
         let wanting = wanting(&self.app, event, &subscriptions).await?;
         let stamp = self.app.ids.next();
@@ -319,7 +320,7 @@ pub(crate) fn first_delivery(
 ) -> Delivery {
     let lane = match subscription.digest_minutes {
         Some(_) => DIGEST_LANE.to_owned(),
-        None => keys::lane(event.model.as_ref()),
+        None => keys::lane(event.home()),
     };
     Delivery {
         event_id: event.id.clone(),
@@ -346,9 +347,14 @@ pub(crate) fn due_of(subscription: &Subscription, at: Timestamp) -> Timestamp {
 
 /// What must happen after an event, should the regular way to it be lost.
 fn work_of(event: &Event) -> Vec<WorkItem> {
+    // A version whose files lie elsewhere is ready from the beginning.
+    if event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY") {
+        return Vec::new();
+    }
     let kinds: &[WorkKind] = match event.kind {
         EventType::VersionRegistered => &[WorkKind::Validate],
         EventType::VersionReady => &[WorkKind::Package],
+        EventType::VersionRejudged if became_ready(event) => &[WorkKind::Package],
         // It may have been deleted at any point of its way.
         EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
         _ => return Vec::new(),
@@ -361,10 +367,47 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
         .iter()
         .map(|kind| WorkItem {
             kind: *kind,
-            due: event.time.plus_millis(WORK_DUE_MILLIS),
+            due: work_due(event),
             subject: subject.clone(),
         })
         .collect()
+}
+
+/// Lets a model's head look past a version that was deleted, so that later questions need not.
+async fn settle_stage(app: &App, event: &Event) -> Result<()> {
+    let (EventType::VersionDeleted, Some(model), Some(number)) =
+        (event.kind, &event.model, event.version)
+    else {
+        return Ok(());
+    };
+    let id = VersionId {
+        tenant: event.tenant.clone(),
+        model: model.clone(),
+        number,
+    };
+    let version = match app.registry.version(&id).await {
+        Ok(version) => version,
+        Err(error) if error.code == ErrorCode::VersionNotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if version.deleted_at.is_none() {
+        return Ok(());
+    }
+    app.registry.settle_stage(&id, &version.stage).await
+}
+
+/// When the work of an event is due: at once where no other event sets it going.
+fn work_due(event: &Event) -> Timestamp {
+    match event.kind {
+        EventType::VersionRejudged => event.time,
+        _ => event.time.plus_millis(WORK_DUE_MILLIS),
+    }
+}
+
+/// Whether a version that had failed is ready since it was judged again.
+fn became_ready(event: &Event) -> bool {
+    let status = |name: &str| event.data.get(name).and_then(serde_json::Value::as_str);
+    status("status") == Some("READY") && status("previous_status") != Some("READY")
 }
 
 /// Brings the index of every tag that an event names in line with what the model carries by now.

@@ -75,10 +75,10 @@ impl<'a> Facts<'a> {
 
 /// What people wrote about the model of an event; nothing if it has none, or none any more.
 pub(crate) async fn model_notes(app: &App, event: &Event) -> Result<Notes> {
-    let Some(name) = &event.model else {
+    let Some(model) = event.model_by_home() else {
         return Ok(Notes::default());
     };
-    match app.registry.model(&event.tenant, name).await {
+    match app.registry.model(&event.tenant, &model).await {
         Ok(model) => Ok(model.notes),
         Err(error) if error.code == ErrorCode::ModelNotFound => Ok(Notes::default()),
         Err(error) => Err(error),
@@ -87,12 +87,12 @@ pub(crate) async fn model_notes(app: &App, event: &Event) -> Result<Notes> {
 
 /// What people wrote about the version of an event; nothing if it has none.
 pub(crate) async fn version_notes(app: &App, event: &Event) -> Result<Notes> {
-    let (Some(model), Some(number)) = (&event.model, event.version) else {
+    let (Some(model), Some(number)) = (event.model_by_home(), event.version) else {
         return Ok(Notes::default());
     };
     let id = VersionId {
         tenant: event.tenant.clone(),
-        model: model.clone(),
+        model,
         number,
     };
     match app.registry.version(&id).await {

@@ -179,7 +179,7 @@ async fn again(
 ) -> Result<bool> {
     let lane = match subscription.digest_minutes {
         Some(_) => "digest".to_owned(),
-        None => keys::lane(event.model.as_ref()),
+        None => keys::lane(event.home()),
     };
     let after = Delivery {
         status: DeliveryStatus::Pending,

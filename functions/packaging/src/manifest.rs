@@ -104,6 +104,8 @@ mod tests {
             updated_at: Timestamp::from_millis(0),
             finalized_at: None,
             deleted_at: None,
+            aliases: std::collections::BTreeSet::new(),
+            origin: None,
             artifact_count: 2,
             size_bytes: 5,
             metadata: Document::Absent,
@@ -116,9 +118,11 @@ mod tests {
                 summary: "clean: 2 artifacts checked".into(),
                 report_digest: Digest::of(b"report"),
                 at: Timestamp::from_millis(5),
+                policy_revision: None,
             }),
             package: None,
             standing: shared::domain::Standing::default(),
+            revoked_at: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::gate::{self, Ask, Consent, Verdict};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use shared::domain::alias::{alias_not_found, lost};
 use shared::domain::model::{MAX_REASON, check_text, deleted_model};
 use shared::domain::version::version_not_found;
@@ -99,7 +100,7 @@ pub(crate) async fn set(
     model: &ModelName,
     name: &AliasName,
     command: &SetAlias,
-) -> Result<Outcome<AliasView>> {
+) -> Result<Outcome<Value>> {
     let move_to = Move {
         kind: EventType::AliasSet,
         target: Some(command.version),
@@ -109,7 +110,10 @@ pub(crate) async fn set(
         held_before: Some(false),
         request: None,
     };
-    move_alias(app, caller, model, name, &move_to).await
+    move_alias(app, caller, model, name, &move_to, &|alias| {
+        native(app, alias)
+    })
+    .await
 }
 
 pub(crate) async fn remove(
@@ -118,7 +122,7 @@ pub(crate) async fn remove(
     model: &ModelName,
     name: &AliasName,
     command: &RemoveAlias,
-) -> Result<Outcome<AliasView>> {
+) -> Result<Outcome<Value>> {
     let move_to = Move {
         kind: EventType::AliasRemoved,
         target: None,
@@ -128,7 +132,10 @@ pub(crate) async fn remove(
         held_before: Some(false),
         request: None,
     };
-    move_alias(app, caller, model, name, &move_to).await
+    move_alias(app, caller, model, name, &move_to, &|alias| {
+        native(app, alias)
+    })
+    .await
 }
 
 pub(crate) async fn roll_back(
@@ -137,15 +144,22 @@ pub(crate) async fn roll_back(
     model: &ModelName,
     name: &AliasName,
     command: &RollBack,
-) -> Result<Outcome<AliasView>> {
+) -> Result<Outcome<Value>> {
     let known = app
         .registry
         .current_alias(&caller.tenant, model, name, command.expected_sequence)
         .await?
         .ok_or_else(|| alias_not_found(name, model))?;
+    if command
+        .expected_sequence
+        .is_some_and(|expected| expected != known.sequence)
+    {
+        return Err(lost(name, model, Some(&known)));
+    }
     if let Some(expected) = command.expected_version {
         Expectation::Version(expected).check(name, model, Some(&known))?;
     }
+    let show = |alias: &Alias| native(app, alias);
     let back_to = |target, held_before| Move {
         kind: EventType::AliasRolledBack,
         target: Some(target),
@@ -160,7 +174,15 @@ pub(crate) async fn roll_back(
     };
     if let Some(target) = command.to_version {
         let held_before = (known.previous == Some(target)).then_some(true);
-        return move_alias(app, caller, model, name, &back_to(target, held_before)).await;
+        return move_alias(
+            app,
+            caller,
+            model,
+            name,
+            &back_to(target, held_before),
+            &show,
+        )
+        .await;
     }
     let previous = known.previous.ok_or_else(|| {
         Error::new(
@@ -170,18 +192,39 @@ pub(crate) async fn roll_back(
             ),
         )
     })?;
-    let outcome = move_alias(app, caller, model, name, &back_to(previous, Some(true))).await;
+    let outcome = move_alias(
+        app,
+        caller,
+        model,
+        name,
+        &back_to(previous, Some(true)),
+        &show,
+    )
+    .await;
     let Err(error) = outcome else {
         return outcome;
     };
     if !matches!(
         error.code,
-        ErrorCode::VersionNotReady | ErrorCode::Deleted | ErrorCode::VersionNotFound
+        ErrorCode::VersionNotReady
+            | ErrorCode::VersionRevoked
+            | ErrorCode::Deleted
+            | ErrorCode::VersionNotFound
     ) {
         return Err(error);
     }
     match earlier_holder(app, caller, &known).await? {
-        Some(target) => move_alias(app, caller, model, name, &back_to(target, Some(true))).await,
+        Some(target) => {
+            move_alias(
+                app,
+                caller,
+                model,
+                name,
+                &back_to(target, Some(true)),
+                &show,
+            )
+            .await
+        }
         None => Err(error),
     }
 }
@@ -248,6 +291,23 @@ pub(crate) struct Move {
 }
 
 impl Move {
+    /// Sets an alias to a version, or removes it, whatever it holds.
+    pub(crate) fn to(target: Option<VersionNumber>) -> Self {
+        Self {
+            kind: if target.is_some() {
+                EventType::AliasSet
+            } else {
+                EventType::AliasRemoved
+            },
+            target,
+            expectation: Expectation::Unconditional,
+            expected_sequence: None,
+            reason: None,
+            held_before: Some(false),
+            request: None,
+        }
+    }
+
     /// What policies and events call it.
     pub(crate) fn action(&self) -> &'static str {
         match self.kind {
@@ -257,15 +317,24 @@ impl Move {
     }
 }
 
-async fn move_alias(
+/// How an edge shows an alias, for the answer that goes under an idempotency key too.
+pub(crate) type Show<'a> = &'a (dyn Fn(&Alias) -> Value + Send + Sync);
+
+/// As the native API shows an alias.
+pub(crate) fn native(app: &App, alias: &Alias) -> Value {
+    serde_json::to_value(AliasView::of(app, alias)).unwrap_or_default()
+}
+
+pub(crate) async fn move_alias(
     app: &App,
     caller: &Caller,
     model: &ModelName,
     name: &AliasName,
     wanted: &Move,
-) -> Result<Outcome<AliasView>> {
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
     check_text("reason", wanted.reason.as_deref(), MAX_REASON)?;
-    let outcome = try_to_move(app, caller, model, name, wanted).await;
+    let outcome = try_to_move(app, caller, model, name, wanted, show).await;
     let Some(target) = wanted.target else {
         return outcome;
     };
@@ -284,7 +353,8 @@ async fn try_to_move(
     model: &ModelName,
     name: &AliasName,
     wanted: &Move,
-) -> Result<Outcome<AliasView>> {
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
     let mut use_hints = true;
     let consent = Consent::of(caller);
     for attempt in 1..=DECISIONS {
@@ -293,7 +363,7 @@ async fn try_to_move(
             .registry
             .load_alias(&caller.tenant, model, name, wanted.target, use_hints, now)
             .await?;
-        let change = match decide(app, caller, model, name, wanted, &consent, &loaded).await {
+        let mut change = match decide(app, caller, model, name, wanted, &consent, &loaded).await {
             Ok(Some(change)) => change,
             // What a hint says must be confirmed before it refuses, or decides that nothing is to do.
             Ok(None) | Err(_) if !loaded.is_fresh => {
@@ -302,12 +372,11 @@ async fn try_to_move(
             }
             Ok(None) => {
                 let alias = loaded.alias.ok_or_else(|| alias_not_found(name, model))?;
-                return app
-                    .keep_unchanged(caller, 200, AliasView::of(app, &alias))
-                    .await;
+                return app.keep_unchanged(caller, 200, show(&alias)).await;
             }
             Err(error) => return Err(error),
         };
+        change.answer = caller.answer(200, &show(&change.alias), change.alias.changed_at)?;
         match app
             .registry
             .commit_alias(&change, loaded.alias.as_ref(), attempt)
@@ -321,7 +390,7 @@ async fn try_to_move(
                     alias.sequence = change.alias.sequence,
                     "{kind}: alias `{name}` of `{model}`"
                 );
-                return Ok(Outcome::Done(AliasView::of(app, &change.alias)));
+                return Ok(Outcome::Done(show(&change.alias)));
             }
             Committed::Replayed(response) => return Ok(Outcome::Replayed(response)),
             Committed::Lost => use_hints = false,
@@ -330,7 +399,7 @@ async fn try_to_move(
     Err(gate::too_busy(&format!("alias `{name}` of `{model}`")))
 }
 
-/// Decides what an alias becomes; `None` if it is so already.
+/// Decides what an alias becomes, without an answer; `None` if it is so already.
 pub(crate) async fn decide(
     app: &App,
     caller: &Caller,
@@ -444,7 +513,6 @@ pub(crate) async fn decide(
             .as_ref()
             .and_then(|version| version.standing.end_of_life_at),
     };
-    let answer = caller.answer(200, &AliasView::of(app, &alias), changed_at)?;
     Ok(Some(AliasChange {
         alias,
         from: held,
@@ -452,6 +520,6 @@ pub(crate) async fn decide(
         guards: verdict.guards,
         closes_request: wanted.request.is_some(),
         event,
-        answer,
+        answer: None,
     }))
 }

@@ -56,7 +56,10 @@ pub(crate) async fn change_stage(
     Body(command): Body<ChangeStage>,
 ) -> Result<Reply> {
     let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, &Wish::To(command)).await;
+    let outcome = stages::change(&app, &caller, &id, &Wish::To(command), &|version| {
+        stages::native(&app, version)
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 
@@ -67,7 +70,10 @@ pub(crate) async fn archive(
     Body(command): Body<Archiving>,
 ) -> Result<Reply> {
     let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, &Wish::Archive(command)).await;
+    let outcome = stages::change(&app, &caller, &id, &Wish::Archive(command), &|version| {
+        stages::native(&app, version)
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 
@@ -78,7 +84,10 @@ pub(crate) async fn unarchive(
     Body(command): Body<Archiving>,
 ) -> Result<Reply> {
     let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, &Wish::Unarchive(command)).await;
+    let outcome = stages::change(&app, &caller, &id, &Wish::Unarchive(command), &|version| {
+        stages::native(&app, version)
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 

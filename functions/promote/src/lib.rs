@@ -11,6 +11,7 @@ mod aliases;
 mod gate;
 mod handlers;
 mod lifecycle;
+mod mlflow;
 mod policy;
 mod requests;
 mod rollouts;
@@ -35,6 +36,7 @@ pub fn routes() -> Vec<Route> {
         protections(),
         requests(),
         rollouts(),
+        needing(Action::Promote, mlflow::routes()),
     ]
     .concat()
 }
@@ -185,7 +187,7 @@ fn rollouts() -> Vec<Route> {
     ]
 }
 
-fn needing<const N: usize>(action: Action, routes: [Route; N]) -> Vec<Route> {
+fn needing(action: Action, routes: impl IntoIterator<Item = Route>) -> Vec<Route> {
     routes
         .into_iter()
         .map(|route| route.needs(action))

@@ -655,8 +655,7 @@ async fn promotion(
             let change =
                 aliases::decide(app, caller, &request.model, name, &wanted, consent, loaded)
                     .await?;
-            let mut change = change.ok_or_else(|| lost(name, &request.model, current))?;
-            change.answer = None;
+            let change = change.ok_or_else(|| lost(name, &request.model, current))?;
             let seen = loaded.alias.clone().map(Box::new);
             Ok(Promotion::Alias(Box::new(change), seen))
         }
@@ -675,8 +674,7 @@ async fn promotion(
                 consent,
                 request: Some(request.id.clone()),
             };
-            let mut change = stages::stage_change(app, caller, &rules, &plan, loaded).await?;
-            change.answer = None;
+            let change = stages::stage_change(app, caller, &rules, &plan, loaded).await?;
             Ok(Promotion::Stage(Box::new(change)))
         }
     }

@@ -3,7 +3,7 @@
 use crate::gate::{self, Ask, Consent, Verdict};
 use crate::settings;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, check_text};
 use shared::domain::{
     Event, EventType, PromotionTarget, SettingsHead, StageName, StageRules, Version, VersionId,
@@ -64,14 +64,24 @@ impl Wish {
     }
 }
 
+/// How an edge shows a version, for the answer that goes under an idempotency key too.
+pub(crate) type Show<'a> = &'a (dyn Fn(&Version) -> Value + Send + Sync);
+
+/// As the native API shows a version.
+pub(crate) fn native(app: &App, version: &Version) -> Value {
+    serde_json::to_value(VersionView::of(app, version)).unwrap_or_default()
+}
+
+/// Moves a version to another stage, and answers as an edge shows it.
 pub(crate) async fn change(
     app: &App,
     caller: &Caller,
     id: &VersionId,
     wish: &Wish,
-) -> Result<Outcome<VersionView>> {
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
     check_text("reason", wish.reason(), MAX_REASON)?;
-    let outcome = try_to_change(app, caller, id, wish).await;
+    let outcome = try_to_change(app, caller, id, wish, show).await;
     gate::denied(app, caller, id, "change_stage", wish.reason(), outcome).await
 }
 
@@ -80,15 +90,17 @@ async fn try_to_change(
     caller: &Caller,
     id: &VersionId,
     wish: &Wish,
-) -> Result<Outcome<VersionView>> {
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
     let consent = Consent::of(caller);
     // Without an expectation somebody else may move it between our read and our write; then the truth is read again.
     for attempt in 1..=DECISIONS {
         let loaded = app.registry.load_stage(id, app.clock.now()).await?;
-        let Some(change) = decide(app, caller, wish, &consent, &loaded).await? else {
-            let view = VersionView::of(app, &loaded.version);
-            return app.keep_unchanged(caller, 200, view).await;
+        let Some(mut change) = decide(app, caller, wish, &consent, &loaded).await? else {
+            return app.keep_unchanged(caller, 200, show(&loaded.version)).await;
         };
+        let view = show(&after(&change));
+        change.answer = caller.answer(200, &view, change.event.time)?;
         match app.registry.commit_stage(&change, attempt).await? {
             Committed::Done => {
                 tracing::info!(
@@ -97,7 +109,7 @@ async fn try_to_change(
                     "Moved {id} to stage `{}`",
                     change.to
                 );
-                return Ok(Outcome::Done(VersionView::of(app, &after(&change))));
+                return Ok(Outcome::Done(view));
             }
             Committed::Replayed(response) => return Ok(Outcome::Replayed(response)),
             Committed::Lost => {}
@@ -303,7 +315,7 @@ pub(crate) async fn stage_change(
     } else {
         Vec::new()
     };
-    let mut change = StageChange {
+    Ok(StageChange {
         before: version.clone(),
         to: to.clone(),
         event,
@@ -315,10 +327,7 @@ pub(crate) async fn stage_change(
         is_guarded: verdict.is_guarded,
         closes_request: plan.request.is_some(),
         answer: None,
-    };
-    let view = VersionView::of(app, &after(&change));
-    change.answer = caller.answer(200, &view, change.event.time)?;
-    Ok(change)
+    })
 }
 
 fn with_policy(event: Event, verdict: &Verdict) -> Event {

@@ -75,7 +75,7 @@ pub(crate) async fn downloads(
 ) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
     let id = &version.id;
-    version.require_promotable()?;
+    version.require_downloadable()?;
     let artifacts = judged(app, &version).await?;
     if let Some(path) = &params.path {
         if params.limit.is_some() || params.cursor.is_some() {

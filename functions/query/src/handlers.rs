@@ -2,6 +2,7 @@
 
 use crate::artifacts::{self, DownloadParams};
 use crate::models::ListModels;
+use crate::tracking::{self, HistoryParams, ListParams};
 use crate::versions::ListVersions;
 use crate::{history, models, versions};
 use axum::extract::State;
@@ -114,6 +115,56 @@ pub(crate) async fn list_model_events(
     Params(paging): Params<Paging>,
 ) -> Result<Reply> {
     Reply::ok(history::of_model(&app, &caller, &target.model()?, &paging).await?)
+}
+
+pub(crate) async fn list_experiments(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Reply> {
+    Reply::ok(tracking::list_experiments(&app, &caller, &params).await?)
+}
+
+pub(crate) async fn get_experiment(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(tracking::get_experiment(&app, &caller, target.experiment()?).await?)
+}
+
+pub(crate) async fn list_runs(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(params): Params<ListParams>,
+) -> Result<Reply> {
+    Reply::ok(tracking::list_runs(&app, &caller, target.experiment()?, &params).await?)
+}
+
+pub(crate) async fn get_run(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(tracking::get_run(&app, &caller, &target.run()?).await?)
+}
+
+pub(crate) async fn get_metric_history(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(params): Params<HistoryParams>,
+) -> Result<Reply> {
+    Reply::ok(tracking::get_history(&app, &caller, &target.run()?, &params).await?)
+}
+
+pub(crate) async fn get_logged_model(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(tracking::get_logged_model(&app, &caller, &target.logged_model()?).await?)
 }
 
 pub(crate) async fn get_openapi() -> Response {

@@ -1,7 +1,7 @@
 //! Function card: `query`
 //!
 //! - **Trigger:** HTTP (the routes below).
-//! - **Reads:** models, versions, documents, aliases, events, tag index; reports, manifests and documents in the bucket.
+//! - **Reads:** models, versions, documents, aliases, events, tag index; experiments, runs and logged models; reports, manifests and documents in the bucket.
 //! - **Writes:** nothing.
 //! - **Emits:** nothing.
 //! - **On failure:** answers the error envelope.
@@ -11,16 +11,18 @@ mod artifacts;
 mod feed;
 mod handlers;
 mod history;
+mod mlflow;
 mod models;
+mod tracking;
 mod versions;
 
 use axum::Router;
 use shared::App;
-use shared::http::{Route, get, mount};
+use shared::http::{Route, Subject, get, mount};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    vec![
+    let mut routes = vec![
         get("/v1/models", handlers::list_models),
         get("/v1/models/{model}", handlers::get_model),
         get("/v1/models/{model}/versions", handlers::list_versions),
@@ -51,9 +53,18 @@ pub fn routes() -> Vec<Route> {
             handlers::list_alias_history,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
-        get("/v1/events", feed::list_events),
+        get("/v1/experiments", handlers::list_experiments),
+        get("/v1/experiments/{experiment}", handlers::get_experiment),
+        get("/v1/experiments/{experiment}/runs", handlers::list_runs),
+        get("/v1/runs/{run}", handlers::get_run),
+        get("/v1/runs/{run}/metrics", handlers::get_metric_history),
+        get("/v1/logged-models/{model_id}", handlers::get_logged_model),
+        // It tells of every model.
+        get("/v1/events", feed::list_events).touches(Subject::Everything),
         get("/v1/openapi.json", handlers::get_openapi).open(),
-    ]
+    ];
+    routes.extend(mlflow::routes());
+    routes
 }
 
 /// The function's HTTP side.

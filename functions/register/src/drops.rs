@@ -5,7 +5,7 @@
 //! What was taken is hidden behind delete markers; the version pins the object versions, so no byte is moved.
 
 use crate::models::{self, CreateModel};
-use crate::versions::{Draft, register_draft};
+use crate::versions::{Draft, native, register_draft};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use shared::domain::model::Notes;
 use shared::domain::{
     ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, Source, TenantName,
-    Timestamp, VersionId, VersionNumber,
+    Timestamp, Version, VersionId, VersionNumber,
 };
 use shared::dynamodb::idempotency::Answer;
 use shared::dynamodb::{Idempotency, Outcome, StoredResponse, WorkItem, WorkKind};
@@ -218,7 +218,7 @@ fn fingerprint(objects: &[&ObjectInfo]) -> String {
 }
 
 /// Pins an object of a drop as an artifact.
-async fn pin(app: &App, prefix: &str, object: &ObjectInfo) -> Result<DeclaredArtifact> {
+pub(crate) async fn pin(app: &App, prefix: &str, object: &ObjectInfo) -> Result<DeclaredArtifact> {
     let path = ArtifactPath::parse(object.key.strip_prefix(prefix).unwrap_or_default())?;
     let head = app.bucket.head(&object.key, None).await?;
     let head = head
@@ -267,8 +267,10 @@ async fn register_drop(
         metadata: Metadata::default(),
         notes: Notes::default(),
         source: Source::Drop,
+        origin: None,
     };
-    let outcome = match register_draft(app, &caller, &subject.model, draft()).await {
+    let show = |version: &Version| native(app, version);
+    let outcome = match register_draft(app, &caller, &subject.model, draft(), (201, &show)).await {
         Err(error) if error.code == ErrorCode::ModelNotFound => {
             let create = CreateModel {
                 name: subject.model.clone(),
@@ -281,12 +283,12 @@ async fn register_drop(
                 idempotency: None,
                 ..caller.clone()
             };
-            match models::create(app, &creator, create).await {
+            match models::create_native(app, &creator, create).await {
                 Ok(_) => {}
                 Err(error) if error.code == ErrorCode::ModelExists => {}
                 Err(error) => return Err(error),
             }
-            register_draft(app, &caller, &subject.model, draft()).await?
+            register_draft(app, &caller, &subject.model, draft(), (201, &show)).await?
         }
         other => other?,
     };

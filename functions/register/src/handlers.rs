@@ -24,7 +24,7 @@ pub(crate) async fn create_model(
     caller: Caller,
     Body(command): Body<CreateModel>,
 ) -> Result<Reply> {
-    let outcome = models::create(&app, &caller, command).await;
+    let outcome = models::create_native(&app, &caller, command).await;
     respond(&app, &caller, 201, outcome).await
 }
 

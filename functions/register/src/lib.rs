@@ -1,14 +1,15 @@
 //! Function card: `register`
 //!
 //! - **Trigger:** HTTP (the routes below); queue of S3 notifications for `dropzone/`; schedule.
-//! - **Reads:** models, versions and their documents; listings of `incoming/` and `dropzone/`.
+//! - **Reads:** models, versions and their documents; listings of `incoming/`, `dropzone/` and `runs/`; runs and logged models that a version comes from.
 //! - **Writes:** models, versions, documents, events, idempotency answers; work of kind `drop`; delete markers in `dropzone/`.
 //! - **Emits:** `model.*`, `version.registered`, `version.finalized`, `version.updated`, `version.deleted`, `version.restored`, `drop.refused`.
 //! - **On failure:** HTTP answers the error envelope and changes nothing; messages are redelivered, then dead-lettered.
-//! - **Permissions:** table read and write; presigned PUT and multipart on `incoming/`; list; hide in `dropzone/`.
+//! - **Permissions:** table read and write; presigned PUT and multipart on `incoming/`; list; read `runs/`; hide in `dropzone/`.
 
 mod drops;
 mod handlers;
+mod mlflow;
 mod models;
 mod names;
 mod uploads;
@@ -22,7 +23,7 @@ use shared::{App, Result};
 
 /// Every route of this function, without the tenant prefix.
 pub fn routes() -> Vec<Route> {
-    vec![
+    let mut routes = vec![
         post("/v1/models", handlers::create_model),
         patch("/v1/models/{model}", handlers::update_model),
         delete("/v1/models/{model}", handlers::delete_model),
@@ -49,7 +50,9 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/finalize",
             handlers::finalize_version,
         ),
-    ]
+    ];
+    routes.extend(mlflow::routes());
+    routes
 }
 
 /// The function's HTTP side.

@@ -3,7 +3,7 @@
 use crate::names::displaced;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
+use shared::domain::model::{MAX_REASON, Notes, NotesChange, Pointers, check_text, is_searchable};
 use shared::domain::{EventType, Model, ModelName, Principal, VersionNumber};
 use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
@@ -41,16 +41,38 @@ pub(crate) struct UpdateModel {
     expected_revision: Option<u64>,
 }
 
+/// How an edge shows a model: its status and the body, for the answer that goes under an idempotency key too.
+pub(crate) type Show<'a> = (u16, &'a (dyn Fn(&Model) -> Value + Send + Sync));
+
+/// As the native API shows a model.
+pub(crate) fn native(model: &Model) -> Value {
+    serde_json::to_value(ModelView::from(model)).unwrap_or_default()
+}
+
+pub(crate) async fn create_native(
+    app: &App,
+    caller: &Caller,
+    command: CreateModel,
+) -> Result<Outcome<Value>> {
+    let notes = Notes {
+        description: command.description.clone(),
+        tags: command.tags.clone(),
+    };
+    notes.check()?;
+    create(app, caller, command, (201, &native)).await
+}
+
 pub(crate) async fn create(
     app: &App,
     caller: &Caller,
     command: CreateModel,
-) -> Result<Outcome<ModelView>> {
+    (status, show): Show<'_>,
+) -> Result<Outcome<Value>> {
     let notes = Notes {
         description: command.description,
         tags: command.tags,
     };
-    notes.check()?;
+    notes.check_size()?;
     let now = app.clock.now();
     let model = Model {
         tenant: caller.tenant.clone(),
@@ -58,10 +80,12 @@ pub(crate) async fn create(
         owner: command.owner.unwrap_or_else(|| caller.principal.clone()),
         notes,
         next_version: VersionNumber::FIRST,
+        held_aliases: 0,
         revision: 1,
         created_at: now,
         updated_at: now,
         deleted_at: None,
+        pointers: Pointers::default(),
     };
     let decide = |model: &Model| {
         let event = app
@@ -76,7 +100,7 @@ pub(crate) async fn create(
             .with("tags_changed", tag_pairs(&Notes::default(), &model.notes))
             .with("tags_set", tags_set(&Notes::default(), &model.notes))
             .with("revision", model.revision);
-        Ok((event, caller.answer(201, &ModelView::from(model), now)?))
+        Ok((event, caller.answer(status, &show(model), now)?))
     };
     let naming = Naming {
         ulid: app.ids.next(),
@@ -92,7 +116,7 @@ pub(crate) async fn create(
             model.name
         );
     }
-    Ok(outcome.map(|model| ModelView::from(&model)))
+    Ok(outcome.map(|model| show(&model)))
 }
 
 pub(crate) async fn update(
@@ -100,14 +124,14 @@ pub(crate) async fn update(
     caller: &Caller,
     name: &ModelName,
     command: UpdateModel,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
     let before = app.registry.model(&caller.tenant, name).await?;
     change(
         app,
         caller,
         before,
-        EventType::ModelUpdated,
-        None,
+        Wanted::of(EventType::ModelUpdated, None),
+        (200, &native),
         |before| {
             before.require_live()?;
             if let Some(expected) = command.expected_revision
@@ -128,7 +152,7 @@ pub(crate) async fn update(
                 tags: command.tags.clone(),
             };
             after.notes = before.notes.changed(&change);
-            after.notes.check()?;
+            after.notes.check_changed(&before.notes, &change)?;
             if let Some(owner) = &command.owner {
                 after.owner = owner.clone();
             }
@@ -143,17 +167,29 @@ pub(crate) async fn delete(
     caller: &Caller,
     name: &ModelName,
     reason: Option<String>,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
+    delete_shown(app, caller, name, reason, (200, &native)).await
+}
+
+/// Deletes a model and answers as an edge shows it.
+pub(crate) async fn delete_shown(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    reason: Option<String>,
+    show: Show<'_>,
+) -> Result<Outcome<Value>> {
     let before = app.registry.model(&caller.tenant, name).await?;
-    require_no_alias(app, caller, &before.name).await?;
+    if before.held_aliases > 0 {
+        return Err(in_use(app, caller, &before.name).await?);
+    }
     let now = app.clock.now();
-    let lies = before.name.clone();
-    let outcome = change(
+    change(
         app,
         caller,
         before,
-        EventType::ModelDeleted,
-        reason,
+        Wanted::of(EventType::ModelDeleted, reason),
+        show,
         |before| {
             before.require_live()?;
             Ok(Model {
@@ -162,44 +198,23 @@ pub(crate) async fn delete(
             })
         },
     )
-    .await?;
-    // An alias may have been set between the look and the deletion; then the deletion is taken back.
-    if let Err(error) = require_no_alias(app, caller, &lies).await {
-        let undoing = Caller {
-            idempotency: None,
-            ..caller.clone()
-        };
-        restore(
-            app,
-            &undoing,
-            name,
-            Some(error.message.chars().take(MAX_REASON).collect()),
-        )
-        .await?;
-        return Err(error);
-    }
-    Ok(outcome)
+    .await
 }
 
-/// Refuses a model that has an alias.
-async fn require_no_alias(app: &App, caller: &Caller, name: &ModelName) -> Result<()> {
+/// The error for a model whose aliases hold versions: it names them.
+async fn in_use(app: &App, caller: &Caller, name: &ModelName) -> Result<Error> {
     let aliases = app.registry.aliases_at(&caller.tenant, name).await?;
-    if let Some(alias) = aliases.first() {
-        let names: Vec<&str> = aliases
-            .iter()
-            .take(20)
-            .map(|alias| alias.name.as_str())
-            .collect();
-        return Err(Error::new(
-            ErrorCode::VersionInUse,
-            format!(
-                "registered model `{name}` has the alias `{}`; remove its aliases first",
-                alias.name
-            ),
-        )
-        .with("aliases", names));
-    }
-    Ok(())
+    let names: Vec<&str> = aliases
+        .iter()
+        .take(20)
+        .map(|alias| alias.name.as_str())
+        .collect();
+    let named = names.first().map_or_else(
+        || "an alias that holds a version".to_owned(),
+        |alias| format!("the alias `{alias}`"),
+    );
+    let message = format!("registered model `{name}` has {named}; remove its aliases first");
+    Ok(Error::new(ErrorCode::VersionInUse, message).with("aliases", names))
 }
 
 pub(crate) async fn restore(
@@ -207,14 +222,14 @@ pub(crate) async fn restore(
     caller: &Caller,
     name: &ModelName,
     reason: Option<String>,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
     let before = app.registry.model(&caller.tenant, name).await?;
     change(
         app,
         caller,
         before,
-        EventType::ModelRestored,
-        reason,
+        Wanted::of(EventType::ModelRestored, reason),
+        (200, &native),
         |before| {
             if before.deleted_at.is_none() {
                 return Err(Error::new(
@@ -233,20 +248,50 @@ pub(crate) async fn restore(
     .await
 }
 
+/// What kind of change of a model is wanted, and why.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) kind: EventType,
+    pub(crate) reason: Option<String>,
+    /// Whether the model counts as unchanged: a tag is no change of it to MLflow's clients.
+    pub(crate) keeps_time: bool,
+}
+
+impl Wanted {
+    fn of(kind: EventType, reason: Option<String>) -> Self {
+        Self {
+            kind,
+            reason,
+            keeps_time: false,
+        }
+    }
+}
+
 /// Lets `decide` change a model as it was read, and commits the change.
-async fn change(
+pub(crate) async fn change(
     app: &App,
     caller: &Caller,
     before: Model,
-    kind: EventType,
-    reason: Option<String>,
+    wanted: Wanted,
+    (status, show): Show<'_>,
     decide: impl FnOnce(&Model) -> Result<Model>,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
+    let Wanted {
+        kind,
+        reason,
+        keeps_time,
+    } = wanted;
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let name = &before.name;
     let mut after = decide(&before)?;
+    if keeps_time && after == before {
+        return app.keep_unchanged(caller, status, show(&before)).await;
+    }
     after.revision = before.revision + 1;
-    after.updated_at = app.clock.now();
+    let now = app.clock.now();
+    if !keeps_time {
+        after.updated_at = now;
+    }
     // A deleted model carries no tag in the index; its notes stay for the day it is restored.
     let carried = |model: &Model| {
         if model.deleted_at.is_some() {
@@ -273,8 +318,8 @@ async fn change(
             before.notes.description != after.notes.description,
         )
         .with("revision", after.revision);
-    let view = ModelView::from(&after);
-    let answer = caller.answer(200, &view, after.updated_at)?;
+    let view = show(&after);
+    let answer = caller.answer(status, &view, now)?;
     let outcome = app
         .registry
         .replace_model(&before, &after, &event, answer)
@@ -293,6 +338,8 @@ pub(crate) fn tag_pairs(before: &Notes, after: &Notes) -> Value {
     let left: BTreeSet<_> = before.tags.iter().collect();
     let right: BTreeSet<_> = after.tags.iter().collect();
     left.symmetric_difference(&right)
+        // An event tells no long value; a search by tag does not find it either.
+        .filter(|(_, value)| is_searchable(value))
         .map(|(key, value)| json!([key, value]))
         .collect()
 }

@@ -1,12 +1,12 @@
 //! Names of registered models: rename, and restore one that lost its name.
 
-use crate::models::{self, tag_pairs};
+use crate::models::{self, Show, native, tag_pairs};
 use serde::Deserialize;
+use serde_json::Value;
 use shared::domain::model::{MAX_REASON, Notes, check_text};
 use shared::domain::{Event, EventType, Model, ModelName};
 use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
-use shared::http::views::ModelView;
 use shared::{App, Error, ErrorCode, Result};
 
 /// Gives a registered model another name.
@@ -38,7 +38,18 @@ pub(crate) async fn rename(
     caller: &Caller,
     name: &ModelName,
     command: RenameModel,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
+    rename_shown(app, caller, name, command, (200, &native)).await
+}
+
+/// Renames a model and answers as an edge shows it.
+pub(crate) async fn rename_shown(
+    app: &App,
+    caller: &Caller,
+    name: &ModelName,
+    command: RenameModel,
+    (status, show): Show<'_>,
+) -> Result<Outcome<Value>> {
     check_text("reason", command.reason.as_deref(), MAX_REASON)?;
     let now = app.clock.now();
     let decide = |after: &Model| {
@@ -48,7 +59,7 @@ pub(crate) async fn rename(
             .with("to", after.name.as_str())
             .with("tags_changed", tag_pairs(&Notes::default(), &after.notes))
             .with("revision", after.revision);
-        Ok((event, caller.answer(200, &ModelView::from(after), now)?))
+        Ok((event, caller.answer(status, &show(after), now)?))
     };
     let naming = Naming {
         ulid: app.ids.next(),
@@ -67,7 +78,7 @@ pub(crate) async fn rename(
             model.name
         );
     }
-    Ok(outcome.map(|model| ModelView::from(&model)))
+    Ok(outcome.map(|model| show(&model)))
 }
 
 pub(crate) async fn restore(
@@ -75,7 +86,7 @@ pub(crate) async fn restore(
     caller: &Caller,
     name: &ModelName,
     command: RestoreModel,
-) -> Result<Outcome<ModelView>> {
+) -> Result<Outcome<Value>> {
     check_text("reason", command.reason.as_deref(), MAX_REASON)?;
     let Some(id) = &command.model_id else {
         if command.name.is_some() {
@@ -102,7 +113,7 @@ pub(crate) async fn restore(
             .with("to", after.name.as_str())
             .with("tags_changed", tag_pairs(&Notes::default(), &after.notes))
             .with("revision", after.revision);
-        Ok((event, caller.answer(200, &ModelView::from(after), now)?))
+        Ok((event, caller.answer(200, &native(after), now)?))
     };
     let naming = Naming {
         ulid: app.ids.next(),
@@ -122,7 +133,7 @@ pub(crate) async fn restore(
             .with("model", to.as_str()),
             _ => error,
         })?;
-    Ok(outcome.map(|model| ModelView::from(&model)))
+    Ok(outcome.map(|model| native(&model)))
 }
 
 /// Adds to a refusal which deleted models once had the name.

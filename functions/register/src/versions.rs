@@ -7,7 +7,7 @@ use shared::documents::{INLINE_BYTES, Placed};
 use shared::domain::artifact::check_declaration;
 use shared::domain::metadata::{Code, Dataset, Framework, Run, Signature};
 use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
-use shared::domain::version::{Document, version_not_found};
+use shared::domain::version::{Document, Origin, version_not_found};
 use shared::domain::{
     ArtifactPath, DeclaredArtifact, Digest, EventType, Metadata, ModelName, Source, Standing,
     Status, Version, VersionId,
@@ -17,7 +17,7 @@ use shared::http::Caller;
 use shared::http::views::VersionView;
 use shared::s3::keys;
 use shared::{App, Error, ErrorCode, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Registers the next version of a model.
 #[derive(Debug, Deserialize)]
@@ -107,11 +107,13 @@ impl RegisterVersion {
                 ),
             ));
         }
+        notes.check()?;
         Ok(Draft {
             artifacts,
             metadata,
             notes,
             source: Source::Upload,
+            origin: None,
         })
     }
 }
@@ -139,7 +141,12 @@ pub(crate) struct Draft {
     pub(crate) metadata: Metadata,
     pub(crate) notes: Notes,
     pub(crate) source: Source,
+    /// Where it came from, if it was registered by URI; only then it may have no artifacts.
+    pub(crate) origin: Option<Origin>,
 }
+
+/// How an edge shows a version: its status and the body, for the answer that goes under an idempotency key too.
+pub(crate) type Show<'a> = (u16, &'a (dyn Fn(&Version) -> Value + Send + Sync));
 
 pub(crate) async fn register(
     app: &App,
@@ -148,8 +155,14 @@ pub(crate) async fn register(
     command: RegisterVersion,
 ) -> Result<Outcome<VersionView>> {
     let draft = command.parse()?;
-    let outcome = register_draft(app, caller, model, draft).await?;
+    let show = |version: &Version| native(app, version);
+    let outcome = register_draft(app, caller, model, draft, (201, &show)).await?;
     Ok(outcome.map(|version| VersionView::of(app, &version)))
+}
+
+/// As the native API shows a version.
+pub(crate) fn native(app: &App, version: &Version) -> Value {
+    serde_json::to_value(VersionView::of(app, version)).unwrap_or_default()
 }
 
 /// Registers a version whose declaration is complete, however it came.
@@ -158,31 +171,40 @@ pub(crate) async fn register_draft(
     caller: &Caller,
     model: &ModelName,
     draft: Draft,
+    (status_code, show): Show<'_>,
 ) -> Result<Outcome<Version>> {
     let Draft {
         mut artifacts,
         metadata,
         notes,
         source,
+        origin,
     } = draft;
-    if artifacts.is_empty() {
+    if artifacts.is_empty() && origin.is_none() {
         return Err(Error::invalid(
             "artifacts",
             "the version declares no artifact; declare at least one",
         ));
     }
     artifacts.sort_by(|left, right| left.path.cmp(&right.path));
-    check_declaration(&artifacts)?;
+    // What lies elsewhere is a reference: nothing of it is to come, and nobody will look at it.
+    let is_reference = artifacts.is_empty();
+    if !is_reference {
+        check_declaration(&artifacts)?;
+    }
     metadata.check()?;
-    notes.check()?;
+    notes.check_size()?;
     let metadata_json = serde_json::to_vec(&metadata)
         .map_err(|error| Error::internal("writing metadata", error))?;
     let metadata_digest = Digest::of(&metadata_json);
     // The list of artifacts is read by most later steps, so it gets the room in the version's item first.
     let mut room = INLINE_BYTES;
-    let placed_artifacts = app
-        .place_document(&caller.tenant, &artifacts, &mut room)
-        .await?;
+    let placed_artifacts = if is_reference {
+        Placed::default()
+    } else {
+        app.place_document(&caller.tenant, &artifacts, &mut room)
+            .await?
+    };
     let placed_notes = if notes.is_empty() {
         Placed::default()
     } else {
@@ -217,7 +239,11 @@ pub(crate) async fn register_draft(
             }
             let version = Version {
                 id,
-                status: Status::PendingRegistration,
+                status: if is_reference {
+                    Status::Ready
+                } else {
+                    Status::PendingRegistration
+                },
                 stage: Version::first_stage(),
                 alias_count: 0,
                 registered_by: caller.principal.clone(),
@@ -226,6 +252,8 @@ pub(crate) async fn register_draft(
                 updated_at: now,
                 finalized_at: None,
                 deleted_at: None,
+                aliases: BTreeSet::new(),
+                origin: origin.clone(),
                 artifact_count: artifacts.len() as u64,
                 size_bytes,
                 metadata: placed_metadata.document.clone(),
@@ -239,6 +267,7 @@ pub(crate) async fn register_draft(
                     source,
                     ..Standing::default()
                 },
+                revoked_at: None,
             };
             let documents = [
                 ("artifacts", &placed_artifacts),
@@ -248,14 +277,26 @@ pub(crate) async fn register_draft(
             .into_iter()
             .filter_map(|(name, placed)| placed.apart.clone().map(|json| (name, json)))
             .collect();
+            let mut event = event
+                .clone()
+                .about(&version.id.model)
+                .of_version(version.id.number)
+                .with("artifact_count", version.artifact_count)
+                .with("size_bytes", version.size_bytes);
+            if let Some(origin) = &version.origin {
+                event = event
+                    .with("status", version.status.as_str())
+                    .with("source", origin.source.as_str());
+                let told = [("run_id", &origin.run_id), ("model_id", &origin.model_id)];
+                for (name, id) in told {
+                    if let Some(id) = id {
+                        event = event.with(name, id.as_str());
+                    }
+                }
+            }
             Ok(Registration {
-                event: event
-                    .clone()
-                    .about(&version.id.model)
-                    .of_version(version.id.number)
-                    .with("artifact_count", version.artifact_count)
-                    .with("size_bytes", version.size_bytes),
-                answer: caller.answer(201, &VersionView::of(app, &version), now)?,
+                event,
+                answer: caller.answer(status_code, &show(&version), now)?,
                 documents,
                 version,
             })
@@ -277,7 +318,38 @@ pub(crate) async fn annotate(
     caller: &Caller,
     id: &VersionId,
     change: &NotesChange,
-) -> Result<Outcome<VersionView>> {
+) -> Result<Outcome<Value>> {
+    let noted = Noted {
+        change,
+        is_native: true,
+        keeps_time: false,
+    };
+    annotate_shown(app, caller, id, noted, |version, _| native(app, version)).await
+}
+
+/// A change of notes, and how it came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Noted<'a> {
+    pub(crate) change: &'a NotesChange,
+    /// Whether the limits of the native API hold.
+    pub(crate) is_native: bool,
+    /// Whether the version counts as unchanged: a tag is no change of it to MLflow's clients.
+    pub(crate) keeps_time: bool,
+}
+
+/// Changes notes and answers as an edge shows the version.
+pub(crate) async fn annotate_shown(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    noted: Noted<'_>,
+    show: impl Fn(&Version, &Notes) -> Value,
+) -> Result<Outcome<Value>> {
+    let Noted {
+        change,
+        is_native,
+        keeps_time,
+    } = noted;
     let before = app.registry.version(id).await?;
     before.require_live()?;
     let id = &before.id;
@@ -286,7 +358,14 @@ pub(crate) async fn annotate(
         .await?
         .unwrap_or_default();
     let new = old.changed(change);
-    new.check()?;
+    if keeps_time && new == old {
+        return app.keep_unchanged(caller, 200, show(&before, &old)).await;
+    }
+    if is_native {
+        new.check_changed(&old, change)?;
+    } else {
+        new.check_size()?;
+    }
     let inline = |document: &Document| match document {
         Document::Inline(json) => json.len(),
         _ => 0,
@@ -314,15 +393,20 @@ pub(crate) async fn annotate(
     let after = Version {
         notes: placed.document.clone(),
         revision: before.revision + 1,
-        updated_at: event.time,
+        updated_at: if keeps_time {
+            before.updated_at
+        } else {
+            event.time
+        },
         ..before.clone()
     };
-    let view = VersionView::of(app, &after);
+    let view = show(&after, &new);
     let answer = caller.answer(200, &view, event.time)?;
     let change = VersionChange::Annotate {
         notes: placed.document,
         apart: placed.apart,
         revision: before.revision,
+        updated_at: after.updated_at,
     };
     match app
         .registry
@@ -342,14 +426,26 @@ pub(crate) async fn delete(
     caller: &Caller,
     id: &VersionId,
     reason: Option<String>,
-) -> Result<Outcome<VersionView>> {
+) -> Result<Outcome<Value>> {
+    delete_shown(app, caller, id, reason, &|version| native(app, version)).await
+}
+
+/// Deletes a version and answers as an edge shows it.
+pub(crate) async fn delete_shown(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+    reason: Option<String>,
+    show: &(dyn Fn(&Version) -> Value + Send + Sync),
+) -> Result<Outcome<Value>> {
     change_existence(
         app,
         caller,
         id,
-        &VersionChange::Delete,
+        |_| VersionChange::Delete,
         EventType::VersionDeleted,
         reason,
+        show,
     )
     .await
 }
@@ -359,14 +455,17 @@ pub(crate) async fn restore(
     caller: &Caller,
     id: &VersionId,
     reason: Option<String>,
-) -> Result<Outcome<VersionView>> {
+) -> Result<Outcome<Value>> {
     change_existence(
         app,
         caller,
         id,
-        &VersionChange::Restore,
+        |before| VersionChange::Restore {
+            stage: before.stage.clone(),
+        },
         EventType::VersionRestored,
         reason,
+        &|version| native(app, version),
     )
     .await
 }
@@ -376,10 +475,11 @@ async fn change_existence(
     app: &App,
     caller: &Caller,
     id: &VersionId,
-    change: &VersionChange,
+    change: impl Fn(&Version) -> VersionChange,
     kind: EventType,
     reason: Option<String>,
-) -> Result<Outcome<VersionView>> {
+    show: &(dyn Fn(&Version) -> Value + Send + Sync),
+) -> Result<Outcome<Value>> {
     check_text("reason", reason.as_deref(), MAX_REASON)?;
     let before = app.registry.version(id).await?;
     let id = &before.id;
@@ -394,11 +494,11 @@ async fn change_existence(
         updated_at: event.time,
         ..before.clone()
     };
-    let view = VersionView::of(app, &after);
+    let view = show(&after);
     let answer = caller.answer(200, &view, event.time)?;
     match app
         .registry
-        .change_version(id, change, &event, answer)
+        .change_version(id, &change(&before), &event, answer)
         .await?
     {
         Ok(outcome) => {
@@ -441,9 +541,6 @@ async fn change_existence(
                 format!("{id} {advice}"),
             ))
         }
-        Err(Some(version)) => {
-            let view = VersionView::of(app, &version);
-            app.keep_unchanged(caller, 200, view).await
-        }
+        Err(Some(version)) => app.keep_unchanged(caller, 200, show(&version)).await,
     }
 }

@@ -7,7 +7,7 @@ use shared::domain::tracking::experiment::experiment_not_found;
 use shared::domain::tracking::{Experiment, ExperimentId, Lifecycle, rules};
 use shared::dynamodb::NewExperiment;
 use shared::http::{Caller, Reply, respond};
-use shared::mlflow::{Fields, invalid};
+use shared::mlflow::{Fields, invalid, looked_up};
 use shared::{App, Error, ErrorCode, Result};
 
 /// The experiment that a request names.
@@ -43,13 +43,27 @@ pub(crate) async fn create(
         })
         .await
         .map(|outcome| outcome.map(|experiment| view(&experiment)));
+    let outcome = looked_up(outcome, async {
+        match app
+            .registry
+            .experiment_by_name(&caller.tenant, &new.name)
+            .await
+        {
+            Ok(found) => Ok((found.created_at == now).then(|| view(&found))),
+            Err(error) if error.code == ErrorCode::ExperimentNotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 
 pub(crate) async fn get(State(app): State<App>, caller: Caller, fields: Fields) -> Result<Reply> {
     let id = experiment_id(&fields)?;
     let experiment = app.registry.experiment(&caller.tenant, id).await?;
-    Reply::ok(json!({"experiment": views::experiment(&experiment)}))
+    Reply::ok(
+        json!({"experiment": views::experiment(&experiment, &views::artifact_root(&app, &caller))}),
+    )
 }
 
 pub(crate) async fn get_by_name(
@@ -62,7 +76,9 @@ pub(crate) async fn get_by_name(
         .registry
         .experiment_by_name(&caller.tenant, &name)
         .await?;
-    Reply::ok(json!({"experiment": views::experiment(&experiment)}))
+    Reply::ok(
+        json!({"experiment": views::experiment(&experiment, &views::artifact_root(&app, &caller))}),
+    )
 }
 
 /// Changes the experiment that a request names; the answer is empty.

@@ -6,17 +6,23 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 use shared::domain::tracking::{Metric, RunId};
 use shared::http::{Caller, Pages, Reply};
-use shared::mlflow::fields::mistyped;
 use shared::mlflow::{Fields, invalid};
 use shared::{App, Error, ErrorCode, Result};
 use std::cmp::Ordering;
 
-/// Most points of an answer: with 100 bytes of JSON each they stay below what Lambda may answer.
+/// Most points of an answer.
 const MAX_POINTS: usize = 25_000;
+/// Most bytes of points: Lambda answers up to 6 MB.
+const MAX_BYTES: usize = 4_500_000;
 /// Most runs of one question.
 const MAX_RUNS: usize = 100;
 /// Most points of a run in a sampled history.
 const MAX_SAMPLE: usize = 2_500;
+
+/// Most points of a metric that an answer has room for; each says the metric's name and its run again.
+fn room(key: &str) -> usize {
+    MAX_POINTS.min(MAX_BYTES / (key.len() + 150))
+}
 
 /// Where a page of a history ended: a point after which all others come.
 fn token_of(point: &Metric) -> String {
@@ -37,9 +43,9 @@ fn point_of(token: &str) -> Result<Metric> {
 pub(crate) async fn get(State(app): State<App>, caller: Caller, fields: Fields) -> Result<Reply> {
     let key = fields.required("metric_key")?;
     let limit = match fields.int("max_results")? {
-        None => MAX_POINTS,
+        None => room(&key),
         Some(limit) => match usize::try_from(limit) {
-            Ok(limit) if limit > 0 => limit.min(MAX_POINTS),
+            Ok(limit) if limit > 0 => limit.min(room(&key)),
             _ => {
                 return Err(invalid(format!(
                     "Invalid value {limit} for parameter 'max_results' supplied. It must be a positive integer."
@@ -106,7 +112,7 @@ pub(crate) async fn get_bulk(
         .int("max_results")?
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(MAX_POINTS)
-        .min(MAX_POINTS);
+        .min(room(&key));
     runs.sort();
     runs.dedup();
     let mut shown = Vec::new();
@@ -171,6 +177,8 @@ pub(crate) async fn get_sampled(
             ));
         }
     };
+    // Many runs share the room of the answer.
+    let limit = limit.min((room(&key) / runs.len()).max(1));
     let mut shown = Vec::new();
     for run in runs {
         let Ok(id) = RunId::parse(run) else { continue };
@@ -185,9 +193,6 @@ pub(crate) async fn get_sampled(
                 .into_iter()
                 .map(|point| views::metric_of_run(point, id.as_str())),
         );
-        if shown.len() > MAX_POINTS {
-            return Err(mistyped("max_results", &Value::from(limit)));
-        }
     }
     let mut view = Map::new();
     if !shown.is_empty() {

@@ -2,7 +2,7 @@
 
 use crate::experiments;
 use crate::runs::{enumerated, new_id, random_name};
-use crate::views::{self, ARTIFACT_ROOT};
+use crate::views::{self, artifact_root};
 use axum::extract::State;
 use serde_json::{Value, json};
 use shared::domain::tracking::experiment::append_to_uri;
@@ -11,7 +11,7 @@ use shared::domain::tracking::{Lifecycle, LoggedModel, LoggedModelId, LoggedMode
 use shared::dynamodb::LoggedModelChange;
 use shared::http::{Caller, Reply, Target, respond};
 use shared::mlflow::fields::missing;
-use shared::mlflow::{Fields, invalid};
+use shared::mlflow::{Fields, invalid, looked_up};
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(crate) async fn create(
     let now = app.clock.now();
     let model = LoggedModel {
         artifact_uri: append_to_uri(
-            &experiment.artifact_root(ARTIFACT_ROOT),
+            &experiment.artifact_root(&artifact_root(&app, &caller)),
             &["models", &id, "artifacts"],
         ),
         id: LoggedModelId::parse(id)?,
@@ -53,7 +53,12 @@ pub(crate) async fn create(
         .registry
         .create_logged_model(&caller.tenant, &model, answer)
         .await
-        .map(|outcome| outcome.map(|()| view));
+        .map(|outcome| outcome.map(|()| view.clone()));
+    let outcome = looked_up(outcome, async {
+        let found = app.registry.find_logged_model(&caller.tenant, &model.id);
+        Ok(found.await?.map(|_| view))
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 

@@ -1,6 +1,6 @@
 //! Runs: create, read, update, delete, restore.
 
-use crate::views::{self, ARTIFACT_ROOT};
+use crate::views::{self, artifact_root};
 use crate::{experiments, logging};
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use shared::domain::tracking::{Lifecycle, Run, RunId, RunStatus};
 use shared::dynamodb::RunChange;
 use shared::http::{Caller, Reply, respond};
 use shared::mlflow::fields::missing;
-use shared::mlflow::{Fields, invalid};
+use shared::mlflow::{Fields, invalid, looked_up};
 use shared::{App, Result};
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ pub(crate) async fn create(
         .unwrap_or_else(|| random_name(&app));
     let mut run = Run {
         artifact_uri: append_to_uri(
-            &experiment.artifact_root(ARTIFACT_ROOT),
+            &experiment.artifact_root(&artifact_root(&app, &caller)),
             &[&id, "artifacts"],
         ),
         id: RunId::parse(id)?,
@@ -96,7 +96,12 @@ pub(crate) async fn create(
         .registry
         .create_run(&caller.tenant, &run, answer)
         .await
-        .map(|outcome| outcome.map(|()| view));
+        .map(|outcome| outcome.map(|()| view.clone()));
+    let outcome = looked_up(outcome, async {
+        let found = app.registry.find_run(&caller.tenant, &run.id).await?;
+        Ok(found.map(|_| view))
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
 }
 

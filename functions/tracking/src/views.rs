@@ -1,13 +1,20 @@
 //! What MLflow's clients see of experiments, runs and logged models: protobuf's JSON, which leaves out what is empty.
 
 use serde_json::{Map, Value, json};
-use shared::domain::tracking::{
-    DatasetInput, Experiment, Lifecycle, LoggedMetric, LoggedModel, Metric, Run,
-};
+use shared::App;
+use shared::domain::tracking::{DatasetInput, Experiment, LoggedMetric, LoggedModel, Metric, Run};
+use shared::http::Caller;
+use shared::s3::keys;
 use std::collections::BTreeMap;
 
-/// Root of all artifacts, for experiments without one of their own.
-pub(crate) const ARTIFACT_ROOT: &str = "mlflow-artifacts:/";
+/// Root of all artifacts of the caller's tenant, for experiments without one of their own.
+pub(crate) fn artifact_root(app: &App, caller: &Caller) -> String {
+    keys::artifact_root(
+        &caller.tenant,
+        app.bucket.name(),
+        app.config.s3_artifact_roots,
+    )
+}
 
 fn pairs(map: &BTreeMap<String, String>) -> Vec<Value> {
     map.iter()
@@ -31,13 +38,13 @@ fn number(value: f64) -> Value {
     }
 }
 
-pub(crate) fn experiment(experiment: &Experiment) -> Value {
+pub(crate) fn experiment(experiment: &Experiment, root: &str) -> Value {
     let mut view = Map::new();
     view.insert("experiment_id".into(), experiment.id.to_string().into());
     view.insert("name".into(), experiment.name.clone().into());
     view.insert(
         "artifact_location".into(),
-        experiment.artifact_root(ARTIFACT_ROOT).into(),
+        experiment.artifact_root(root).into(),
     );
     view.insert(
         "lifecycle_stage".into(),
@@ -189,10 +196,6 @@ pub(crate) fn logged_model(model: &LoggedModel) -> Value {
     });
     if let Some(fields) = info.as_object_mut() {
         put_list(fields, "tags", pairs(&model.tags));
-        if model.lifecycle == Lifecycle::Deleted {
-            // Only who asks for deleted ones gets to see it, and wants to know which they are.
-            fields.insert("lifecycle_stage".into(), model.lifecycle.as_str().into());
-        }
     }
     let mut data = Map::new();
     put_list(&mut data, "params", pairs(&model.params));

@@ -1,4 +1,4 @@
-//! Measures Slipway on this machine: `bench http` and `bench startup <bootstrap>…`.
+//! Measures Slipway on this machine: `bench http`, `bench mlflow`, `bench deliveries` and `bench startup <bootstrap>…`.
 //!
 //! Absolute times say more about the machine than about the code, so what is printed beside them is ratios and counts:
 //! an operation against the raw DynamoDB request that it stands for, and instructions until a bootstrap asks for work.
@@ -6,7 +6,9 @@
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
+mod deliveries;
 mod http;
+mod mlflow;
 mod startup;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +29,27 @@ enum What {
         #[arg(long, default_value_t = 512)]
         requests: usize,
     },
+    /// The same load against a stock `mlflow server` and against Slipway: CPU time, throughput, memory, start-up.
+    Mlflow {
+        /// The program `mlflow` of an environment in which it is installed.
+        #[arg(long, default_value = "mlflow")]
+        mlflow: PathBuf,
+        /// The program `slipway`, built with optimization.
+        #[arg(long, default_value = "target/release/slipway")]
+        slipway: PathBuf,
+        /// Requests of each operation at each number of connections.
+        #[arg(long, default_value_t = 400)]
+        requests: usize,
+    },
+    /// Deliveries of webhooks a second, alone and beside an endpoint that hangs.
+    Deliveries {
+        /// Models whose events are delivered.
+        #[arg(long, default_value_t = 200)]
+        models: usize,
+        /// Events of each model.
+        #[arg(long, default_value_t = 5)]
+        changes: usize,
+    },
     /// Instructions and milliseconds to the first poll, size and memory of bootstraps.
     Startup {
         /// The bootstraps: `target/lambda/query/bootstrap`, or `target/release/query`.
@@ -39,6 +62,12 @@ enum What {
 async fn main() -> anyhow::Result<()> {
     match Options::parse().what {
         What::Http { requests } => http::run(requests).await,
+        What::Mlflow {
+            mlflow,
+            slipway,
+            requests,
+        } => mlflow::run(&mlflow, &slipway, requests).await,
+        What::Deliveries { models, changes } => deliveries::run(models, changes).await,
         What::Startup { bootstraps } => startup::run(&bootstraps).await,
     }
 }

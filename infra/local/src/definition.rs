@@ -21,6 +21,9 @@ pub const EVENT_BUS: &str = "slipway";
 /// The region that everything claims to be in.
 pub const REGION: &str = "us-east-1";
 
+/// How old a multipart upload is that nobody completes any more; one day longer than a version may wait for its uploads.
+pub const ABANDONED_UPLOADS: Duration = Duration::from_hours(8 * 24);
+
 /// The table, as `CreateTable` and a SAM template take it; it has no secondary index.
 pub fn table() -> Value {
     json!({

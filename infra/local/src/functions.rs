@@ -27,6 +27,7 @@ impl Functions {
             promote::routes(),
             query::routes(),
             notifications::routes(),
+            artifact_validation::routes(),
             artifacts::routes(),
             authorizer::routes(),
             tracking::routes(),

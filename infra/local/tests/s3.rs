@@ -877,8 +877,22 @@ async fn parts_too_small_are_refused_and_an_aborted_upload_is_gone() {
             .upload_id(&id)
             .send()
     };
+    // A rule of the bucket ends what began before a time.
+    let began = time::OffsetDateTime::now_utc();
+    let ended = |time| s3.server.abort_uploads_begun_before(time);
+    assert_eq!(ended(began - Duration::from_hours(1)).await.unwrap(), 0);
+    let other = s3
+        .client
+        .create_multipart_upload()
+        .bucket(BUCKET)
+        .key("other")
+        .send()
+        .await
+        .unwrap();
+    assert!(other.upload_id.is_some());
     abort().await.unwrap();
     assert_eq!(code(abort().await), "NoSuchUpload");
+    assert_eq!(ended(began + Duration::from_hours(1)).await.unwrap(), 1);
     assert!(!s3.exists("small").await);
 }
 

@@ -95,24 +95,7 @@ impl ModelPattern {
 
     /// Whether it matches this name.
     pub fn matches(&self, name: &str) -> bool {
-        let mut parts = self.0.split('*');
-        let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
-            return false;
-        };
-        let mut parts = parts.peekable();
-        if parts.peek().is_none() {
-            return rest.is_empty();
-        }
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                return rest.ends_with(part);
-            }
-            match rest.find(part) {
-                Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
-                None => return false,
-            }
-        }
-        true
+        is_match(&self.0, name)
     }
 
     /// Whether every name that the other one matches is matched by this one, as far as can be told from the texts.
@@ -125,6 +108,28 @@ impl ModelPattern {
                 .strip_suffix('*')
                 .is_some_and(|prefix| !prefix.contains('*') && other.0.starts_with(prefix))
     }
+}
+
+/// Whether a pattern, in which `*` stands for any characters, matches a whole text.
+pub fn is_match(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    true
 }
 
 impl TryFrom<String> for ModelPattern {

@@ -1,7 +1,7 @@
 //! The alias: a movable pointer to a version, and the truth of what serves.
 
 use crate::domain::{
-    AliasName, Digest, ModelName, Principal, TenantName, Timestamp, VersionNumber,
+    AliasName, Digest, Event, ModelName, Principal, TenantName, Timestamp, VersionNumber,
 };
 use crate::error::{Error, ErrorCode, Result};
 use serde_json::json;
@@ -33,6 +33,25 @@ pub struct Alias {
     pub deprecated_at: Option<Timestamp>,
     /// From when on its version must not be used any more.
     pub end_of_life_at: Option<Timestamp>,
+}
+
+impl Alias {
+    /// The alias after it was moved, by the event that tells it.
+    #[must_use]
+    pub fn moved(&self, to: Option<VersionNumber>, event: &Event) -> Self {
+        Self {
+            version: to,
+            previous: self.version.or(self.previous),
+            sequence: self.sequence + 1,
+            manifest_digest: None,
+            deprecated_at: None,
+            end_of_life_at: None,
+            changed_by: event.actor.clone(),
+            // Clocks of two environments may differ; within one alias, time never runs backwards.
+            changed_at: event.time.max(self.changed_at),
+            ..self.clone()
+        }
+    }
 }
 
 /// What the caller believes that an alias holds.

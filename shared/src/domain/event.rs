@@ -52,6 +52,8 @@ event_types! {
     VersionReady => "version.ready",
     /// A version failed a check, or its uploads never came.
     VersionFailed => "version.failed",
+    /// A version was judged again, by another policy or other rules.
+    VersionRejudged => "version.rejudged",
     /// A version was packaged.
     VersionPackaged => "version.packaged",
     /// Description or tags of a version changed.
@@ -102,6 +104,8 @@ event_types! {
     RolloutChanged => "rollout.changed",
     /// What lay in a drop zone could not become a version.
     DropRefused => "drop.refused",
+    /// The validation policy of the tenant changed.
+    ValidationPolicyChanged => "validation_policy.changed",
     /// A token was created.
     TokenCreated => "token.created",
     /// A token was revoked.

@@ -1,14 +1,20 @@
 //! The registered model: a named line of versions.
 
-use crate::domain::{ModelName, Principal, TenantName, Timestamp, VersionNumber};
+use crate::domain::{
+    AliasName, ModelName, Principal, StageName, TenantName, Timestamp, VersionNumber,
+};
 use crate::error::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Largest description and tags together, in bytes of JSON: an event tells old and new ones in one item.
-pub const MAX_NOTES_BYTES: usize = 64 * 1024;
-/// Most tags that a model or a version may carry.
+/// Largest description and tags together, in bytes of JSON: they are one item of at most 400 KB.
+pub const MAX_NOTES_BYTES: usize = 350 * 1024;
+/// Largest tags together, in bytes, of those that can be searched by value: an event tells old and new ones in one item.
+pub const MAX_SEARCHABLE_BYTES: usize = 64 * 1024;
+/// Most tags that a model or a version may be given by the native API.
 pub const MAX_TAGS: usize = 100;
+/// Most tags that a model or a version may carry.
+pub const MOST_TAGS: usize = 1_000;
 /// Longest key of a tag, in characters.
 pub const MAX_TAG_KEY: usize = 250;
 /// Longest value of a tag, in characters.
@@ -35,18 +41,52 @@ impl Notes {
         self.description.is_none() && self.tags.is_empty()
     }
 
-    /// Checks lengths and characters.
+    /// Checks lengths and characters as the native API has them.
     pub fn check(&self) -> Result<()> {
         check_text("description", self.description.as_deref(), MAX_DESCRIPTION)?;
-        if self.tags.len() > MAX_TAGS {
-            return Err(Error::invalid(
-                "tags",
-                format!("there are {} tags; use at most {MAX_TAGS}", self.tags.len()),
-            ));
-        }
+        self.check_count(MAX_TAGS)?;
         self.tags
             .iter()
             .try_for_each(|(key, value)| check_tag(key, value))?;
+        self.check_size()
+    }
+
+    /// Checks what a change by the native API leads to; what is there already may be over its limits.
+    pub fn check_changed(&self, before: &Self, change: &NotesChange) -> Result<()> {
+        change.check()?;
+        if self.tags.len() > before.tags.len() {
+            self.check_count(MAX_TAGS)?;
+        }
+        self.check_size()
+    }
+
+    fn check_count(&self, most: usize) -> Result<()> {
+        if self.tags.len() > most {
+            return Err(Error::invalid(
+                "tags",
+                format!("there are {} tags; use at most {most}", self.tags.len()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks what is stored, whichever API it came by.
+    pub fn check_size(&self) -> Result<()> {
+        self.check_count(MOST_TAGS)?;
+        let searchable: usize = self
+            .tags
+            .iter()
+            .filter(|(_, value)| is_searchable(value))
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        if searchable > MAX_SEARCHABLE_BYTES {
+            return Err(Error::invalid(
+                "tags",
+                format!(
+                    "the tags together have {searchable} bytes; {MAX_SEARCHABLE_BYTES} is the most, so shorten them"
+                ),
+            ));
+        }
         let size = serde_json::to_vec(self).map_or(usize::MAX, |json| json.len());
         if size > MAX_NOTES_BYTES {
             return Err(Error::invalid(
@@ -88,6 +128,22 @@ pub struct NotesChange {
     pub tags: BTreeMap<String, Option<String>>,
 }
 
+/// Whether a tag's value is short enough to be told in events and found by the native search.
+pub fn is_searchable(value: &str) -> bool {
+    value.chars().count() <= MAX_TAG_VALUE
+}
+
+impl NotesChange {
+    /// Checks lengths and characters of what changes, as the native API has them.
+    pub fn check(&self) -> Result<()> {
+        check_text("description", self.description.as_deref(), MAX_DESCRIPTION)?;
+        self.tags
+            .iter()
+            .filter_map(|(key, value)| Some((key, value.as_ref()?)))
+            .try_for_each(|(key, value)| check_tag(key, value))
+    }
+}
+
 /// Checks one tag.
 pub fn check_tag(key: &str, value: &str) -> Result<()> {
     let bad_character = key.chars().find(|character| character.is_control());
@@ -125,6 +181,50 @@ pub fn check_text(field: &str, text: Option<&str>, limit: usize) -> Result<()> {
     }
 }
 
+/// What a model's head knows of its aliases and stages, so that no question has to look at every version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pointers {
+    /// The aliases that hold a version.
+    pub aliases: BTreeSet<AliasName>,
+    /// Where the versions of each stage lie.
+    pub stages: BTreeMap<StageName, Span>,
+    /// Whether what is not named is not there; heads that were written before there were pointers name nothing.
+    pub is_complete: bool,
+}
+
+/// Where the live versions of a stage lie: none has a number above `top`, or one that is not above `floor`.
+///
+/// The version `top` itself may have been deleted since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    /// No version of the stage has a number above it.
+    pub top: u32,
+    /// Every version of the stage has a number above it.
+    pub floor: u32,
+}
+
+impl Span {
+    /// Whether it is known that the stage has no version.
+    pub const fn is_empty(self) -> bool {
+        self.top <= self.floor
+    }
+
+    /// The span with one version more.
+    #[must_use]
+    pub fn with(self, number: VersionNumber) -> Self {
+        if self.is_empty() {
+            return Self {
+                top: number.get(),
+                floor: number.get() - 1,
+            };
+        }
+        Self {
+            top: self.top.max(number.get()),
+            floor: self.floor.min(number.get() - 1),
+        }
+    }
+}
+
 /// A registered model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
@@ -138,6 +238,8 @@ pub struct Model {
     pub notes: Notes,
     /// The number that the next version gets.
     pub next_version: VersionNumber,
+    /// How many of its aliases hold a version; while one does, the model cannot be deleted.
+    pub held_aliases: u64,
     /// Optimistic-lock counter of the notes.
     pub revision: u64,
     /// When it was created.
@@ -146,9 +248,24 @@ pub struct Model {
     pub updated_at: Timestamp,
     /// When it was deleted, if it is.
     pub deleted_at: Option<Timestamp>,
+    /// Its aliases and stages in short.
+    pub pointers: Pointers,
 }
 
 impl Model {
+    /// Where the versions of a stage lie.
+    pub fn span(&self, stage: &StageName) -> Span {
+        let unknown = if self.pointers.is_complete {
+            Span::default()
+        } else {
+            Span {
+                top: self.version_count(),
+                floor: 0,
+            }
+        };
+        self.pointers.stages.get(stage).copied().unwrap_or(unknown)
+    }
+
     /// How many versions were ever registered.
     pub fn version_count(&self) -> u32 {
         self.next_version.get() - 1

@@ -2,10 +2,11 @@
 
 use crate::domain::model::Notes;
 use crate::domain::{
-    Digest, ModelName, Principal, StageName, TenantName, Timestamp, VersionNumber,
+    AliasName, Digest, ModelName, Principal, StageName, TenantName, Timestamp, VersionNumber,
 };
 use crate::error::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// Is the content complete and checked?
@@ -92,6 +93,9 @@ pub struct Validation {
     pub report_digest: Digest,
     /// When it was judged.
     pub at: Timestamp,
+    /// Revision of the validation policy that it was judged by; absent without a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_revision: Option<u64>,
 }
 
 /// The package that was made of a version.
@@ -101,6 +105,25 @@ pub struct Package {
     pub manifest_digest: Digest,
     /// When it was made.
     pub at: Timestamp,
+}
+
+/// Where a version came from, as an MLflow client said it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The URI that was registered; may be empty.
+    pub source: String,
+    /// The run that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<String>,
+    /// Link to a run of another server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_link: Option<String>,
+    /// The logged model that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<String>,
+    /// Where the files lie, if that is neither here nor what `source` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
 }
 
 /// A model version.
@@ -114,6 +137,10 @@ pub struct Version {
     pub stage: StageName,
     /// How many aliases hold it.
     pub alias_count: u32,
+    /// The aliases that hold it, as far as they were set since versions keep their names.
+    pub aliases: BTreeSet<AliasName>,
+    /// Where it came from, if it was registered by URI.
+    pub origin: Option<Origin>,
     /// Who registered it.
     pub registered_by: Principal,
     /// The request that registered it; follows it through all its events.
@@ -146,6 +173,8 @@ pub struct Version {
     pub package: Option<Package>,
     /// Where it came from, where it has been, and what holds on to it.
     pub standing: Standing,
+    /// When a ready version was judged again and no longer accepted, if it is not.
+    pub revoked_at: Option<Timestamp>,
 }
 
 /// How the artifacts of a version came into the registry.
@@ -249,13 +278,54 @@ pub fn warnings(
 }
 
 impl Version {
-    /// Refuses a version that is deleted or not `READY`.
+    /// Whether its files lie elsewhere, so that nobody looked at them: it is `READY` and was never validated.
+    pub fn is_reference(&self) -> bool {
+        self.origin.is_some() && self.artifact_count == 0
+    }
+
+    /// Refuses a version that is deleted, not `READY`, or no longer accepted.
     pub fn require_promotable(&self) -> Result<()> {
+        self.require_ready()?;
+        match self.revoked_at {
+            None => Ok(()),
+            Some(at) => Err(self.revoked(at)),
+        }
+    }
+
+    /// Refuses a version whose bytes are not to be given out: deleted, not `READY`, or no longer accepted and held by
+    /// no alias.
+    ///
+    /// What an alias holds is served, and stays available until the alias moves.
+    pub fn require_downloadable(&self) -> Result<()> {
+        if self.alias_count > 0 {
+            return self.require_ready();
+        }
+        self.require_promotable()
+    }
+
+    fn require_ready(&self) -> Result<()> {
         self.require_live()?;
         match self.status {
             Status::Ready => Ok(()),
             status => Err(version_not_ready(&self.id, status)),
         }
+    }
+
+    fn revoked(&self, at: Timestamp) -> Error {
+        let verdict = self
+            .validation
+            .as_ref()
+            .map_or("unknown", |validation| validation.verdict.as_str());
+        Error::new(
+            ErrorCode::VersionRevoked,
+            format!(
+                "{} was judged `{verdict}` at {at}, which this registry does not accept; read its report, and promote another version",
+                self.id
+            ),
+        )
+        .with("model", self.id.model.as_str())
+        .with("version", self.id.number.get())
+        .with("verdict", verdict)
     }
 
     /// Refuses a deleted version.

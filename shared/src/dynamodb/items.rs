@@ -2,8 +2,9 @@
 //!
 //! Attribute names are short words, because bytes are billed, and full enough to read in the console.
 
+use super::registry::StoredPolicy;
 use super::table::{Item, bytes, number, text};
-use crate::domain::model::Notes;
+use crate::domain::model::{Notes, Pointers, Span};
 use crate::domain::version::{Document, Package, Source, Standing, Validation};
 use crate::domain::{
     Alias, AliasName, Delivery, Digest, Event, Model, ModelName, Principal, StageName, Status,
@@ -13,7 +14,7 @@ use crate::dynamodb::keys::{self, Key};
 use crate::error::{Error, Result};
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Builds an item, leaving out what is absent.
 #[derive(Debug, Default)]
@@ -193,17 +194,76 @@ pub(super) fn model_to_item(model: &Model) -> Item {
     let apart = notes
         .as_ref()
         .is_some_and(|json| json.len() > INLINE_NOTES_BYTES);
-    Builder::at(&keys::model(&model.tenant, &model.name))
+    let mut builder = Builder::at(&keys::model(&model.tenant, &model.name));
+    for alias in &model.pointers.aliases {
+        builder = builder.number(&held_by(alias), 1);
+    }
+    // A head that says where the versions of the first stage lie says so of every stage.
+    if model.pointers.stages.is_empty() && model.version_count() == 0 {
+        builder = builder.number(&top_of(&Version::first_stage()), 0);
+    }
+    for (stage, span) in &model.pointers.stages {
+        builder = builder
+            .number(&top_of(stage), span.top)
+            .number(&floor_of(stage), span.floor);
+    }
+    builder
         .maybe_text("home", model.name.is_known().then(|| model.name.home()))
         .text("owner", model.owner.as_str())
         .maybe_text("notes", notes.filter(|_| !apart))
         .maybe_text("notes_at", apart.then_some("item"))
         .number("next", model.next_version.get())
+        .number("held", model.held_aliases)
         .number("rev", model.revision)
         .number("created", model.created_at.millis())
         .number("updated", model.updated_at.millis())
         .maybe_number("deleted", model.deleted_at.map(Timestamp::millis))
         .build()
+}
+
+/// Attribute that says that an alias holds a version of the model, or this version.
+pub(super) fn held_by(alias: &AliasName) -> String {
+    format!("@{alias}")
+}
+
+/// Attribute of a head with the top of a stage's span.
+pub(super) fn top_of(stage: &StageName) -> String {
+    format!("top:{stage}")
+}
+
+/// Attribute of a head with the floor of a stage's span.
+pub(super) fn floor_of(stage: &StageName) -> String {
+    format!("floor:{stage}")
+}
+
+fn aliases_of(item: &Item) -> BTreeSet<AliasName> {
+    item.keys()
+        .filter_map(|name| AliasName::parse(name.strip_prefix('@')?).ok())
+        .collect()
+}
+
+fn pointers_of(item: &Item) -> Pointers {
+    let reader = Reader(item);
+    let stages = item
+        .keys()
+        .filter_map(|name| {
+            let stage = StageName::parse(name.strip_prefix("top:")?).ok()?;
+            let number = |name: &str| {
+                let number = reader.maybe_number(name).unwrap_or(0);
+                u32::try_from(number).unwrap_or(u32::MAX)
+            };
+            let span = Span {
+                top: number(name),
+                floor: number(&floor_of(&stage)),
+            };
+            Some((stage, span))
+        })
+        .collect::<BTreeMap<_, _>>();
+    Pointers {
+        aliases: aliases_of(item),
+        is_complete: stages.contains_key(&Version::first_stage()),
+        stages,
+    }
 }
 
 pub(super) fn model_from_item(tenant: &TenantName, item: &Item) -> Result<ModelItem> {
@@ -225,10 +285,12 @@ pub(super) fn model_from_item(tenant: &TenantName, item: &Item) -> Result<ModelI
             owner: stored(Principal::parse(reader.text("owner")?))?,
             notes: reader.maybe_json("notes")?.unwrap_or_default(),
             next_version: reader.version_number("next")?,
+            held_aliases: reader.number("held")?,
             revision: reader.number("rev")?,
             created_at: reader.time("created")?,
             updated_at: reader.time("updated")?,
             deleted_at: reader.maybe_time("deleted"),
+            pointers: pointers_of(item),
         },
     })
 }
@@ -257,6 +319,12 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
         .document("notes", &version.notes)
         .text("meta_digest", version.metadata_digest.hex())
         .number("rev", version.revision);
+    if let Some(origin) = &version.origin {
+        builder = builder.json("origin", origin)?;
+    }
+    for alias in &version.aliases {
+        builder = builder.number(&held_by(alias), 1);
+    }
     if let Some(validation) = &version.validation {
         builder = builder.json("val", validation)?;
     }
@@ -278,6 +346,7 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
         .maybe_number("served", Some(standing.rollouts).filter(|count| *count > 0))
         .maybe_number("depr", standing.deprecated_at.map(Timestamp::millis))
         .maybe_number("eol", standing.end_of_life_at.map(Timestamp::millis))
+        .maybe_number("revoked", version.revoked_at.map(Timestamp::millis))
         .build())
 }
 
@@ -300,6 +369,8 @@ pub(super) fn version_from_item(
         status: Status::parse(reader.text("status")?).ok_or_else(|| reader.broken("status"))?,
         stage: stored(StageName::parse(reader.text("stage")?))?,
         alias_count: u32::try_from(reader.number("aliases")?).unwrap_or(u32::MAX),
+        aliases: aliases_of(item),
+        origin: reader.maybe_json("origin")?,
         registered_by: stored(Principal::parse(reader.text("by")?))?,
         request_id: reader.text("req")?.to_owned(),
         created_at: reader.time("created")?,
@@ -329,6 +400,26 @@ pub(super) fn version_from_item(
             deprecated_at: reader.maybe_time("depr"),
             end_of_life_at: reader.maybe_time("eol"),
         },
+        revoked_at: reader.maybe_time("revoked"),
+    })
+}
+
+pub(super) fn policy_to_item(tenant: &TenantName, policy: &StoredPolicy) -> Item {
+    Builder::at(&keys::validation_policy(tenant))
+        .number("rev", policy.revision)
+        .document("doc", &policy.document)
+        .text("by", policy.changed_by.as_str())
+        .number("at", policy.changed_at.millis())
+        .build()
+}
+
+pub(super) fn policy_from_item(item: &Item) -> Result<StoredPolicy> {
+    let reader = Reader(item);
+    Ok(StoredPolicy {
+        revision: reader.number("rev")?,
+        document: reader.document("doc"),
+        changed_by: stored(Principal::parse(reader.text("by")?))?,
+        changed_at: reader.time("at")?,
     })
 }
 

@@ -27,6 +27,7 @@
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! feed in order       T#<tenant>#L#<day of dispatch>     <ulid of dispatch>
 //! tag index           T#<tenant>#G#<sha256 of tag>       <model>
+//! validation policy   T#<tenant>#P                       validation
 //! subscription        T#<tenant>#W                       <ulid>
 //! delivery            T#<tenant>#X#<subscription>        <event ulid>
 //! waiting delivery    T#<tenant>#Y#<subscription>        <lane>#<ulid of dispatch>
@@ -40,7 +41,7 @@
 //! their large parts   the same                           <of the thing>#<section>#<part>
 //! where either lies   T#<tenant>#TI#<run or model>       #
 //! metric points       T#<tenant>#TH#<run>                K#<sha256 of name>#<ulid> | B#<ulid>
-//! versions of a run   T#<tenant>#TV#<run>                <model>#<number>
+//! versions of a run   T#<tenant>#TV#<run>                <home>#<number>
 //! work that is due    W#<kind>                           <due, 13 digits>#<sha256 of subject>
 //! outbox checkpoint   W#outbox                           <stream shard>
 //! ```
@@ -289,6 +290,11 @@ pub fn tag(tenant: &TenantName, tag_key: &str, value: &str) -> String {
     format!("T#{tenant}#G#{}", hash(&[tag_key, value]))
 }
 
+/// The validation policy of a tenant.
+pub fn validation_policy(tenant: &TenantName) -> Key {
+    key(format!("T#{tenant}#P"), "validation")
+}
+
 /// Partition of a tenant's subscriptions.
 pub fn subscriptions(tenant: &TenantName) -> String {
     format!("T#{tenant}#W")
@@ -319,9 +325,10 @@ pub fn delivery(tenant: &TenantName, subscription_id: &str, event_id: &str) -> K
     key(deliveries(tenant, subscription_id), event_id)
 }
 
-/// The lane of a model's deliveries within a subscription: 16 hexadecimal digits, also for events of no model.
-pub fn lane(model: Option<&ModelName>) -> String {
-    let mut lane = hash(&[model.map_or("", ModelName::as_str)]);
+/// The lane of a model's deliveries within a subscription, by the model's home: 16 hexadecimal digits, also for events
+/// of no model.
+pub fn lane(home: Option<&str>) -> String {
+    let mut lane = hash(&[home.unwrap_or_default()]);
     lane.truncate(16);
     lane
 }
@@ -425,7 +432,7 @@ pub fn versions_of_run(tenant: &TenantName, run: &str) -> String {
 pub fn version_of_run(id: &VersionId, run: &str) -> Key {
     key(
         versions_of_run(&id.tenant, run),
-        format!("{}#{:010}", id.model, id.number.get()),
+        format!("{}#{:010}", id.model.home(), id.number.get()),
     )
 }
 
@@ -514,6 +521,7 @@ mod tests {
             text(version_document(&id("iris", 7), "metadata")),
             "T#default#D#iris#0000000007 | metadata"
         );
+        assert_eq!(text(validation_policy(&tenant)), "T#team-a#P | validation");
         assert_eq!(
             text(feed(&tenant, Timestamp::from_millis(0), "01J")),
             "T#team-a#F#1970-01-01 | 01J"
@@ -559,7 +567,7 @@ mod tests {
             text(feed_entry(&tenant, Timestamp::from_millis(0), "01J")),
             "T#team-a#L#1970-01-01 | 01J"
         );
-        let place = lane_place(&lane(Some(&iris)), "01J");
+        let place = lane_place(&lane(Some("iris")), "01J");
         assert_eq!(
             text(waiting_delivery(&tenant, "01S", &place)),
             format!("T#team-a#Y#01S | {}#01J", &hash(&["iris"])[..16])

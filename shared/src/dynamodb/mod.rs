@@ -11,9 +11,10 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, ArtifactRoot, Committed, DECISIONS, Dispatch, Evidence, FEED_DAYS, Found,
+    AliasChange, ArtifactRoot, Committed, DECISIONS, Decide, Dispatch, Evidence, FEED_DAYS, Found,
     Governing, Judgement, Lane, LifecycleChange, Listed, Loaded, LoggedModelChange, Naming,
-    NewExperiment, NewRequest, Page, Place, Position, Promotion, Registration, Registry,
-    RequestChange, Requested, RolloutChange, RunChange, RunLink, RunWithExperiment, SettingsChange,
-    SettingsName, StageChange, StageHolder, StageLoaded, VersionChange, WorkItem, WorkKind,
+    Neighbours, NewExperiment, NewRequest, Page, Place, Position, Promotion, Registration,
+    Registry, Rejudgement, RequestChange, Requested, RolloutChange, RunChange, RunLink,
+    RunWithExperiment, SettingsChange, SettingsName, StageChange, StageHolder, StageLoaded,
+    StoredPolicy, VersionChange, WorkItem, WorkKind,
 };

@@ -54,11 +54,17 @@ impl Expression {
         }
     }
 
-    /// This and another one; values come afterwards.
-    pub(super) fn and(mut self, text: &str) -> Self {
-        let other = Self::new(text);
-        self.text = format!("{} AND {text}", self.text);
-        self.names.extend(other.names);
+    /// This and another condition.
+    pub(super) fn and(self, other: &str) -> Self {
+        let mut both = Self::new(format!("{} AND {other}", self.text));
+        both.names.extend(self.names);
+        both.values.extend(self.values);
+        both
+    }
+
+    /// Lets `#word` stand for an attribute of another name, such as one that is made of a user's text.
+    pub(super) fn named(mut self, word: &str, attribute: impl Into<String>) -> Self {
+        self.names.insert(format!("#{word}"), attribute.into());
         self
     }
 
@@ -203,12 +209,7 @@ impl Table {
     /// Waits a little before another attempt: longer each time, and never two alike.
     pub(super) async fn pause(&self, attempt: u32) {
         let ceiling_ms = (5_u64 << attempt.min(6)).min(250);
-        let mut random = [0_u8; 8];
-        let drawn = if getrandom::fill(&mut random).is_ok() {
-            u64::from_le_bytes(random)
-        } else {
-            0
-        };
+        let drawn = u64::from_le_bytes(random_bytes()[..8].try_into().unwrap_or_default());
         self.sleep
             .sleep(Duration::from_millis(1 + drawn % ceiling_ms))
             .await;
@@ -423,12 +424,15 @@ impl Table {
             .iter()
             .map(|write| self.transact_item(write))
             .collect::<Result<Vec<_>>>()?;
+        // One token for all attempts: an earlier one may have been applied although its answer was lost.
+        let token = hex::encode(random_bytes());
         let mut attempt = 0;
         loop {
             let sent = self
                 .client
                 .transact_write_items()
                 .set_transact_items(Some(items.clone()))
+                .client_request_token(&token)
                 .return_consumed_capacity(ReturnConsumedCapacity::Total)
                 .send()
                 .await;
@@ -533,6 +537,13 @@ impl Table {
             .map_err(|error| Error::internal("building a transaction", error))?
             .build())
     }
+}
+
+/// Random bytes of the system.
+fn random_bytes() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system's random source works");
+    bytes
 }
 
 /// The error for too much at once.

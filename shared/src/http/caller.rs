@@ -1,7 +1,7 @@
 //! Who calls, for which tenant, under which request id and idempotency key.
 
 use crate::config::Config;
-use crate::domain::access::{check_groups, denied};
+use crate::domain::access::{check_groups, denied, is_match};
 use crate::domain::{Action, Identity, ModelName, Principal, Scope, TenantName, Timestamp};
 use crate::dynamodb::idempotency::{Answer, Idempotency, StoredResponse};
 use crate::error::{Error, ErrorCode, Result};
@@ -119,6 +119,16 @@ pub(super) fn identity_of(
         if let Some(jwt) = &authorizer.jwt
             && let Some(subject) = jwt.claims.get("sub")
         {
+            if !config
+                .jwt_subjects
+                .iter()
+                .any(|pattern| is_match(pattern, subject))
+            {
+                return Err(Error::new(
+                    ErrorCode::PermissionDenied,
+                    "the subject of your JWT is none that this deployment lets in",
+                ));
+            }
             let groups = jwt.claims.get(&config.jwt_groups_claim);
             return plain(
                 subject.clone(),

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::domain::model::Notes;
-use crate::domain::version::warnings;
+use crate::domain::version::{Origin, warnings};
 use crate::domain::{Alias, Metadata, Model, Timestamp, Version, VersionNumber};
 use crate::s3::keys;
 use serde::Serialize;
@@ -63,6 +63,9 @@ pub struct ValidationView {
     pub report_digest: String,
     /// When it was judged.
     pub at: Timestamp,
+    /// Revision of the validation policy that it was judged by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_revision: Option<u64>,
 }
 
 /// The package of a version.
@@ -110,6 +113,9 @@ pub struct VersionView {
     /// What validation found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationView>,
+    /// When it was judged again and no longer accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Timestamp>,
     /// The package.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<PackageView>,
@@ -124,6 +130,12 @@ pub struct VersionView {
     /// What whoever uses it should know.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Where it came from, if it was registered by URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Whether its files lie elsewhere, so that it was never validated.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_reference: bool,
 }
 
 impl VersionView {
@@ -151,7 +163,9 @@ impl VersionView {
                     summary: validation.summary.clone(),
                     report_digest: validation.report_digest.to_string(),
                     at: validation.at,
+                    policy_revision: validation.policy_revision,
                 }),
+            revoked_at: version.revoked_at,
             package: version.package.as_ref().map(|package| PackageView {
                 manifest_uri: format!("s3://{}/{}", app.bucket.name(), keys::manifest(&version.id)),
                 manifest_digest: package.manifest_digest.to_string(),
@@ -161,6 +175,8 @@ impl VersionView {
             deprecated_at: version.standing.deprecated_at,
             end_of_life_at: version.standing.end_of_life_at,
             warnings: version.standing.warnings(app.clock.now()),
+            origin: version.origin.clone(),
+            is_reference: version.is_reference(),
         }
     }
 }

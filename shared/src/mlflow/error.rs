@@ -182,6 +182,8 @@ pub fn translated(error: &Error) -> (MlflowCode, String) {
         ErrorCode::ExperimentExists => (MlflowCode::ResourceAlreadyExists, own()),
         ErrorCode::Conflict
         | ErrorCode::VersionNotReady
+        | ErrorCode::VersionRevoked
+        | ErrorCode::NotRejudgeable
         | ErrorCode::VersionInUse
         | ErrorCode::TransitionNotAllowed
         | ErrorCode::UploadIncomplete

@@ -87,7 +87,7 @@ fn is_word(character: char) -> bool {
 pub fn check_key(key: &str, field: &str) -> Result<()> {
     let allowed =
         |character: char| is_word(character) || matches!(character, '/' | '.' | '-' | ' ' | ':');
-    if key.is_empty() || !key.chars().all(allowed) {
+    if !key.chars().all(allowed) {
         return Err(invalid(format!(
             "{}Names may only contain alphanumerics, underscores (_), dashes (-), periods (.), spaces ( ), colon(:) and slashes (/).",
             invalid_value(field, &Value::from(key))

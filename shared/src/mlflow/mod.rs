@@ -5,12 +5,16 @@
 //! Handlers take [`Fields`], answer with [`Reply`](crate::http::Reply), and fail with the one error type: errors of the
 //! registry are put into MLflow's words by [`error`], and [`refused`] makes one that only MLflow knows.
 
+pub mod creation;
 pub mod error;
 pub mod fields;
 pub mod filter;
 pub mod limits;
+pub mod lookups;
+pub mod shapes;
 pub mod uploads;
 
+pub use creation::looked_up;
 pub use error::{MlflowCode, endpoint_not_found, invalid, refused};
 pub use fields::Fields;
 

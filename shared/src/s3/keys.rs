@@ -5,6 +5,7 @@
 //! a drop was taken      incoming/<tenant>/<home>/<version>/_SLIPWAY_DROPPED
 //! validation goes on    incoming/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<sequence>
 //! drop zone             dropzone/<tenant>/<model>/<path>
+//! advisories            advisories/<tenant>/<path>
 //! large documents       documents/<tenant>/<sha256>.json
 //! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
 //! packages              packages/<tenant>/<home>/<version>/manifest.json
@@ -17,6 +18,7 @@
 //! The one exception is the mark with which validation goes on in another invocation.
 
 use crate::domain::artifact::RESERVED_PREFIX;
+use crate::domain::location::SCHEME;
 use crate::domain::{
     Artifact, ArtifactPath, Digest, Location, ModelName, StoredPath, TenantName, VersionId,
     VersionNumber,
@@ -80,6 +82,22 @@ pub fn document(tenant: &TenantName, digest: &Digest) -> String {
     format!("documents/{tenant}/{}.json", digest.hex())
 }
 
+/// Where a deployment puts files of advisories for a tenant.
+pub fn advisories_prefix(tenant: &TenantName) -> String {
+    format!("advisories/{tenant}/")
+}
+
+/// Whether a policy of a tenant may name this object as its advisories.
+pub fn is_advisories(tenant: &TenantName, key: &str) -> bool {
+    key.len() <= MAX_KEY_BYTES
+        && [advisories_prefix(tenant), format!("documents/{tenant}/")]
+            .iter()
+            .any(|prefix| {
+                key.strip_prefix(prefix.as_str())
+                    .is_some_and(|rest| !rest.is_empty())
+            })
+}
+
 /// A validation report, by its digest.
 pub fn report(id: &VersionId, digest: &Digest) -> String {
     format!(
@@ -109,6 +127,17 @@ pub fn tracked_prefix(tenant: &TenantName) -> String {
 /// A file that a run or a logged model keeps.
 pub fn tracked(tenant: &TenantName, path: &StoredPath) -> String {
     format!("{}{path}", tracked_prefix(tenant))
+}
+
+/// The root of all artifacts of a tenant, for runs and logged models whose experiment has none of its own.
+///
+/// With `is_s3` it is an address that clients read and write by themselves, with credentials of their own.
+pub fn artifact_root(tenant: &TenantName, bucket: &str, is_s3: bool) -> String {
+    if is_s3 {
+        format!("s3://{bucket}/{}", tracked_prefix(tenant))
+    } else {
+        SCHEME.to_owned()
+    }
 }
 
 /// Where the files of a root lie that is ours: of `mlflow-artifacts:` or of `s3:` in this bucket, and of this tenant.

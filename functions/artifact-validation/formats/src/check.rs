@@ -75,7 +75,7 @@ impl<'a> Check<'a> {
 
     /// Tells that `rule` applies, at `offset_bytes` if it has a place.
     pub fn find(&mut self, rule: &Rule, offset_bytes: Option<u64>, detail: impl Into<String>) {
-        self.verdict = self.verdict.max(rule.verdict);
+        self.verdict = self.verdict.max(self.limits.verdict_of(rule));
         if self.findings.len() < Self::MAX_FINDINGS {
             self.findings.push(Finding {
                 rule: rule.id.to_owned(),

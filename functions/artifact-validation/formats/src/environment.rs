@@ -14,6 +14,7 @@ use crate::yaml;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 /// The rules of this format.
 pub const RULES: &[Rule] = &[
@@ -541,10 +542,11 @@ pub struct Vulnerability {
 }
 
 /// Advisories in OSV format, as a deployment supplies them.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Default)]
 pub struct Advisories {
     records: Vec<Advisory>,
+    /// Places in `records` by the normalized name of the package that they are about.
+    by_package: HashMap<String, Vec<usize>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -592,17 +594,46 @@ impl Advisories {
     /// Reads a list of OSV records, or an object that has it as `vulns`.
     pub fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum File {
-            List(Vec<Advisory>),
-            Object { vulns: Vec<Advisory> },
-            One(Advisory),
+        struct File {
+            vulns: Vec<Advisory>,
         }
-        let records = match serde_json::from_slice(bytes)? {
-            File::List(records) | File::Object { vulns: records } => records,
-            File::One(record) => vec![record],
+        let records: Vec<Advisory> = match bytes.trim_ascii_start().first() {
+            Some(b'[') => serde_json::from_slice(bytes)?,
+            _ => match serde_json::from_slice::<Advisory>(bytes) {
+                Ok(record) => vec![record],
+                Err(_) => serde_json::from_slice::<File>(bytes)?.vulns,
+            },
         };
-        Ok(Self { records })
+        let mut by_package: HashMap<String, Vec<usize>> = HashMap::new();
+        for (place, record) in records.iter().enumerate() {
+            if record.withdrawn.is_some() {
+                continue;
+            }
+            for affected in &record.affected {
+                if affected.package.ecosystem == "PyPI" {
+                    let places = by_package
+                        .entry(normalize(&affected.package.name))
+                        .or_default();
+                    if places.last() != Some(&place) {
+                        places.push(place);
+                    }
+                }
+            }
+        }
+        Ok(Self {
+            records,
+            by_package,
+        })
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
     }
 
     /// The advisories that apply to these dependencies; those without a version are passed over.
@@ -612,10 +643,8 @@ impl Advisories {
             let Some(version) = &dependency.version else {
                 continue;
             };
-            for record in &self.records {
-                if record.withdrawn.is_some() {
-                    continue;
-                }
+            let places = self.by_package.get(&dependency.name).into_iter().flatten();
+            for record in places.filter_map(|place| self.records.get(*place)) {
                 let hit = record.affected.iter().find(|affected| {
                     affected.package.ecosystem == "PyPI"
                         && normalize(&affected.package.name) == dependency.name

@@ -8,11 +8,11 @@ use crate::archive;
 use crate::bundle::{Bundle, BundleFile};
 use crate::cache::Cached;
 use crate::check::Check;
+use crate::completeness::{self, Requirements};
 use crate::environment::Advisories;
 use crate::pickle::AllowList;
-use crate::policy::{self, Requirements};
 use crate::report::{FileReport, Finding, Report, Verdict};
-use crate::rules::{self, EMPTY, MISMATCH, POLYGLOT, READ_FAILED, TOO_DEEP, UNKNOWN};
+use crate::rules::{self, EMPTY, MISMATCH, POLYGLOT, READ_FAILED, Rule, TOO_DEEP, UNKNOWN};
 use crate::source::{ReadError, Source};
 use crate::text::extension;
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     triton, xgboost, zip,
 };
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Bounds that hold for every parser, whatever a file says of itself.
@@ -41,6 +41,8 @@ pub struct Limits {
     pub advisories: Option<Arc<Advisories>>,
     /// What a version must bring along in this registry.
     pub requirements: Requirements,
+    /// Rules that lead to a worse verdict in this registry than by themselves.
+    pub raised: BTreeMap<&'static str, Verdict>,
 }
 
 impl Default for Limits {
@@ -53,6 +55,7 @@ impl Default for Limits {
             allow_list: None,
             advisories: None,
             requirements: Requirements::default(),
+            raised: BTreeMap::new(),
         }
     }
 }
@@ -63,6 +66,12 @@ impl Limits {
         self.allow_list
             .as_deref()
             .unwrap_or_else(|| AllowList::built_in())
+    }
+
+    /// The verdict that a finding of this rule leads to in this registry.
+    pub fn verdict_of(&self, rule: &Rule) -> Verdict {
+        let raised = self.raised.get(rule.id).copied();
+        raised.unwrap_or(Verdict::Clean).max(rule.verdict)
     }
 }
 
@@ -202,7 +211,7 @@ pub fn inspect(bundle: &Bundle<'_>, limits: &Limits) -> Report {
         });
     }
     account(&mut files, &mut findings, &accounted);
-    let missing = policy::apply(&files, limits, &mut findings);
+    let missing = completeness::apply(&files, limits, &mut findings);
     sort(&mut findings);
     let verdict = files
         .iter()
@@ -214,7 +223,7 @@ pub fn inspect(bundle: &Bundle<'_>, limits: &Limits) -> Report {
         verdict,
         files,
         findings,
-        rules_digest: rules::digest(limits.allow_list.as_deref()),
+        rules_digest: rules::digest(limits),
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod bundle;
 pub mod check;
+pub mod completeness;
 pub mod inspect;
 pub mod policy;
 pub mod rejudge;
@@ -59,8 +60,9 @@ mod yaml;
 
 pub use bundle::{Bundle, BundleFile};
 pub use check::Check;
+pub use completeness::Requirements;
 pub use inspect::{Limits, inspect};
-pub use policy::Requirements;
+pub use policy::Policy;
 pub use rejudge::rejudge;
 pub use report::{FileReport, Finding, Report, Verdict};
 pub use source::{ReadError, Source};

@@ -4,12 +4,15 @@
 //! against the list as it is now.
 //! Where the stored facts do not decide, the old refusal stands and [`needs_reading`] says so.
 
+use crate::completeness;
 use crate::inspect::{Limits, sort};
 use crate::pickle::{AllowList, GLOBAL, Use};
-use crate::policy;
 use crate::report::{FileReport, Finding, Report, Verdict};
 use crate::rules;
 use serde_json::{Map, Value};
+
+/// What the facts of this build mean; a report of another version is not judged again, but read again.
+pub const FACTS_VERSION: u32 = 1;
 
 /// The fact that marks a file whose stored facts do not decide.
 const NEEDS_READING: &str = "needs_reading";
@@ -21,24 +24,18 @@ const MAX_DEPTH: usize = 16;
 /// A file is never judged milder than its facts prove: where they do not decide, its verdict stays and the file is
 /// marked, which [`needs_reading`] tells.
 pub fn rejudge(report: &Report, limits: &Limits) -> Report {
-    let digest = rules::digest(limits.allow_list.as_deref());
+    let digest = rules::digest(limits);
     let mut findings: Vec<Finding> = Vec::new();
     let mut files = Vec::new();
     for file in &report.files {
-        let own = report
-            .findings
-            .iter()
-            .filter(|finding| is_of(&finding.path, &file.path) && !policy::is_own(&finding.rule));
-        let (file, own) = again(
-            file,
-            own,
-            limits.allow_list(),
-            digest == report.rules_digest,
-        );
+        let own = report.findings.iter().filter(|finding| {
+            is_of(&finding.path, &file.path) && !completeness::is_own(&finding.rule)
+        });
+        let (file, own) = again(file, own, limits, digest == report.rules_digest);
         findings.extend(own);
         files.push(file);
     }
-    let missing = policy::apply(&files, limits, &mut findings);
+    let missing = completeness::apply(&files, limits, &mut findings);
     sort(&mut findings);
     let verdict = files
         .iter()
@@ -56,10 +53,12 @@ pub fn rejudge(report: &Report, limits: &Limits) -> Report {
 
 /// Whether the judgement of any file has to wait for its bytes.
 pub fn needs_reading(report: &Report) -> bool {
-    report
-        .files
-        .iter()
-        .any(|file| file.facts.get(NEEDS_READING) == Some(&Value::Bool(true)))
+    report.files.iter().any(file_needs_reading)
+}
+
+/// Whether the judgement of a file has to wait for its bytes.
+pub fn file_needs_reading(file: &FileReport) -> bool {
+    file.verdict == Verdict::Incomplete || file.facts.get(NEEDS_READING) == Some(&Value::Bool(true))
 }
 
 /// Whether a finding at `path` belongs to `file`, or to a member of it.
@@ -71,9 +70,10 @@ fn is_of(path: &str, file: &str) -> bool {
 fn again<'f>(
     file: &FileReport,
     findings: impl Iterator<Item = &'f Finding>,
-    list: &AllowList,
+    limits: &Limits,
     is_same: bool,
 ) -> (FileReport, Vec<Finding>) {
+    let list = limits.allow_list();
     let mut file = file.clone();
     let mut kept: Vec<Finding> = findings.cloned().collect();
     if is_same {
@@ -83,7 +83,7 @@ fn again<'f>(
     let mut undecided = false;
     let mut uses = Vec::new();
     undecided |= gather(&file.facts, &mut uses, 0);
-    let mut newly_allowed = false;
+    let (mut newly_allowed, mut allowed_again) = (false, false);
     for (name, how) in &uses {
         let shown: String = name.chars().take(120).collect();
         let detail = format!("imports `{}`", shown.escape_debug());
@@ -95,9 +95,14 @@ fn again<'f>(
                 kept.retain(|finding| finding.rule != GLOBAL.id || finding.detail != detail);
             }
             Some(_) if was_refused => undecided = true,
+            // It was followed as what it is allowed as again, and refused by a judgement between.
+            Some(granted) if granted.word() == how => {
+                let before = kept.len();
+                kept.retain(|finding| finding.rule != GLOBAL.id || finding.detail != detail);
+                allowed_again |= kept.len() < before;
+            }
             // It was followed as something else.
-            Some(granted) if granted.word() != how => undecided = true,
-            Some(_) => {}
+            Some(_) => undecided = true,
             None if !was_refused && is_by_pattern(name) => {}
             // The finding is there already, unless the list had the name before.
             None if kept.iter().any(|finding| finding.detail == detail) => {}
@@ -113,7 +118,7 @@ fn again<'f>(
     for finding in &kept {
         // A rule that is gone says nothing of what replaced it.
         if let Some(rule) = rules::find(&finding.rule) {
-            verdict = verdict.max(rule.verdict);
+            verdict = verdict.max(limits.verdict_of(rule));
         } else {
             undecided = true;
             verdict = verdict.max(old);
@@ -126,8 +131,9 @@ fn again<'f>(
     let is_cut = kept.len() >= 50;
     undecided |= newly_allowed && (others || is_cut);
     // What has no finding to explain it stays as it was.
-    let explained = !report_is_bare(&kept, old, newly_allowed);
+    let explained = !report_is_bare(&kept, old, newly_allowed || allowed_again);
     if undecided || is_cut || !explained {
+        undecided |= verdict < old && is_cut;
         verdict = verdict.max(old);
     }
     file.verdict = verdict;

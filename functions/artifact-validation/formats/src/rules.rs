@@ -2,7 +2,7 @@
 //!
 //! Each format's module declares its own rules with [`Rule`] constants in a `RULES` slice; [`all`] gathers them.
 
-use crate::pickle::AllowList;
+use crate::inspect::Limits;
 use crate::report::Verdict;
 use sha2::{Digest as _, Sha256};
 
@@ -64,7 +64,7 @@ pub const GENERAL: &[Rule] = &[UNKNOWN, READ_FAILED, MISMATCH, POLYGLOT, EMPTY, 
 pub fn all() -> impl Iterator<Item = &'static Rule> {
     [
         GENERAL,
-        crate::policy::RULES,
+        crate::completeness::RULES,
         crate::compressed::RULES,
         crate::text::RULES,
         crate::companion::RULES,
@@ -96,16 +96,19 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
     .flatten()
 }
 
-/// Digest of the rules and of the names that pickles may import; another digest means another judgement.
-pub fn digest(allow_list: Option<&AllowList>) -> String {
+/// Digest of the rules, as these limits have them, and of the names that pickles may import; another digest means
+/// another judgement.
+pub fn digest(limits: &Limits) -> String {
     let mut hash = Sha256::new();
     for rule in all() {
-        hash.update(format!("{} {:?}\n", rule.id, rule.verdict));
+        hash.update(format!("{} {:?}\n", rule.id, limits.verdict_of(rule)));
     }
-    hash.update(crate::pickle::ALLOW_LIST);
-    if let Some(list) = allow_list {
-        hash.update(list.listing());
-    }
+    hash.update(limits.allow_list().digest());
+    written(hash)
+}
+
+/// A digest as reports have it, `sha256:<hex>`.
+pub(crate) fn written(hash: Sha256) -> String {
     let mut digest = String::from("sha256:");
     for byte in hash.finalize() {
         for nibble in [byte >> 4, byte & 0x0f] {

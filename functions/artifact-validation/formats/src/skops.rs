@@ -8,6 +8,7 @@ use crate::check::Check;
 use crate::cursor::{Trouble, quote, settle};
 use crate::events::{Bounds, Event, Events, Json};
 use crate::inflated::{Coding, Inflated};
+use crate::pickle::{AllowList, Use};
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::{ReadError, Source};
@@ -347,7 +348,9 @@ impl Walk {
                 )
             }
             "ListNode" => name == "builtins.list",
-            "TupleNode" => name == "builtins.tuple",
+            "TupleNode" => {
+                name == "builtins.tuple" || name == "sklearn.impute._iterative._ImputerTriplet"
+            }
             "SetNode" => matches!(name.as_str(), "builtins.set" | "builtins.frozenset"),
             "SliceNode" => name == "builtins.slice",
             "BytesNode" => name == "builtins.bytes",
@@ -571,7 +574,9 @@ pub(crate) fn is_type_allowed(name: &str) -> bool {
         ("sklearn", Some(package)) => {
             (SKLEARN.contains(&package) && is_plain_class(class, false))
                 || name == "sklearn.utils._bunch.Bunch"
+                || name == "sklearn.compose._column_transformer.make_column_selector"
                 || name == "sklearn.utils._metadata_requests.MetadataRequest"
+                || name == "sklearn.utils._metadata_requests.MethodMetadataRequest"
                 || name == "sklearn.utils._tags.Tags"
         }
         ("scipy", Some("sparse")) => is_plain_class(class, true) && class.ends_with(['x', 'y']),
@@ -581,6 +586,7 @@ pub(crate) fn is_type_allowed(name: &str) -> bool {
                 "BSpline" | "PPoly" | "BPoly" | "interp1d" | "PchipInterpolator" | "CubicSpline"
             )
         }
+        ("scipy", Some("stats")) => AllowList::built_in().find(module, class) == Some(Use::Class),
         ("scipy", Some("spatial")) => matches!(class, "cKDTree" | "KDTree"),
         ("xgboost", Some("sklearn")) => class.starts_with("XGB") && is_plain_class(class, false),
         ("xgboost", Some("core")) | ("lightgbm", Some("basic")) => class == "Booster",

@@ -249,6 +249,7 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
             | ".format_version"
             | ".storage_alignment"
             | ".data/serialization_id"
+            | ".data/version"
             | "archive_format"
             | "archive_version" => {
                 small_text(check, &archive, entry)?;

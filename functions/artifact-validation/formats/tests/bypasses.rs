@@ -1502,3 +1502,128 @@ fn gguf_files_cannot_carry_templates_or_lengths_that_harm() {
     ));
     refuse(&family, Verdict::Malformed, 60);
 }
+
+// ── Readers that differ, and functions with bound arguments ─────────────
+
+/// A pickle that describes an array of bytes as joblib before 1.2 did, with the array, and what follows it.
+fn old_joblib(array: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(array.len()).expect("arrays of the test are short");
+    join(&[
+        b"\x80\x03}",
+        &old_text("a"),
+        &old_global("joblib.numpy_pickle", "NumpyArrayWrapper"),
+        b")\x81}(",
+        &old_text("subclass"),
+        &old_global("numpy", "ndarray"),
+        &old_text("shape"),
+        b"J",
+        &length.to_le_bytes(),
+        b"\x85",
+        &old_text("order"),
+        &old_text("C"),
+        &old_text("dtype"),
+        &old_global("numpy", "dtype"),
+        &old_text("u1"),
+        b"\x89\x88\x87R(K\x03",
+        &old_text("|"),
+        b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
+        &old_text("allow_mmap"),
+        b"\x88ub",
+        array,
+        b"s.",
+    ])
+}
+
+fn old_text(text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).expect("texts of the test are short");
+    [b"X".as_slice(), &length.to_le_bytes(), text.as_bytes()].concat()
+}
+
+#[test]
+fn arrays_of_old_joblib_are_followed_as_the_program_that_another_reader_sees() {
+    let evil = b"cos\nsystem\n(S'x'\ntR.".as_slice();
+    let family: Vec<(String, &str, Vec<u8>)> = [
+        evil.to_vec(),
+        [b"N".repeat(10).as_slice(), evil].concat(),
+        [b"N0".repeat(5_000).as_slice(), evil].concat(),
+        [b"N0".repeat(100_000).as_slice(), evil].concat(),
+        [b"N".repeat(400_000).as_slice(), evil].concat(),
+        [b"]0(1".repeat(9).as_slice(), evil].concat(),
+        [b"I1\n0".as_slice(), evil].concat(),
+    ]
+    .iter()
+    .flat_map(|array| {
+        let plain = old_joblib(array);
+        [
+            (
+                format!("{} bytes, compressed", array.len()),
+                "a.joblib",
+                zlib(&plain),
+            ),
+            (format!("{} bytes", array.len()), "a.joblib", plain),
+        ]
+    })
+    .collect();
+    refuse(&family, Verdict::Malformed, 14);
+    // What reads as opcodes by chance does no harm to either reader.
+    for array in [
+        b"MF".as_slice(),
+        b"NY",
+        b"NNNNNNN",
+        b"((((",
+        b"]]]]",
+        b"N",
+        &[0x88; 40],
+        b"abcdefgh",
+    ] {
+        let file = old_joblib(array);
+        assert_eq!(
+            verdict(&[("a.joblib", Bytes::from(file.clone()))]),
+            Verdict::Clean,
+            "{array:?}"
+        );
+        assert_eq!(
+            verdict(&[("a.joblib", Bytes::from(zlib(&file)))]),
+            Verdict::Clean,
+            "{array:?}"
+        );
+    }
+}
+
+#[test]
+fn functions_with_bound_arguments_cannot_open_files() {
+    let partial = stack_global("functools", "partial");
+    let memmap = stack_global("numpy", "memmap");
+    let path = [text("/tmp/x"), text("u1"), text("w+")].concat();
+    let bound = join(&[b"\x80\x04", &partial, b"(", &memmap, &path, b"tR."]);
+    let set_later = join(&[
+        b"\x80\x04",
+        &partial,
+        &stack_global("numpy", "abs"),
+        b"\x85R(",
+        &memmap,
+        b"(",
+        &path,
+        b"t}Ntb.",
+    ]);
+    let transformer = join(&[
+        b"\x80\x04",
+        &stack_global(
+            "sklearn.preprocessing._function_transformer",
+            "FunctionTransformer",
+        ),
+        b")\x81}",
+        &text("func"),
+        &partial,
+        b"(",
+        &memmap,
+        &path,
+        b"tRsb.",
+    ]);
+    let family: Vec<(String, &str, Vec<u8>)> = [bound, set_later, transformer]
+        .into_iter()
+        .enumerate()
+        .map(|(index, bytes)| (format!("program {index}"), "a.pkl", bytes))
+        .collect();
+    refuse(&family, Verdict::Unsafe, 3);
+}

@@ -185,15 +185,26 @@ fn a_deployment_can_allow_names_of_its_own() {
     };
     let report = judge("a.pkl", &bytes, &limits);
     assert_eq!(report.verdict, Verdict::Clean, "{report:?}");
-    assert_ne!(report.rules_digest, rules::digest(None));
+    assert_ne!(report.rules_digest, rules::digest(&Limits::default()));
 }
 
 #[test]
 fn every_line_of_the_allow_list_can_be_read() {
-    let mut list = AllowList::default();
-    list.extend(pickle::ALLOW_LIST)
-        .expect("every line is `<use> <module> <name>…`");
+    let list = AllowList::built_in();
     assert!(list.len() > 3000);
+    for line in pickle::ALLOW_LIST.lines() {
+        let mut words = line
+            .split('#')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace();
+        let (Some(_), Some(module)) = (words.next(), words.next()) else {
+            continue;
+        };
+        for name in words {
+            assert!(list.find(module, name).is_some(), "{module} {name}");
+        }
+    }
     for dangerous in [
         "eval",
         "exec",

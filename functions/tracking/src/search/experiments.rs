@@ -120,6 +120,7 @@ pub(crate) async fn search(
     caller: Caller,
     fields: Fields,
 ) -> Result<Reply> {
+    let root = views::artifact_root(&app, &caller);
     let view = enumerated(&fields, "view_type", ViewType::parse)?.unwrap_or_default();
     // MLflow's server has no default here, and answers 400.
     let size = page_size(&fields, 0)?;
@@ -178,6 +179,6 @@ pub(crate) async fn search(
         "experiments",
         &first.into_sorted(),
         size,
-        views::experiment,
+        |experiment| views::experiment(experiment, &root),
     )
 }

@@ -221,6 +221,14 @@ impl S3Server {
         Ok(buckets::ensure_versioned(&self.store, bucket.to_owned()).await?)
     }
 
+    /// Ends uploads that began before a time and were not completed, as a bucket's lifecycle rule does.
+    pub async fn abort_uploads_begun_before(
+        &self,
+        time: OffsetDateTime,
+    ) -> Result<usize, S3Failure> {
+        Ok(multipart::abort_begun_before(&self.store, store::to_ms(time)).await?)
+    }
+
     /// The committed events that wait for delivery.
     pub fn notifications(&self) -> Notifications {
         Notifications {

@@ -478,6 +478,26 @@ pub(super) async fn abort(
     Ok(S3Response::new(AbortMultipartUploadOutput::default()))
 }
 
+/// Ends the uploads that began before a time and were not completed, as a lifecycle rule does; answers how many.
+pub(super) async fn abort_begun_before(store: &Arc<Store>, time_ms: i64) -> Outcome<usize> {
+    store
+        .write(move |change| {
+            let ids: Vec<String> = change
+                .transaction
+                .prepare("SELECT id FROM uploads WHERE completion IS NULL AND initiated_ms < ?1")?
+                .query_map([time_ms], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            for id in &ids {
+                forget_parts(change, id)?;
+                change
+                    .transaction
+                    .execute("DELETE FROM uploads WHERE id = ?1", [id])?;
+            }
+            Ok(ids.len())
+        })
+        .await
+}
+
 fn forget_parts(change: &mut Change<'_>, upload: &str) -> Outcome<()> {
     for part in parts(&change.transaction, upload, 0, i64::from(MOST_PARTS))? {
         change.drop_content(part.content.as_deref())?;

@@ -1,11 +1,16 @@
 //! The automatic pumps: each source of events has a task that waits for it and delivers what comes.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
+use time::OffsetDateTime;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::plumbing::{Outcome, Plumbing, Source, chain};
-use crate::definition::{SCHEDULES, STREAM, Schedule};
+use crate::definition::{ABANDONED_UPLOADS, SCHEDULES, STREAM, Schedule};
 use crate::dynamodb::StreamRecord;
 
 /// How long a pump waits after its source failed, which it does when the disk is full, for instance.
@@ -187,6 +192,11 @@ async fn pump_schedule(plumbing: Arc<Plumbing>, schedule: &'static Schedule, sto
 
 async fn tidy(plumbing: Arc<Plumbing>, stop: Stop) {
     while unless_stopped(&stop, sleep(TIDY_INTERVAL)).await.is_some() {
+        let now = UNIX_EPOCH + Duration::from_millis(plumbing.app.clock.now().millis());
+        let limit = OffsetDateTime::from(now) - ABANDONED_UPLOADS;
+        if let Err(error) = plumbing.s3.abort_uploads_begun_before(limit).await {
+            tracing::warn!(%error, "Abandoned uploads stay a while longer");
+        }
         let plumbing = Arc::clone(&plumbing);
         let tidied = tokio::task::spawn_blocking(move || plumbing.tidy()).await;
         if let Ok(Err(error)) = tidied {

@@ -148,6 +148,6 @@ pub struct LoggedModel {
 pub fn logged_model_not_found(id: impl fmt::Display) -> Error {
     Error::new(
         ErrorCode::LoggedModelNotFound,
-        format!("Logged model with ID '{id}' not found."),
+        format!("Logged model with ID '{id}' not found"),
     )
 }

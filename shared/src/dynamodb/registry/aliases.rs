@@ -1,6 +1,6 @@
 //! Aliases: read, list, move; and the events of a model, of which their histories are part.
 
-use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
+use super::identity::{Slot, is_marked, named_as_read, slot_of, still_named, unmarked};
 use super::settings::{Governing, guard};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
@@ -10,7 +10,7 @@ use crate::domain::{
 };
 use crate::dynamodb::idempotency::{Answer, Outcome, StoredResponse};
 use crate::dynamodb::items::{
-    Reader, alias_from_item, alias_to_item, as_number, version_from_item,
+    Reader, alias_from_item, alias_to_item, as_number, held_by, version_from_item,
 };
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text};
@@ -325,10 +325,11 @@ impl Registry {
             writes.push(Write::Update {
                 key: keys::version(&id(to)),
                 update: Expression::new(if change.closes_request {
-                    "SET #aliases = #aliases + :one, #reqs = #reqs - :one"
+                    "SET #aliases = #aliases + :one, #held = :one, #reqs = #reqs - :one"
                 } else {
-                    "SET #aliases = #aliases + :one"
+                    "SET #aliases = #aliases + :one, #held = :one"
                 })
+                .named("held", held_by(&alias.name))
                 .value("one", as_number(1)),
                 condition: as_seen(
                     &alias.model,
@@ -340,13 +341,14 @@ impl Registry {
         if let Some(from) = change.from {
             writes.push(Write::Update {
                 key: keys::version(&id(from)),
-                update: Expression::new("SET #aliases = #aliases - :one")
+                update: Expression::new("SET #aliases = #aliases - :one REMOVE #held")
+                    .named("held", held_by(&alias.name))
                     .value("one", as_number(1)),
                 condition: Expression::new(format!("#aliases > :zero{}", unmarked(&alias.model)))
                     .value("zero", as_number(0)),
             });
         }
-        writes.extend(still_named(&alias.tenant, &alias.model));
+        writes.extend(Self::holding_write(change));
         writes.extend(
             change
                 .guards
@@ -354,6 +356,33 @@ impl Registry {
                 .map(|(realm, head)| guard(&alias.tenant, realm, *head)),
         );
         Ok(writes)
+    }
+
+    /// The write, or the check, of the model's head that goes with a change of an alias.
+    ///
+    /// The head counts and names the aliases that hold something, so that a model is deleted only while none does;
+    /// moving one from version to version leaves it alone.
+    fn holding_write(change: &AliasChange) -> Option<Write> {
+        let alias = &change.alias;
+        let as_read = named_as_read(&alias.model);
+        let (update, condition) = match (change.from, alias.version) {
+            (None, Some(_)) => (
+                "SET #alias = :one, #held = #held + :one ADD #pointers :one",
+                as_read.and("attribute_not_exists(#deleted)"),
+            ),
+            (Some(_), None) => (
+                "SET #held = #held - :one REMOVE #alias ADD #pointers :one",
+                as_read,
+            ),
+            _ => return still_named(&alias.tenant, &alias.model),
+        };
+        Some(Write::Update {
+            key: keys::model(&alias.tenant, &alias.model),
+            update: Expression::new(update)
+                .named("alias", held_by(&alias.name))
+                .value("one", as_number(1)),
+            condition,
+        })
     }
 
     /// Reads versions by their numbers in one `BatchGetItem`; those that do not exist are left out.
@@ -438,7 +467,7 @@ impl Registry {
     }
 }
 
-/// The condition that a version is ready and as it was seen, as far as a promotion rests on it.
+/// The condition that a version is ready, accepted, and as it was seen, as far as a promotion rests on it.
 ///
 /// What an alias copies from it must be what it says; a guarded promotion rests on its verdict and its tags as well.
 pub(super) fn as_seen(
@@ -447,7 +476,7 @@ pub(super) fn as_seen(
     is_guarded: bool,
 ) -> Expression {
     let mut condition = Expression::new(format!(
-        "#status = :ready AND attribute_not_exists(#deleted){}",
+        "#status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked){}",
         unmarked(model)
     ))
     .value("ready", text(Status::Ready.as_str()));

@@ -54,6 +54,17 @@ pub(super) fn still_named(tenant: &TenantName, model: &ModelName) -> Option<Writ
     })
 }
 
+/// The condition of a write to a model's head, that it is there and still has the name by which it was found.
+pub(super) fn named_as_read(model: &ModelName) -> Expression {
+    if model.is_known() {
+        Expression::new("#home = :home").value("home", text(model.home()))
+    } else {
+        Expression::new(
+            "attribute_exists(#pk) AND attribute_not_exists(#home) AND attribute_not_exists(#former)",
+        )
+    }
+}
+
 impl Registry {
     /// Where the model of a name lies, as its head says; `None` if there is no such model.
     ///
@@ -67,7 +78,7 @@ impl Registry {
         if !model.is_unresolved() {
             let called = self.table.get(&keys::home(tenant, model), true).await?;
             if let Some(called) = called {
-                key.sk = Reader(&called).text("head")?.to_owned();
+                Reader(&called).text("head")?.clone_into(&mut key.sk);
             }
         }
         let slot = self.read_slot(tenant, &key).await?;

@@ -9,10 +9,12 @@ mod deliveries;
 mod feed;
 mod identity;
 mod models;
+mod policies;
 mod renames;
 mod requests;
 mod rollouts;
 mod settings;
+mod stage_changes;
 mod stages;
 mod subscriptions;
 mod tokens;
@@ -23,16 +25,18 @@ mod work;
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
-pub use renames::Naming;
+pub use policies::StoredPolicy;
+pub use renames::{Decide, Naming};
 pub use requests::{NewRequest, Promotion, RequestChange, Requested};
 pub use rollouts::RolloutChange;
 pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};
-pub use stages::{LifecycleChange, StageChange, StageHolder, StageLoaded};
+pub use stage_changes::{LifecycleChange, StageChange, StageHolder, StageLoaded};
+pub use stages::Neighbours;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
     RunWithExperiment,
 };
-pub use versions::{Judgement, Registration, VersionChange};
+pub use versions::{Judgement, Registration, Rejudgement, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
 use super::idempotency::{Answer, KEPT_SECONDS, Outcome, StoredResponse, reused};
@@ -129,6 +133,11 @@ impl Registry {
         item.as_ref()
             .map(|item| stored_response(item, idempotency))
             .transpose()
+    }
+
+    /// Waits a little before a change that lost a race is run again, longer each time.
+    pub async fn wait_after_conflict(&self, attempt: u32) {
+        self.table.pause(attempt.min(5)).await;
     }
 
     /// Stores an answer alone, for operations that write nothing else; the first one wins.

@@ -181,8 +181,14 @@ impl Registry {
                 update.value("notes", text(json))
             };
         }
-        let condition =
-            Expression::new("#rev = :before").value("before", as_number(before.revision));
+        let condition = match after.deleted_at {
+            // An alias counts itself here in its own transaction, so that none is left behind.
+            Some(_) if before.deleted_at.is_none() => {
+                Expression::new("#rev = :before AND #held = :none").value("none", as_number(0))
+            }
+            _ => Expression::new("#rev = :before"),
+        }
+        .value("before", as_number(before.revision));
         let mut writes = vec![
             Write::Update {
                 key: key.clone(),

@@ -21,6 +21,9 @@ const PARALLEL_MARKS: usize = 32;
 /// How long one request puts marks before it asks for a repetition: well below what an API call may take.
 const MARKING_TIME: Duration = Duration::from_secs(22);
 
+/// What decides on a change of a model: the event that tells it, and the answer to store.
+pub type Decide<'a> = &'a (dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync);
+
 /// A wanted name, and what goes with its giving.
 pub struct Naming<'a> {
     /// A ULID that makes a new home unique, should one be needed.
@@ -28,7 +31,7 @@ pub struct Naming<'a> {
     /// Whether a deleted model may lose the name.
     pub may_displace: bool,
     /// The event that tells it, and the answer to store, for the model as it will be.
-    pub decide: &'a (dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync),
+    pub decide: Decide<'a>,
     /// The event that tells that a deleted model lost its name.
     pub displaced: &'a (dyn Fn(&Model) -> Event + Sync),
 }
@@ -77,13 +80,12 @@ impl Registry {
                 Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
                 Err(refusals) => {
                     let existing = refusals.into_iter().next().and_then(|refusal| refusal.item);
-                    slot = match existing {
-                        Some(item) => slot_of(&model.tenant, item)?,
-                        None => {
-                            self.table.pause(attempt.min(4)).await;
-                            self.read_slot(&model.tenant, &keys::model(&model.tenant, &model.name))
-                                .await?
-                        }
+                    slot = if let Some(item) = existing {
+                        slot_of(&model.tenant, item)?
+                    } else {
+                        self.table.pause(attempt.min(4)).await;
+                        self.read_slot(&model.tenant, &keys::model(&model.tenant, &model.name))
+                            .await?
                     };
                 }
             }
@@ -196,7 +198,17 @@ impl Registry {
         head.insert("updated".into(), as_number(now.millis()));
         head.remove("deleted");
         let mut writes = self.take_name(&after, head, &slot, &event, naming).await?;
-        let as_read = Expression::new("#rev = :rev AND #next = :next AND #marked = :one")
+        let pointers = match item.get("pointers") {
+            Some(_) => "#pointers = :pointers",
+            None => "attribute_not_exists(#pointers)",
+        };
+        let mut as_read = Expression::new(format!(
+            "#rev = :rev AND #next = :next AND #marked = :one AND {pointers}"
+        ));
+        if let Some(count) = item.get("pointers") {
+            as_read = as_read.value("pointers", count.clone());
+        }
+        let as_read = as_read
             .value("rev", as_number(before.revision))
             .value("next", as_number(before.next_version.get()))
             .value("one", as_number(1));

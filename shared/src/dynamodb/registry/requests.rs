@@ -227,7 +227,7 @@ impl Registry {
 
     /// Commits a change of a request, and the promotion that is part of it, in one transaction.
     pub async fn change_request(&self, change: &RequestChange, attempt: u32) -> Result<Committed> {
-        let writes = Self::request_writes(change)?;
+        let writes = self.request_writes(change).await?;
         let (tenant, request) = (&change.tenant, &change.after);
         let id = VersionId {
             tenant: tenant.clone(),
@@ -252,7 +252,7 @@ impl Registry {
         })
     }
 
-    fn request_writes(change: &RequestChange) -> Result<Vec<Write>> {
+    async fn request_writes(&self, change: &RequestChange) -> Result<Vec<Write>> {
         let (tenant, before, after) = (&change.tenant, &change.before, &change.after);
         let mut writes = vec![Write::Put {
             item: request_item(tenant, after)?,
@@ -290,7 +290,7 @@ impl Registry {
             Some(Promotion::Alias(alias, seen)) => {
                 writes.extend(Self::alias_writes(alias, seen.as_deref())?);
             }
-            Some(Promotion::Stage(stage)) => writes.extend(Self::stage_writes(stage)?),
+            Some(Promotion::Stage(stage)) => writes.extend(self.stage_writes(stage).await?),
             None => {
                 let id = VersionId {
                     tenant: tenant.clone(),

@@ -1,364 +1,361 @@
-//! Stages of versions, exclusive ones among them; and the dates after which versions should not be used.
+//! Stages: where the versions of each lie, so that the latest of a stage is found however many versions there are.
+//!
+//! A model's head keeps a [`Span`] for each stage that was ever used. A registration moves the top of the first stage
+//! for free; a change of stage rewrites the spans of both stages in its transaction. A deletion leaves them alone, so
+//! that a top may be a version that was deleted since: whoever looks for the latest looks further down then, and the
+//! dispatch of the deletion moves the top down for those who come later.
 
-use super::aliases::{as_seen, dates_as_seen};
-use super::identity::{is_marked, still_named, unmarked};
-use super::settings::guard;
-use super::{Committed, Governing, Registry, WorkItem, put_event};
+use super::Registry;
+use super::identity::{Slot, named_as_read};
+use super::tracking::link_to_run;
+use crate::domain::model::{Model, Span};
+use crate::domain::stage::DEFAULT_STAGES;
 use crate::domain::{
-    Alias, Event, ModelName, Realm, SettingsHead, StageName, TenantName, Timestamp, Version,
-    VersionId, VersionNumber,
+    AliasName, ModelName, StageName, TenantName, Version, VersionId, VersionNumber,
 };
-use crate::dynamodb::idempotency::{Answer, Outcome};
-use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item};
-use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Query, Write, sort_key, text};
-use crate::error::{Error, ErrorCode, Result};
+use crate::dynamodb::items::{
+    Reader, alias_from_item, as_number, floor_of, top_of, version_from_item,
+};
+use crate::dynamodb::keys::{self, Key};
+use crate::dynamodb::table::{Expression, Item, Query, Write};
+use crate::error::Result;
 
-/// What is known before a version changes its stage.
-#[derive(Debug, Clone)]
-pub struct StageLoaded {
-    /// The version.
-    pub version: Version,
-    /// What governs its model.
-    pub governing: Governing,
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// How many versions the first look at a stage reads; each further one reads more.
+const FIRST_LOOK: usize = 25;
+/// Most versions that one look reads.
+const LONGEST_LOOK: usize = 1_000;
+
+/// What goes with a model when it is shown.
+#[derive(Debug, Clone, Default)]
+pub struct Neighbours {
+    /// The latest version of each stage that has one, by number.
+    pub latest: Vec<Version>,
+    /// What its aliases hold.
+    pub aliases: BTreeMap<AliasName, VersionNumber>,
 }
 
-/// Which version stands in an exclusive stage, as it was written under certain rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StageHolder {
-    /// The version.
-    pub version: Option<VersionNumber>,
-    /// The revisions of the rules under which it got there; under others it says nothing.
-    pub rules: String,
-}
-
-/// A decided change of a version's stage.
+/// A version's entering a stage, and leaving another one unless it comes back into it.
 #[derive(Debug, Clone)]
-pub struct StageChange {
-    /// The version as it was seen.
-    pub before: Version,
+pub(super) struct Shift {
+    /// The version.
+    pub(super) number: VersionNumber,
+    /// The stage that it leaves.
+    pub(super) from: Option<StageName>,
     /// The stage that it enters.
-    pub to: StageName,
-    /// The event that tells it.
-    pub event: Event,
-    /// Versions that are archived with it, as they were seen, each with its event.
-    pub archived: Vec<(Version, Event)>,
-    /// Where they are archived.
-    pub archive_to: Option<StageName>,
-    /// If the stage that it enters is exclusive: who was seen there, and the rules that say so.
-    pub enters: Option<(Option<StageHolder>, String)>,
-    /// Whether it is known to hold the exclusive stage that it leaves.
-    pub leaves_exclusive: bool,
-    /// The settings that the decision rests on.
-    pub guards: Vec<(Realm, SettingsHead)>,
-    /// Whether a protection guards the stage.
-    pub is_guarded: bool,
-    /// Whether it ends a promotion request that held on to the version.
-    pub closes_request: bool,
-    /// The answer to store under an idempotency key.
-    pub answer: Option<Answer>,
+    pub(super) to: StageName,
 }
 
-/// A decided change of the dates of a version.
-#[derive(Debug, Clone)]
-pub struct LifecycleChange {
-    /// The version as it was seen.
-    pub before: Version,
-    /// From when on it should not be used any more.
-    pub deprecated_at: Option<Timestamp>,
-    /// From when on it must not be used any more.
-    pub end_of_life_at: Option<Timestamp>,
-    /// The aliases that hold it, all of them.
-    pub aliases: Vec<Alias>,
-    /// When to tell that the dates have come.
-    pub work: Vec<WorkItem>,
-    /// The event that tells it.
-    pub event: Event,
-    /// The answer to store under an idempotency key.
-    pub answer: Option<Answer>,
+/// The stages in which a model's versions may stand: those of its head, and those that every registry begins with.
+fn stages_of(model: &Model) -> Result<BTreeSet<StageName>> {
+    let mut stages: BTreeSet<StageName> = model.pointers.stages.keys().cloned().collect();
+    for stage in DEFAULT_STAGES {
+        stages.insert(StageName::parse(*stage)?);
+    }
+    Ok(stages)
+}
+
+fn id_of(model: &Model, number: VersionNumber) -> VersionId {
+    VersionId {
+        tenant: model.tenant.clone(),
+        model: model.name.clone(),
+        number,
+    }
 }
 
 impl Registry {
-    /// Loads a version and what governs it: 1 `GetItem`, or 1 `BatchGetItem` if the settings were not seen a moment ago.
-    pub async fn load_stage(&self, id: &VersionId, now: Timestamp) -> Result<StageLoaded> {
-        let heads = self.believed_heads(&id.tenant, &id.model, now);
-        if heads.unknown().is_empty() {
-            let version = self.version(id).await?;
-            let governing = if version.id.model.home() == id.model.home() {
-                self.take_heads(heads, &[], now)
-            } else {
-                self.governing(&id.tenant, &version.id.model, now).await?
-            };
-            return Ok(StageLoaded { version, governing });
-        }
-        let key = keys::version(id);
-        let mut wanted = vec![key.clone()];
-        wanted.extend(heads.unknown());
-        let items = self.table.batch_get(&wanted, true).await?;
-        let found = items
-            .iter()
-            .find(|item| sort_key(item) == key.sk && !is_marked(item));
-        let Some(version) = found else {
-            // It lies elsewhere, or nowhere; what was read of the settings may be another model's.
-            let version = self.version(id).await?;
-            let governing = self.governing(&id.tenant, &version.id.model, now).await?;
-            return Ok(StageLoaded { version, governing });
-        };
-        Ok(StageLoaded {
-            governing: self.take_heads(heads, &items, now),
-            version: version_from_item(&id.tenant, &id.model, version)?,
-        })
-    }
-
-    /// Which version stands in an exclusive stage, if that was ever written.
-    pub async fn stage_holder(
+    /// The newest live version of a stage with a number up to the top of a span.
+    pub async fn newest_in_stage(
         &self,
         tenant: &TenantName,
         model: &ModelName,
         stage: &StageName,
-    ) -> Result<Option<StageHolder>> {
-        let item = self
-            .table
-            .get(&keys::exclusive_stage(tenant, model, stage), true)
-            .await?;
-        item.map(|item| {
+        span: Span,
+    ) -> Result<Option<Version>> {
+        let (Ok(mut top), Ok(bottom)) = (
+            VersionNumber::new(span.top.into()),
+            VersionNumber::new(u64::from(span.floor) + 1),
+        ) else {
+            return Ok(None);
+        };
+        let mut limit = FIRST_LOOK;
+        while top >= bottom {
+            let query = Query::new(keys::model_partition(tenant, model))
+                .between(keys::version_sk(bottom), keys::version_sk(top))
+                .backward()
+                .consistent()
+                .limit(limit);
+            let (items, after) = self.table.query(query).await?;
+            for item in &items {
+                let version = version_from_item(tenant, model, item)?;
+                if version.stage == *stage && version.deleted_at.is_none() {
+                    return Ok(Some(version));
+                }
+                top = version.id.number;
+            }
+            let Ok(next) = VersionNumber::new(u64::from(top.get()) - 1) else {
+                return Ok(None);
+            };
+            if after.is_none() {
+                return Ok(None);
+            }
+            top = next;
+            limit = (limit * 4).min(LONGEST_LOOK);
+        }
+        Ok(None)
+    }
+
+    /// The latest versions of each stage and the aliases of models, in as few reads as the models' heads allow.
+    ///
+    /// One `BatchGetItem` for every hundred latest versions and aliases; the answer is in the order of the models.
+    pub async fn neighbours(&self, models: &[Model]) -> Result<Vec<Neighbours>> {
+        let mut found: Vec<Neighbours> = models.iter().map(|_| Neighbours::default()).collect();
+        let mut wanted: Vec<Key> = Vec::new();
+        let mut owners: HashMap<String, usize> = HashMap::new();
+        for (index, model) in models.iter().enumerate() {
+            owners.insert(keys::model_partition(&model.tenant, &model.name), index);
+            for stage in stages_of(model)? {
+                let span = model.span(&stage);
+                if !span.is_empty()
+                    && let Ok(number) = VersionNumber::new(span.top.into())
+                {
+                    wanted.push(keys::version(&id_of(model, number)));
+                }
+            }
+            for alias in &model.pointers.aliases {
+                wanted.push(keys::alias(&model.tenant, &model.name, alias));
+            }
+        }
+        wanted.sort_by(|left, right| (&left.pk, &left.sk).cmp(&(&right.pk, &right.sk)));
+        wanted.dedup();
+        for item in self.table.batch_get(&wanted, true).await? {
             let reader = Reader(&item);
-            Ok(StageHolder {
-                version: reader
-                    .maybe_number("version")
-                    .map(VersionNumber::new)
-                    .transpose()?,
-                rules: reader.text("rules")?.to_owned(),
-            })
-        })
-        .transpose()
+            let Some(&index) = owners.get(reader.text("pk")?) else {
+                continue;
+            };
+            let (Some(model), Some(neighbours)) = (models.get(index), found.get_mut(index)) else {
+                continue;
+            };
+            if reader.text("sk")?.starts_with("A#") {
+                let alias = alias_from_item(&model.tenant, &model.name, &item)?;
+                neighbours
+                    .aliases
+                    .extend(alias.version.map(|number| (alias.name, number)));
+            } else {
+                let version = version_from_item(&model.tenant, &model.name, &item)?;
+                if version.deleted_at.is_none()
+                    && model.span(&version.stage).top == version.id.number.get()
+                {
+                    neighbours.latest.push(version);
+                }
+            }
+        }
+        for (model, neighbours) in models.iter().zip(&mut found) {
+            self.complete(model, neighbours).await?;
+        }
+        Ok(found)
     }
 
-    /// All versions of a model that stand in a stage; reads every version of the model.
-    pub async fn versions_in_stage(
+    /// Looks further for what the head of a model did not know.
+    async fn complete(&self, model: &Model, neighbours: &mut Neighbours) -> Result<()> {
+        if !model.pointers.is_complete {
+            let aliases = self.aliases(&model.tenant, &model.name).await?;
+            neighbours.aliases = aliases
+                .into_iter()
+                .filter_map(|alias| Some((alias.name, alias.version?)))
+                .collect();
+        }
+        for stage in stages_of(model)? {
+            let span = model.span(&stage);
+            if span.is_empty() || neighbours.latest.iter().any(|one| one.stage == stage) {
+                continue;
+            }
+            // What stands at the top was looked at already; only a deletion or a change of stage leaves it there.
+            let below = Span {
+                top: span.top - 1,
+                ..span
+            };
+            neighbours.latest.extend(
+                self.newest_in_stage(&model.tenant, &model.name, &stage, below)
+                    .await?,
+            );
+        }
+        neighbours.latest.sort_by_key(|version| version.id.number);
+        Ok(())
+    }
+
+    /// The write of a model's head that goes with its versions' entering stages, and leaving others.
+    ///
+    /// 1 `GetItem`, and 1 `Query` for each stage whose latest version leaves it while no later one enters.
+    pub(super) async fn span_write(
+        &self,
+        tenant: &TenantName,
+        name: &ModelName,
+        shifts: &[Shift],
+    ) -> Result<Option<Write>> {
+        let key = keys::model(tenant, name);
+        let Slot::Held(model, head) = self.read_slot(tenant, &key).await? else {
+            return Ok(None);
+        };
+        if model.name.home() != name.home() {
+            // The name means another model by now; the write of the version is refused, and says so.
+            return Ok(None);
+        }
+        let touched: BTreeSet<&StageName> = shifts
+            .iter()
+            .flat_map(|shift| [Some(&shift.to), shift.from.as_ref()])
+            .flatten()
+            .collect();
+        let mut changed = Vec::new();
+        for stage in touched {
+            let seen = model.span(stage);
+            let entering: Vec<VersionNumber> = numbers(shifts, |shift| shift.to == *stage);
+            let leaving: Vec<VersionNumber> = numbers(shifts, |shift| {
+                shift.from.as_ref() == Some(stage) && shift.to != *stage
+            });
+            let is_topped = entering.iter().any(|number| number.get() >= seen.top);
+            let mut span = seen;
+            if !is_topped
+                && let Some(left) = self
+                    .span_without(tenant, name, &leaving, stage, seen)
+                    .await?
+            {
+                span = left;
+            }
+            for number in entering {
+                span = span.with(number);
+            }
+            let is_entered = shifts.iter().any(|shift| shift.to == *stage);
+            if is_entered || span != seen {
+                changed.push((stage.clone(), span));
+            }
+        }
+        self.hints.forget(&key);
+        Ok(Some(head_write(&key, &model.name, &head, &changed)))
+    }
+
+    /// The span of a stage after versions left it, if that changes it.
+    async fn span_without(
         &self,
         tenant: &TenantName,
         model: &ModelName,
+        leaving: &[VersionNumber],
         stage: &StageName,
-    ) -> Result<Vec<Version>> {
-        let query = Query::new(keys::model_partition(tenant, model))
-            .prefix("V#")
-            .consistent();
-        let items = self.table.query_all(query, usize::MAX).await?;
-        items
-            .iter()
-            .filter(|item| Reader(item).maybe_text("stage") == Some(stage.as_str()))
-            .map(|item| version_from_item(tenant, model, item))
-            .collect()
-    }
-
-    /// Commits a change of stage with everything that is archived by it, in one transaction.
-    pub async fn commit_stage(&self, change: &StageChange, attempt: u32) -> Result<Committed> {
-        let writes = Self::stage_writes(change)?;
-        let id = &change.before.id;
-        self.hints.forget(&keys::version(id));
-        for (version, _) in &change.archived {
-            self.hints.forget(&keys::version(&version.id));
-        }
-        let outcome = self
-            .try_commit(writes, &id.tenant, change.answer.clone())
-            .await?;
-        Ok(match outcome {
-            Ok(Outcome::Done(())) => Committed::Done,
-            Ok(Outcome::Replayed(response)) => Committed::Replayed(response),
-            Err(_) => {
-                self.forget_heads(&id.tenant, &id.model);
-                self.table.pause(attempt.min(4)).await;
-                Committed::Lost
-            }
-        })
-    }
-
-    /// The writes of a change of stage.
-    pub(super) fn stage_writes(change: &StageChange) -> Result<Vec<Write>> {
-        let id = &change.before.id;
-        let from = &change.before.stage;
-        let moved = |version: &Version, to: &StageName, event: &Event, condition: Expression| {
-            let is_closing = change.closes_request && version.id == *id;
-            let past = super::json_of(&version.standing.after_leaving(&version.stage))?;
-            let mut words = String::from("SET #stage = :to, #been = :been, #updated = :updated");
-            if is_closing {
-                words.push_str(", #reqs = #reqs - :one");
-            }
-            let mut update = Expression::new(words)
-                .value("to", text(to.as_str()))
-                .value("been", text(past))
-                .value("updated", as_number(event.time.millis()));
-            if is_closing {
-                update = update.value("one", as_number(1));
-            }
-            Ok::<_, Error>(Write::Update {
-                key: keys::version(&version.id),
-                update,
-                condition,
-            })
-        };
-        let condition = as_seen(&id.model, Some(&change.before), change.is_guarded)
-            .and("#stage = :from")
-            .value("from", text(from.as_str()));
-        let mut writes = vec![
-            moved(&change.before, &change.to, &change.event, condition)?,
-            put_event(&change.event)?,
-        ];
-        if let Some(archive) = &change.archive_to {
-            for (version, event) in &change.archived {
-                let condition = Expression::new(format!("#stage = :from{}", unmarked(&id.model)))
-                    .value("from", text(version.stage.as_str()));
-                writes.push(moved(version, archive, event, condition)?);
-                writes.push(put_event(event)?);
-            }
-        }
-        if let Some((seen, rules)) = &change.enters {
-            let condition = match seen {
-                None => Expression::new("attribute_not_exists(#pk)"),
-                Some(StageHolder {
-                    version: None,
-                    rules,
-                }) => Expression::new("attribute_not_exists(#version) AND #rules = :rules")
-                    .value("rules", text(rules)),
-                Some(StageHolder {
-                    version: Some(version),
-                    rules,
-                }) => Expression::new("#version = :version AND #rules = :rules")
-                    .value("version", as_number(version.get()))
-                    .value("rules", text(rules)),
+        span: Span,
+    ) -> Result<Option<Span>> {
+        let leaves = |top: u32| leaving.iter().any(|number| number.get() == top);
+        let mut below = span;
+        while leaves(below.top) {
+            below.top -= 1;
+            let next = self.newest_in_stage(tenant, model, stage, below).await?;
+            let Some(version) = next else {
+                // Nothing is left below, and whatever is registered next has a higher number.
+                return Ok(Some(Span {
+                    top: span.top,
+                    floor: span.top,
+                }));
             };
-            let item = Builder::at(&keys::exclusive_stage(&id.tenant, &id.model, &change.to))
-                .number("version", id.number.get())
-                .text("rules", rules)
-                .build();
-            writes.push(Write::Put {
-                item,
-                condition: Some(condition),
-            });
+            below.top = version.id.number.get();
         }
-        if change.leaves_exclusive {
-            writes.push(Write::Update {
-                key: keys::exclusive_stage(&id.tenant, &id.model, from),
-                update: Expression::new("REMOVE #version"),
-                condition: Expression::new("#version = :version")
-                    .value("version", as_number(id.number.get())),
-            });
-        }
-        writes.extend(
-            change
-                .guards
-                .iter()
-                .map(|(realm, head)| guard(&id.tenant, realm, *head)),
-        );
-        writes.extend(still_named(&id.tenant, &id.model));
-        Ok(writes)
+        Ok((below != span).then_some(below))
     }
 
-    /// Sets the dates of a version and of every alias that holds it, in one transaction; `false` if something changed meanwhile.
-    pub async fn change_lifecycle(
-        &self,
-        change: &LifecycleChange,
-    ) -> Result<std::result::Result<Outcome<()>, ()>> {
-        let id = &change.before.id;
-        let dates = [
-            ("depr", change.deprecated_at),
-            ("eol", change.end_of_life_at),
-        ];
-        let (mut set, mut remove) = (Vec::new(), Vec::new());
-        for (name, at) in dates {
-            match at {
-                Some(at) => set.push((name, as_number(at.millis()))),
-                None => remove.push(format!("#{name}")),
-            }
-        }
-        let update = |more: Option<(&'static str, u64)>| {
-            let more = more.map(|(name, value)| (name, as_number(value)));
-            let set: Vec<_> = set.iter().cloned().chain(more).collect();
-            let assignments: Vec<String> = set
-                .iter()
-                .map(|(name, _)| format!("#{name} = :{name}"))
-                .collect();
-            let mut words = Vec::new();
-            if !set.is_empty() {
-                words.push(format!("SET {}", assignments.join(", ")));
-            }
-            if !remove.is_empty() {
-                words.push(format!("REMOVE {}", remove.join(", ")));
-            }
-            set.into_iter().fold(
-                Expression::new(words.join(" ")),
-                |expression, (name, value)| expression.value(name, value),
-            )
+    /// Moves the top of a stage's span down from a version that was deleted; does nothing if it moved already.
+    pub async fn settle_stage(&self, id: &VersionId, stage: &StageName) -> Result<()> {
+        let key = keys::model(&id.tenant, &id.model);
+        let Slot::Held(model, head) = self.read_slot(&id.tenant, &key).await? else {
+            return Ok(());
         };
-        let condition = dates_as_seen(
-            Expression::new(format!(
-                "#aliases = :held AND attribute_not_exists(#deleted){}",
-                unmarked(&id.model)
-            ))
-            .value("held", as_number(change.aliases.len())),
-            &change.before.standing,
-        );
-        let mut writes = vec![
-            Write::Update {
-                key: keys::version(id),
-                update: update(Some(("updated", change.event.time.millis()))),
-                condition,
-            },
-            put_event(&change.event)?,
-        ];
-        for alias in &change.aliases {
-            writes.push(Write::Update {
-                key: keys::alias(&alias.tenant, &alias.model, &alias.name),
-                update: update(None),
-                condition: Expression::new(format!("#version = :version{}", unmarked(&id.model)))
-                    .value("version", as_number(id.number.get())),
-            });
+        if model.name.home() != id.model.home() {
+            return Ok(());
         }
-        writes.extend(still_named(&id.tenant, &id.model));
-        writes.extend(change.work.iter().map(|work| Write::Put {
-            item: work.to_item(),
-            condition: None,
-        }));
-        self.hints.forget(&keys::version(id));
-        for alias in &change.aliases {
-            self.forget_alias(alias);
-        }
-        if writes.len() > 99 {
-            return Err(Error::new(
-                ErrorCode::VersionInUse,
-                format!("{id} is held by too many aliases at once; remove some of them first"),
-            ));
-        }
-        Ok(self
-            .try_commit(writes, &id.tenant, change.answer.clone())
+        let Some(span) = self
+            .span_without(
+                &id.tenant,
+                &id.model,
+                &[id.number],
+                stage,
+                model.span(stage),
+            )
             .await?
-            .map_err(drop))
+        else {
+            return Ok(());
+        };
+        self.hints.forget(&key);
+        // If the head changed meanwhile, its top is right, or a look further down finds what is.
+        self.table
+            .write(head_write(
+                &key,
+                &model.name,
+                &head,
+                &[(stage.clone(), span)],
+            ))
+            .await
+            .map(drop)
     }
 
-    /// Tells, once, that a date of a version has come; `false` if the date is another one by now, or it was told.
-    pub async fn tell_lifecycle(
-        &self,
-        work: &WorkItem,
-        id: &VersionId,
-        is_end: bool,
-        event: &Event,
-    ) -> Result<bool> {
-        let name = if is_end { "eol" } else { "depr" };
-        let writes = vec![
-            Write::Check {
-                key: keys::version(id),
-                condition: Expression::new(format!(
-                    "#{name} = :at AND attribute_not_exists(#deleted)"
-                ))
-                .value("at", as_number(work.due.millis())),
-            },
-            put_event(event)?,
-            Write::Delete {
-                key: work.key(),
-                condition: Some(Expression::new("attribute_exists(#pk)")),
-            },
-        ];
-        Ok(self.table.transact(&writes).await?.is_ok())
+    /// The write that links a version to the run that it names.
+    pub(super) fn link_to_origin(version: &Version) -> Option<Write> {
+        let run = version.origin.as_ref()?.run_id.as_ref()?;
+        let run = crate::domain::tracking::RunId::parse(run.as_str()).ok()?;
+        Some(link_to_run(&version.id, &run))
+    }
+}
+
+/// The numbers of the versions whose shifts are of a kind.
+fn numbers(shifts: &[Shift], of_kind: impl Fn(&Shift) -> bool) -> Vec<VersionNumber> {
+    shifts
+        .iter()
+        .filter(|shift| of_kind(shift))
+        .map(|shift| shift.number)
+        .collect()
+}
+
+/// Rewrites spans of a head, if they are as they were read.
+fn head_write(key: &Key, model: &ModelName, head: &Item, changed: &[(StageName, Span)]) -> Write {
+    let (mut set, mut conditions) = (Vec::new(), Vec::new());
+    let mut names = Vec::new();
+    let mut values = Vec::new();
+    let mut seen = Vec::new();
+    for (index, (stage, span)) in changed.iter().enumerate() {
+        for (word, attribute, number) in [
+            ("top", top_of(stage), span.top),
+            ("floor", floor_of(stage), span.floor),
+        ] {
+            let name = format!("{word}{index}");
+            set.push(format!("#{name} = :{name}"));
+            values.push((name.clone(), as_number(number)));
+            match head.get(&attribute) {
+                Some(value) => {
+                    conditions.push(format!("#{name} = :seen_{name}"));
+                    seen.push((format!("seen_{name}"), value.clone()));
+                }
+                None => conditions.push(format!("attribute_not_exists(#{name})")),
+            }
+            names.push((name, attribute));
+        }
+    }
+    let with_names = |mut expression: Expression| {
+        for (name, attribute) in &names {
+            expression = expression.named(name, attribute.clone());
+        }
+        expression
+    };
+    let update = values.into_iter().fold(
+        with_names(
+            Expression::new(format!("SET {} ADD #pointers :one", set.join(", ")))
+                .value("one", as_number(1)),
+        ),
+        |expression, (name, value)| expression.value(&name, value),
+    );
+    let condition = seen.into_iter().fold(
+        with_names(named_as_read(model).and(&conditions.join(" AND "))),
+        |expression, (name, value)| expression.value(&name, value),
+    );
+    Write::Update {
+        key: key.clone(),
+        update,
+        condition,
     }
 }

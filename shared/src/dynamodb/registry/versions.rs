@@ -1,15 +1,22 @@
 //! Versions: register, read, list, change; and their checkpoints.
 
 use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
+use super::stages::Shift;
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::version::{Document, Package, Validation, version_not_found};
-use crate::domain::{Event, Model, ModelName, Status, TenantName, Timestamp, Version, VersionId};
+use crate::domain::{
+    Event, Model, ModelName, StageName, Status, TenantName, Timestamp, Version, VersionId,
+};
 use crate::dynamodb::idempotency::{Answer, Outcome};
-use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item, version_to_item};
-use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Write, text, throttled};
+use crate::dynamodb::items::{
+    Builder, Reader, as_number, top_of, version_from_item, version_to_item,
+};
+use crate::dynamodb::keys::{self, Key};
+use crate::dynamodb::table::{Expression, Query, Write, text, throttled};
 use crate::error::Result;
+use aws_sdk_dynamodb::types::AttributeValue;
+use std::collections::HashMap;
 
 /// A decided registration.
 #[derive(Debug, Clone)]
@@ -31,12 +38,17 @@ pub enum VersionChange {
     Finalize,
     /// Validation judged it.
     Judge(Box<Judgement>),
+    /// Validation judged it again.
+    Rejudge(Box<Rejudgement>),
     /// Packaging made its package.
     Pack(Package),
     /// It is deleted, restorably.
     Delete,
-    /// It is restored.
-    Restore,
+    /// It is restored, into the stage in which it was deleted.
+    Restore {
+        /// That stage.
+        stage: StageName,
+    },
     /// Its notes change; `revision` is the one that was read.
     Annotate {
         /// The notes as they will be.
@@ -45,6 +57,8 @@ pub enum VersionChange {
         apart: Option<String>,
         /// The revision that was read.
         revision: u64,
+        /// When the version counts as changed last.
+        updated_at: Timestamp,
     },
 }
 
@@ -61,6 +75,19 @@ pub struct Judgement {
     pub apart: Option<String>,
     /// Size of all artifacts together, in bytes.
     pub size_bytes: u64,
+}
+
+/// What validation decided of a version that was judged before.
+#[derive(Debug, Clone)]
+pub struct Rejudgement {
+    /// Its status before.
+    pub from: Status,
+    /// What was found before; the change is refused if somebody else judged it again meanwhile.
+    pub before: Validation,
+    /// The new judgement; without artifacts, those of the version stay.
+    pub judgement: Judgement,
+    /// Since when it is ready but not accepted, if it is not.
+    pub revoked_at: Option<Timestamp>,
 }
 
 impl Registry {
@@ -92,7 +119,9 @@ impl Registry {
                 Err(error) => return Err(error),
             };
             let version = registration.version;
-            let update = Expression::new("SET #next = :after, #updated = :updated")
+            let update = Expression::new("SET #next = :after, #updated = :updated, #top = :number")
+                .named("top", top_of(&version.stage))
+                .value("number", as_number(version.id.number.get()))
                 .value("after", as_number(version.id.number.next().get()))
                 .value("updated", as_number(version.created_at.millis()));
             let lies = if model.name.is_known() {
@@ -122,11 +151,13 @@ impl Registry {
             for (document, json) in &registration.documents {
                 writes.push(put_document(&version.id, document, json));
             }
+            writes.extend(Self::link_to_origin(&version));
             match self.try_commit(writes, tenant, registration.answer).await? {
                 Ok(Outcome::Done(())) => {
                     let mut head = head;
                     head.insert("next".into(), as_number(version.id.number.next().get()));
                     head.insert("updated".into(), as_number(version.created_at.millis()));
+                    head.insert(top_of(&version.stage), as_number(version.id.number.get()));
                     self.hints.put(key, head);
                     return Ok(Outcome::Done(version));
                 }
@@ -151,6 +182,41 @@ impl Registry {
         self.find_version(id, true)
             .await?
             .ok_or_else(|| version_not_found(id))
+    }
+
+    /// Reads a version that is there, and of a model that is there: MLflow knows no restorable deletion.
+    pub async fn live_version(&self, id: &VersionId) -> Result<Version> {
+        let head_key = keys::model(&id.tenant, &id.model.plain());
+        let key = keys::version(id);
+        let (mut head, mut found) = (None, None);
+        for item in self
+            .table
+            .batch_get(&[head_key.clone(), key.clone()], true)
+            .await?
+        {
+            if Reader(&item).text("pk")? == head_key.pk {
+                head = Some(slot_of(&id.tenant, item)?);
+            } else {
+                found = Some(item);
+            }
+        }
+        let Some(Slot::Held(model, _)) = head else {
+            return Err(version_not_found(id));
+        };
+        if model.deleted_at.is_some() {
+            return Err(version_not_found(id));
+        }
+        let id = VersionId {
+            model: model.name.clone(),
+            ..id.clone()
+        };
+        if keys::version(&id) != key {
+            found = self.table.get(&keys::version(&id), true).await?;
+        }
+        let item = found.ok_or_else(|| version_not_found(&id))?;
+        let version = version_from_item(&id.tenant, &id.model, &item)?;
+        version.require_live()?;
+        Ok(version)
     }
 
     /// Reads a version as one eventually consistent read: half the price, at most about a second behind.
@@ -212,6 +278,28 @@ impl Registry {
         })
     }
 
+    /// One page of versions by number, consistently, for searches that must know all of them.
+    ///
+    /// The model is one whose head was read.
+    pub async fn all_versions(
+        &self,
+        model: &Model,
+        limit: usize,
+        after: Option<String>,
+    ) -> Result<Page<Version>> {
+        let query = Query::new(keys::model_partition(&model.tenant, &model.name))
+            .prefix("V#")
+            .limit(limit)
+            .after(after)
+            .consistent();
+        let (items, after) = self.table.query(query).await?;
+        let items = items
+            .iter()
+            .map(|item| version_from_item(&model.tenant, &model.name, item))
+            .collect::<Result<_>>()?;
+        Ok(Page { items, after })
+    }
+
     /// JSON of a version's document that has an item of its own.
     pub async fn document(&self, id: &VersionId, document: &str) -> Result<Option<String>> {
         let mut item = self
@@ -230,6 +318,30 @@ impl Registry {
         }
         item.map(|item| Reader(&item).text("json").map(str::to_owned))
             .transpose()
+    }
+
+    /// JSON of one document each of several versions, by version; in one call for every hundred.
+    pub async fn documents(
+        &self,
+        ids: &[&VersionId],
+        document: &str,
+    ) -> Result<HashMap<VersionId, String>> {
+        let wanted: HashMap<String, &VersionId> = ids
+            .iter()
+            .map(|id| (keys::version_document(id, document).pk, *id))
+            .collect();
+        let keys: Vec<Key> = ids
+            .iter()
+            .map(|id| keys::version_document(id, document))
+            .collect();
+        let mut found = HashMap::with_capacity(keys.len());
+        for item in self.table.batch_get(&keys, true).await? {
+            let reader = Reader(&item);
+            if let Some(id) = wanted.get(reader.text("pk")?) {
+                found.insert((*id).clone(), reader.text("json")?.to_owned());
+            }
+        }
+        Ok(found)
     }
 
     /// How far the validation of a version came: the sequence of its checkpoint, and where that lies.
@@ -289,34 +401,30 @@ impl Registry {
                 "#status = :pending AND attribute_not_exists(#finalized) AND attribute_not_exists(#deleted)"
             }
             VersionChange::Judge(judgement) => {
-                set.extend(["#status = :status", "#val = :val", "#bytes = :bytes"]);
-                values.push(("status", text(judgement.status.as_str())));
-                values.push(("val", text(json_of(&judgement.validation)?)));
-                values.push(("bytes", as_number(judgement.size_bytes)));
-                match &judgement.artifacts {
-                    // A failed version keeps its declaration.
-                    Document::Absent => {}
-                    Document::Inline(json) => {
-                        set.push("#arts = :arts");
-                        values.push(("arts", text(json)));
-                        remove.push("#arts_at");
-                    }
-                    Document::Item => {
-                        set.push("#arts_at = :arts");
-                        values.push(("arts", text("item")));
-                        remove.push("#arts");
-                    }
-                    Document::Object(key) => {
-                        set.push("#arts_at = :arts");
-                        values.push(("arts", text(key)));
-                        remove.push("#arts");
-                    }
-                }
-                if let Some(json) = &judgement.apart {
-                    documents.push(("artifacts", json.clone()));
-                }
+                set_judgement(judgement, &mut set, &mut remove, &mut values)?;
+                documents.extend(judgement.apart.clone().map(|json| ("artifacts", json)));
                 condition_values.push(("pending", pending));
                 "#status = :pending"
+            }
+            VersionChange::Rejudge(again) => {
+                set_judgement(&again.judgement, &mut set, &mut remove, &mut values)?;
+                documents.extend(
+                    again
+                        .judgement
+                        .apart
+                        .clone()
+                        .map(|json| ("artifacts", json)),
+                );
+                match again.revoked_at {
+                    Some(at) => {
+                        set.push("#revoked = :revoked");
+                        values.push(("revoked", as_number(at.millis())));
+                    }
+                    None => remove.push("#revoked"),
+                }
+                condition_values.push(("from", text(again.from.as_str())));
+                condition_values.push(("before", text(json_of(&again.before)?)));
+                "#status = :from AND #val = :before"
             }
             VersionChange::Pack(package) => {
                 set.push("#pkg = :pkg");
@@ -331,15 +439,19 @@ impl Registry {
                 "#aliases = :none AND attribute_not_exists(#deleted) AND (attribute_not_exists(#reqs) OR #reqs = :none) \
                  AND (attribute_not_exists(#served) OR #served = :none)"
             }
-            VersionChange::Restore => {
+            VersionChange::Restore { stage } => {
                 remove.push("#deleted");
-                "attribute_exists(#deleted)"
+                condition_values.push(("stage", text(stage.as_str())));
+                "attribute_exists(#deleted) AND #stage = :stage"
             }
             VersionChange::Annotate {
                 notes,
                 apart,
                 revision,
+                updated_at,
             } => {
+                values.retain(|(name, _)| *name != "updated");
+                values.push(("updated", as_number(updated_at.millis())));
                 set.push("#rev = :rev");
                 values.push(("rev", as_number(revision + 1)));
                 match notes {
@@ -366,6 +478,14 @@ impl Registry {
                 condition_values.push(("read", as_number(revision)));
                 "#rev = :read AND attribute_not_exists(#deleted)"
             }
+        };
+        let shift = match change {
+            VersionChange::Restore { stage } => Some(Shift {
+                number: id.number,
+                from: None,
+                to: stage.clone(),
+            }),
+            _ => None,
         };
         let mut update = format!("SET {}", set.join(", "));
         if !remove.is_empty() {
@@ -397,39 +517,80 @@ impl Registry {
                 .iter()
                 .map(|(name, json)| put_document(id, name, json)),
         );
-        writes.extend(still_named(&id.tenant, &id.model));
         self.hints.forget(&key);
-        match self.try_commit(writes, &id.tenant, answer.clone()).await? {
-            Ok(outcome) => Ok(Ok(outcome)),
-            Err(refusals) => {
-                let is_current = refusals.first().is_none_or(|refusal| refusal.refused);
-                let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
-                let has_moved = item
-                    .as_ref()
-                    .is_none_or(|item| is_marked(item) || !item.contains_key("status"));
-                if !id.model.is_known() && has_moved {
-                    if let Some(model) = self.elsewhere(&id.tenant, &id.model).await? {
-                        let event = event.clone().about(&model);
-                        let id = VersionId {
-                            model,
-                            ..id.clone()
-                        };
-                        return Box::pin(self.change_version(&id, change, &event, answer)).await;
-                    }
-                    return Ok(Err(None));
+        for attempt in 1..=RACE_ATTEMPTS {
+            let mut writes = writes.clone();
+            let span = match &shift {
+                Some(shift) => {
+                    let shifts = std::slice::from_ref(shift);
+                    self.span_write(&id.tenant, &id.model, shifts).await?
                 }
-                if !is_current {
-                    return Err(throttled());
-                }
-                let version = item
-                    // An update of a missing item is refused with an empty one.
-                    .filter(|item| item.contains_key("status"))
-                    .map(|item| version_from_item(&id.tenant, &id.model, &item))
-                    .transpose()?;
-                Ok(Err(version))
+                None => None,
+            };
+            let has_span = span.is_some();
+            // The write of the head checks by itself that the model still has its name.
+            writes.extend(span.or_else(|| still_named(&id.tenant, &id.model)));
+            let refusals = match self.try_commit(writes, &id.tenant, answer.clone()).await? {
+                Ok(outcome) => return Ok(Ok(outcome)),
+                Err(refusals) => refusals,
+            };
+            let is_current = refusals.first().is_none_or(|refusal| refusal.refused);
+            if !is_current && has_span {
+                // Only the head refused: another change of a stage came between reading and writing it.
+                self.table.pause(attempt.min(4)).await;
+                continue;
             }
+            let item = refusals.into_iter().next().and_then(|refusal| refusal.item);
+            let has_moved = item
+                .as_ref()
+                .is_none_or(|item| is_marked(item) || !item.contains_key("status"));
+            if !id.model.is_known() && has_moved {
+                if let Some(model) = self.elsewhere(&id.tenant, &id.model).await? {
+                    let event = event.clone().about(&model);
+                    let id = VersionId {
+                        model,
+                        ..id.clone()
+                    };
+                    return Box::pin(self.change_version(&id, change, &event, answer)).await;
+                }
+                return Ok(Err(None));
+            }
+            if !is_current {
+                return Err(throttled());
+            }
+            let version = item
+                // An update of a missing item is refused with an empty one.
+                .filter(|item| item.contains_key("status"))
+                .map(|item| version_from_item(&id.tenant, &id.model, &item))
+                .transpose()?;
+            return Ok(Err(version));
         }
+        Err(throttled())
     }
+}
+
+/// Adds what a judgement sets to an update.
+fn set_judgement<'a>(
+    judgement: &Judgement,
+    set: &mut Vec<&'a str>,
+    remove: &mut Vec<&'a str>,
+    values: &mut Vec<(&'a str, AttributeValue)>,
+) -> Result<()> {
+    set.extend(["#status = :status", "#val = :val", "#bytes = :bytes"]);
+    values.push(("status", text(judgement.status.as_str())));
+    values.push(("val", text(json_of(&judgement.validation)?)));
+    values.push(("bytes", as_number(judgement.size_bytes)));
+    let (attribute, other, value) = match &judgement.artifacts {
+        // What is there stays: a failed version keeps its declaration.
+        Document::Absent => return Ok(()),
+        Document::Inline(json) => ("#arts = :arts", "#arts_at", json.as_str()),
+        Document::Item => ("#arts_at = :arts", "#arts", "item"),
+        Document::Object(key) => ("#arts_at = :arts", "#arts", key.as_str()),
+    };
+    set.push(attribute);
+    values.push(("arts", text(value)));
+    remove.push(other);
+    Ok(())
 }
 
 fn put_document(id: &VersionId, document: &str, json: &str) -> Write {

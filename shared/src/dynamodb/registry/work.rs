@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub enum WorkKind {
     /// A version waits for its uploads or its validation.
     Validate,
+    /// A version that was judged waits to be read and judged again.
+    Revalidate,
     /// A ready version waits for its package.
     Package,
     /// A delivery waits for its next attempt.
@@ -31,6 +33,7 @@ impl WorkKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Validate => "validate",
+            Self::Revalidate => "revalidate",
             Self::Package => "package",
             Self::Deliver => "deliver",
             Self::Drop => "drop",

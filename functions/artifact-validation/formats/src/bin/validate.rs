@@ -5,9 +5,9 @@
 use bytes::Bytes;
 use clap::Parser;
 use model_formats::environment::Advisories;
-use model_formats::pickle::AllowList;
+use model_formats::policy::Part;
 use model_formats::{
-    Bundle, BundleFile, Limits, ReadError, Report, Requirements, Source, Verdict, inspect, rules,
+    Bundle, BundleFile, Limits, Policy, ReadError, Report, Source, Verdict, inspect, rules,
 };
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
@@ -37,6 +37,9 @@ struct Arguments {
     /// Only the verdict of each path.
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
+    /// The policy of a registry, as JSON; what it accepts passes.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// Names that pickles may import besides those of the built-in list, one `<use> <module> <name>…` a line.
     #[arg(long, value_name = "FILE")]
     allow_list: Option<PathBuf>,
@@ -58,6 +61,7 @@ enum Required {
     InputExample,
     Environment,
     Licence,
+    ModelCard,
 }
 
 /// A file on the disk, read by ranges.
@@ -115,24 +119,15 @@ fn run(arguments: &Arguments) -> std::io::Result<bool> {
         write!(std::io::stdout(), "{}", rules::table())?;
         return Ok(true);
     }
-    let mut limits = Limits::default();
-    if let Some(path) = &arguments.allow_list {
-        let mut list = AllowList::built_in().clone();
-        list.extend(&std::fs::read_to_string(path)?)
-            .map_err(std::io::Error::other)?;
-        limits.allow_list = Some(Arc::new(list));
-    }
-    if let Some(path) = &arguments.advisories {
-        let advisories =
-            Advisories::from_json(&std::fs::read(path)?).map_err(std::io::Error::other)?;
-        limits.advisories = Some(Arc::new(advisories));
-    }
-    limits.requirements = Requirements {
-        signature: arguments.require.contains(&Required::Signature),
-        input_example: arguments.require.contains(&Required::InputExample),
-        environment_files: arguments.require.contains(&Required::Environment),
-        licence: arguments.require.contains(&Required::Licence),
+    let policy = policy_of(arguments)?;
+    let advisories = match &arguments.advisories {
+        Some(path) => {
+            let read = Advisories::from_json(&read(path)?).map_err(|error| about(path, error))?;
+            Some(Arc::new(read))
+        }
+        None => None,
     };
+    let limits = policy.limits(advisories).map_err(std::io::Error::other)?;
     let mut all_clean = true;
     let shows_progress = std::io::stderr().is_terminal() && arguments.paths.len() > 1;
     let count = arguments.paths.len();
@@ -142,7 +137,10 @@ fn run(arguments: &Arguments) -> std::io::Result<bool> {
         }
         let report = inspect_path(path, &limits)
             .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?;
-        all_clean &= report.verdict == Verdict::Clean
+        // Without a policy, only what is clean passes on the command line.
+        let accepts = arguments.policy.is_some() && policy.accepts(report.verdict);
+        all_clean &= accepts
+            || report.verdict == Verdict::Clean
             || (arguments.approve_code && report.verdict == Verdict::ContainsCode);
         let mut out = std::io::stdout().lock();
         if arguments.json {
@@ -156,6 +154,37 @@ fn run(arguments: &Arguments) -> std::io::Result<bool> {
         writeln!(std::io::stderr())?;
     }
     Ok(all_clean)
+}
+
+/// The policy of the file, with what the other options add to it.
+fn policy_of(arguments: &Arguments) -> std::io::Result<Policy> {
+    let mut policy = match &arguments.policy {
+        Some(path) => serde_json::from_slice(&read(path)?).map_err(|error| about(path, error))?,
+        None => Policy::default(),
+    };
+    if let Some(path) = &arguments.allow_list {
+        let lines = String::from_utf8(read(path)?).map_err(|error| about(path, error))?;
+        policy.allow_list.extend(lines.lines().map(str::to_owned));
+    }
+    policy
+        .required
+        .extend(arguments.require.iter().map(|required| match required {
+            Required::Signature => Part::Signature,
+            Required::InputExample => Part::InputExample,
+            Required::Environment => Part::EnvironmentFiles,
+            Required::Licence => Part::Licence,
+            Required::ModelCard => Part::ModelCard,
+        }));
+    Ok(policy)
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| about(path, error))
+}
+
+/// An error that names the file that it is about.
+fn about(path: &Path, error: impl std::fmt::Display) -> std::io::Error {
+    std::io::Error::other(format!("{}: {error}", path.display()))
 }
 
 fn inspect_path(path: &Path, limits: &Limits) -> std::io::Result<Report> {

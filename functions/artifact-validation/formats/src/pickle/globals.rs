@@ -4,6 +4,9 @@
 //! file is touched, no process started, nothing imported by a name from the pickle.
 //! The entries are data, in `allow-list.txt`; a deployment can add its own.
 
+use super::never;
+use crate::rules::written;
+use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
@@ -73,14 +76,27 @@ impl Use {
     }
 }
 
-/// A line of an allow-list that is none.
+/// A line that cannot be added to an allow-list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} of the allow-list is not `<use> <module> <name>…`: `{text}`")]
-pub struct AllowListError {
-    /// Number of the line, from 1.
-    pub line: usize,
-    /// The line.
-    pub text: String,
+pub enum AllowListError {
+    /// It is none.
+    #[error("line {line} of the allow-list is not `<use> <module> <name>…`: `{text}`")]
+    Malformed {
+        /// Number of the line, from 1.
+        line: usize,
+        /// The line.
+        text: String,
+    },
+    /// It names what no deployment can allow.
+    #[error("line {line} of the allow-list names `{name}`, which can never be allowed: {reason}")]
+    Never {
+        /// Number of the line, from 1.
+        line: usize,
+        /// Module and name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// Names that a pickle may import.
@@ -94,7 +110,7 @@ pub struct AllowList {
 static BUILT_IN: LazyLock<AllowList> = LazyLock::new(|| {
     let mut list = AllowList::default();
     // A test reads the whole list; a line that is none would be one name less.
-    let _ = list.extend(ALLOW_LIST);
+    let _ = list.add(ALLOW_LIST, false, |_, _, _, _| Ok(()));
     list
 });
 
@@ -106,36 +122,63 @@ impl AllowList {
 
     /// Adds the lines of `text`, each `<use> <module> <name>…`; `#` begins a comment.
     ///
+    /// Names that run code, open files or import others are refused, and so is a wider use of what the built-in list has.
+    ///
     /// ```
     /// let mut list = model_formats::pickle::AllowList::built_in().clone();
     /// list.extend("class our_models.scoring Scorer Calibrator").unwrap();
     /// assert!(list.find("our_models.scoring", "Scorer").is_some());
+    /// assert!(list.extend("call os system").is_err());
     /// ```
     pub fn extend(&mut self, text: &str) -> Result<(), AllowListError> {
+        self.add(text, true, |line, granted, module, name| {
+            never::reason(granted, module, name).map_or(Ok(()), |reason| {
+                Err(AllowListError::Never {
+                    line,
+                    name: format!("{module}.{name}"),
+                    reason,
+                })
+            })
+        })
+    }
+
+    /// Adds lines whose names `check` takes.
+    fn add(
+        &mut self,
+        text: &str,
+        keeps_known: bool,
+        check: impl Fn(usize, Use, &str, &str) -> Result<(), AllowListError>,
+    ) -> Result<(), AllowListError> {
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
             }
-            let error = || AllowListError {
+            let error = || AllowListError::Malformed {
                 line: index + 1,
-                text: line.to_owned(),
+                text: line.chars().take(200).collect(),
             };
             let mut words = line.split_whitespace();
             let granted = words.next().and_then(Use::parse).ok_or_else(error)?;
             let module = words.next().ok_or_else(error)?;
-            self.words.insert(module.to_owned());
-            let names = self.modules.entry(module.to_owned()).or_default();
-            let before = names.len();
-            for name in words {
-                if name.contains('.') {
-                    return Err(error());
-                }
-                self.words.insert(name.to_owned());
-                names.insert(name.to_owned(), granted);
-            }
-            if before == 0 && names.is_empty() {
+            if !module.split('.').all(is_identifier) {
                 return Err(error());
+            }
+            let names: Vec<&str> = words.collect();
+            if names.is_empty() || !names.iter().all(|name| is_identifier(name)) {
+                return Err(error());
+            }
+            for name in &names {
+                check(index + 1, granted, module, name)?;
+            }
+            self.words.insert(module.to_owned());
+            let known = self.modules.entry(module.to_owned()).or_default();
+            for name in names {
+                self.words.insert(name.to_owned());
+                // What is there already permits as much: `check` saw to it.
+                if !keeps_known || !known.contains_key(name) {
+                    known.insert(name.to_owned(), granted);
+                }
             }
         }
         Ok(())
@@ -175,8 +218,15 @@ impl AllowList {
             )
     }
 
+    /// Digest of every entry, in whatever order and form they were written.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.listing());
+        written(hash)
+    }
+
     /// Every entry in a fixed order, one a line.
-    pub(crate) fn listing(&self) -> String {
+    fn listing(&self) -> String {
         let mut lines: Vec<String> = self
             .modules
             .iter()
@@ -199,4 +249,13 @@ impl AllowList {
     pub fn is_empty(&self) -> bool {
         self.modules.is_empty()
     }
+}
+
+/// Whether `text` is what Python takes as a name.
+fn is_identifier(text: &str) -> bool {
+    !text.starts_with(|first: char| first.is_ascii_digit())
+        && !text.is_empty()
+        && text
+            .chars()
+            .all(|letter| letter.is_alphanumeric() || letter == '_')
 }

@@ -93,12 +93,22 @@ impl<'s> Input<'s> {
         self.start + self.at as u64
     }
 
-    /// How many bytes are left, as far as that is known without reading them.
-    pub(super) fn left(&self) -> Option<u64> {
+    /// The same bytes from here on, for a second reader; `None` if they can be read once only.
+    pub(super) fn second(&self) -> Option<Input<'s>> {
         match &self.origin {
-            Origin::File { source, .. } => Some(source.size().saturating_sub(self.offset())),
+            Origin::File { source, .. } => Some(Input::file(*source, self.offset())),
             Origin::Decoder { .. } => None,
         }
+    }
+
+    /// The next bytes, at most `count`, without using them up.
+    pub(super) fn peek(&mut self, count: usize) -> Result<Bytes, InputError> {
+        if self.buffer.len() - self.at < count {
+            // What is there is all there is.
+            self.fill(count)?;
+        }
+        let end = self.buffer.len().min(self.at + count);
+        Ok(self.buffer.slice(self.at..end))
     }
 
     /// The next byte, or `None` at the end.

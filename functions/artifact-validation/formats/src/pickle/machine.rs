@@ -37,8 +37,11 @@ const MAX_INTEGER_BYTES: u64 = 256;
 const MAX_LINE: usize = 1024 * 1024;
 const MAX_FINDINGS: usize = 50;
 
-/// How far an array without padding is followed as the program that a plain unpickler takes it for.
-const PLAIN_WINDOW: u64 = 4096;
+/// How far behind the beginning of an array without padding a decoder is read ahead, to follow it as the program that
+/// a plain unpickler takes it for.
+const PLAIN_WINDOW: usize = 64 * 1024;
+/// Most opcodes of such programs that are followed in one pickle.
+const PLAIN_OPERATIONS: u64 = 4_000_000;
 /// Methods and functions by a path of names, as only newer protocols can write it: mentioned, never called.
 const METHODS: &[(&str, &str)] = &[
     ("scipy.interpolate._interpolate", "interp1d._call_linear"),
@@ -65,22 +68,18 @@ const METHODS: &[(&str, &str)] = &[
 /// The first bytes of an array, in a file of which the rest is out of reach.
 struct Window {
     bytes: Bytes,
-    size: u64,
+    /// Offset of the first byte.
+    start: u64,
 }
 
 impl Source for Window {
     fn size(&self) -> u64 {
-        self.size
+        self.start + self.bytes.len() as u64
     }
 
     fn read(&self, range: std::ops::Range<u64>) -> Result<Bytes, ReadError> {
-        // Fewer bytes than were asked for are told as the end, which the caller takes for a failure.
-        let at_hand = self.bytes.len() as u64;
-        if range.end <= at_hand {
-            self.bytes.read(range)
-        } else {
-            Err(ReadError::Exhausted("the window on an array"))
-        }
+        let within = |offset: u64| offset.saturating_sub(self.start);
+        self.bytes.read(within(range.start)..within(range.end))
     }
 }
 
@@ -281,6 +280,8 @@ struct Machine<'m, 's> {
     pop_is_free: bool,
     /// Whether functions or classes are carried by value, whose picklers throw intermediate values away.
     carries_code: bool,
+    /// What is left of [`PLAIN_OPERATIONS`].
+    plain_budget: u64,
     outcome: Outcome,
 }
 
@@ -316,6 +317,7 @@ impl<'m, 's> Machine<'m, 's> {
             after_pop: false,
             pop_is_free: false,
             carries_code: false,
+            plain_budget: PLAIN_OPERATIONS,
             outcome: Outcome::default(),
         }
     }
@@ -1085,6 +1087,12 @@ impl<'m, 's> Machine<'m, 's> {
                 );
                 (true, self.make(Kind::Range, 0, 1, 1.0)?)
             }
+            // How protocols before 4 write a method by its path of names.
+            ("builtins.getattr", [owner, attribute])
+                if self.is_method(*owner, self.str_of(*attribute)) =>
+            {
+                (true, self.make(Kind::Range, 0, 1, 1.0)?)
+            }
             ("builtins.getattr", [owner, attribute]) => {
                 // How SciPy's distributions refer to their own methods.
                 let is_distribution = match self.kind(*owner) {
@@ -1491,7 +1499,9 @@ impl<'m, 's> Machine<'m, 's> {
         } else {
             None
         };
-        let made = if let Some(elements) = made {
+        let made = if let Some(class) = self.legacy_class(id) {
+            class
+        } else if let Some(elements) = made {
             self.make(Kind::Storage { elements }, 0, 1, 1.0)?
         } else {
             self.find(
@@ -1501,6 +1511,23 @@ impl<'m, 's> Machine<'m, 's> {
             self.make(Kind::Opaque, 0, 1, 1.0)?
         };
         self.push(made)
+    }
+
+    /// The class that a legacy file of PyTorch names with its source, which is compared and never run.
+    fn legacy_class(&self, id: Value) -> Option<Value> {
+        if self.style != Style::Torch {
+            return None;
+        }
+        let parts = self.parts(id)?;
+        match parts.as_slice() {
+            [tag, class, _, _]
+                if self.str_of(*tag) == Some("module")
+                    && matches!(self.kind(*class), Some(Kind::Global { .. })) =>
+            {
+                Some(*class)
+            }
+            _ => None,
+        }
     }
 
     fn storage(&mut self, id: Value) -> Option<u64> {
@@ -1807,25 +1834,14 @@ impl<'m, 's> Machine<'m, 's> {
             let Some(bytes) = bytes else {
                 return self.halt(&ARGUMENTS, "the shape of an array overflows");
             };
-            let mut left = bytes;
             // Before version 1.2, joblib wrote no padding, so that a plain unpickler takes the array for opcodes.
-            if self.entry(state, "numpy_array_alignment_bytes").is_none() && bytes > 0 {
-                let size = self.input.left().unwrap_or(u64::MAX);
-                let count = usize::try_from(bytes.min(PLAIN_WINDOW)).unwrap_or_default();
-                let window = match self.input.take(count) {
-                    Ok(Some(window)) => Bytes::copy_from_slice(window),
-                    Ok(None) => return self.truncated(),
-                    Err(error) => return Err(self.told(error)),
-                };
-                left = bytes.saturating_sub(window.len() as u64);
-                if self.runs_as_program(&Window {
-                    bytes: window,
-                    size,
-                }) {
-                    self.odd("the bytes of an array follow without padding, and another reader takes them for opcodes");
-                }
+            if self.entry(state, "numpy_array_alignment_bytes").is_none()
+                && bytes > 0
+                && self.runs_as_program(bytes)?
+            {
+                self.odd("the bytes of an array follow without padding, and another reader takes them for opcodes");
             }
-            self.skip(left)?;
+            self.skip(bytes)?;
             self.outcome.array_bytes = self.outcome.array_bytes.saturating_add(bytes);
         }
         self.pop()?;
@@ -1833,14 +1849,45 @@ impl<'m, 's> Machine<'m, 's> {
         self.push(made)
     }
 
-    /// Whether a reader that knows nothing of joblib's arrays would do more with `window` than fail.
-    fn runs_as_program(&mut self, window: &Window) -> bool {
-        let first = window.bytes.first().copied().unwrap_or_default();
-        if protocol_of(first).is_none() {
+    /// Whether `owner` is a class, and `attribute` one of its methods in [`METHODS`].
+    fn is_method(&self, owner: Value, attribute: Option<&str>) -> bool {
+        let Some(attribute) = attribute else {
             return false;
+        };
+        METHODS.iter().any(|(module, path)| {
+            path.split_once('.').is_some_and(|(class, method)| {
+                method == attribute && self.is_global(owner, &format!("{module}.{class}"))
+            })
+        })
+    }
+
+    /// Whether a reader that knows nothing of joblib's arrays would do harm with the array of `bytes` bytes that follows.
+    ///
+    /// It is followed as far as it goes, also behind the array, where it reads the honest rest from the wrong place.
+    fn runs_as_program(&mut self, bytes: u64) -> Result<bool, Halt> {
+        let first = match self.input.peek(1) {
+            Ok(first) => first.first().copied().unwrap_or_default(),
+            Err(error) => return Err(self.told(error)),
+        };
+        if protocol_of(first).is_none() {
+            return Ok(false);
         }
-        let mut input = Input::file(window, 0);
-        let mut operations = PLAIN_WINDOW;
+        let end = self.input.offset().saturating_add(bytes);
+        let window;
+        let mut is_cut = false;
+        let mut input = if let Some(input) = self.input.second() {
+            input
+        } else {
+            let bytes = match self.input.peek(PLAIN_WINDOW) {
+                Ok(bytes) => bytes,
+                Err(error) => return Err(self.told(error)),
+            };
+            is_cut = bytes.len() >= PLAIN_WINDOW;
+            let start = self.input.offset();
+            window = Window { bytes, start };
+            Input::file(&window, start)
+        };
+        let mut operations = std::mem::take(&mut self.plain_budget);
         let mut other = Machine::new(
             &mut input,
             self.list,
@@ -1859,15 +1906,20 @@ impl<'m, 's> Machine<'m, 's> {
         other.text_bytes.clone_from(&self.text_bytes);
         other.known.clone_from(&self.known);
         other.imported.clone_from(&self.imported);
-        match other.follow() {
-            Ok(()) | Err(Halt::Told) => other
-                .outcome
-                .findings
-                .iter()
-                .any(|(rule, ..)| rule.verdict != Verdict::Malformed),
-            // It goes on behind the window.
+        let followed = other.follow();
+        let does_harm = match followed {
+            Ok(()) | Err(Halt::Told) => other.outcome.findings.iter().any(|(rule, offset, _)| {
+                rule.verdict == Verdict::Unsafe
+                    || (rule.verdict == Verdict::ContainsCode && *offset < end)
+                    // A bound of ours that it met is none of that reader.
+                    || rule.id == BOMB.id
+                    || (is_cut && rule.id == TRUNCATED.id)
+            }),
+            // It goes on further than it is followed.
             Err(Halt::Read(_)) => true,
-        }
+        };
+        self.plain_budget = operations;
+        Ok(does_harm)
     }
 
     // ── Opcodes ─────────────────────────────────────────────────────────
@@ -1936,6 +1988,16 @@ impl<'m, 's> Machine<'m, 's> {
 
     fn stop(&mut self) -> Result<(), Halt> {
         let value = self.pop()?;
+        // A function that opens files is harmless as the type of an array, but not with arguments bound to it.
+        let names = &self.outcome.globals;
+        if names.iter().any(|name| name == "functools.partial")
+            && names.iter().any(|name| name == "numpy.memmap")
+        {
+            self.find(
+                &ARGUMENTS,
+                "`numpy.memmap` stands beside `functools.partial`, which could bind the path of a file to it",
+            );
+        }
         if let Value::Int(integer) = value {
             self.outcome.integer = Some(integer);
         }

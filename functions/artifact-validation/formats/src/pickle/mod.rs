@@ -8,6 +8,7 @@
 mod globals;
 mod input;
 mod machine;
+mod never;
 
 pub use globals::{ALLOW_LIST, AllowList, AllowListError, Use};
 pub use input::{Input, InputError};

@@ -1,7 +1,7 @@
 //! Logged models: create, read, and change by compare-and-swap.
 
 use super::experiments::{TORN_ATTEMPTS, by_sort_key};
-use super::runs::put_place;
+use super::runs::{place_item, put_place};
 use super::sections::{self, Section};
 use crate::domain::tracking::logged_model::logged_model_not_found;
 use crate::domain::tracking::{
@@ -161,13 +161,12 @@ impl Registry {
     ) -> Result<Outcome<()>> {
         let key = key_of(tenant, model);
         let mut writes = writes_of(tenant, model, None)?;
-        writes.push(put_place(
-            tenant,
-            model.id.as_str(),
-            model.experiment_id,
-            &key.sk,
-        ));
-        self.commit(writes, tenant, answer, |_| throttled()).await
+        let place = place_item(tenant, model.id.as_str(), model.experiment_id, &key.sk);
+        writes.push(put_place(&place));
+        let outcome = self.commit(writes, tenant, answer, |_| throttled()).await?;
+        self.hints
+            .put(keys::tracked(tenant, model.id.as_str()), place);
+        Ok(outcome)
     }
 
     /// Reads a logged model, or nothing if there is none; deleted or not.

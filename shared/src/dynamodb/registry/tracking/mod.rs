@@ -15,4 +15,5 @@ pub use experiments::NewExperiment;
 pub use listing::{Listed, Position};
 pub use logged_models::LoggedModelChange;
 pub use roots::ArtifactRoot;
+pub(super) use runs::link_to_run;
 pub use runs::{RunChange, RunLink, RunWithExperiment};

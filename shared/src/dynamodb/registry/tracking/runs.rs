@@ -16,7 +16,7 @@ use crate::dynamodb::registry::{Page, RACE_ATTEMPTS, Registry};
 use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, throttled};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Sections of a run.
 pub(super) const SECTIONS: [&str; 4] = ["params", "tags", "metrics", "io"];
@@ -206,13 +206,12 @@ impl Registry {
     ) -> Result<Outcome<()>> {
         let key = run_key(tenant, run);
         let mut writes = writes_of(tenant, run, None)?;
-        writes.push(put_place(
-            tenant,
-            run.id.as_str(),
-            run.experiment_id,
-            &key.sk,
-        ));
-        self.commit(writes, tenant, answer, |_| throttled()).await
+        let place = place_item(tenant, run.id.as_str(), run.experiment_id, &key.sk);
+        writes.push(put_place(&place));
+        let outcome = self.commit(writes, tenant, answer, |_| throttled()).await?;
+        self.hints
+            .put(keys::tracked(tenant, run.id.as_str()), place);
+        Ok(outcome)
     }
 
     /// Reads a run with everything that it logged, or nothing if there is none; deleted or not.
@@ -340,7 +339,7 @@ impl Registry {
         Err(throttled())
     }
 
-    /// Versions that were registered from a run, by model and number.
+    /// Versions that were registered from a run, by model and number, under the names that the models have by now.
     pub async fn versions_of_run(
         &self,
         tenant: &TenantName,
@@ -353,25 +352,29 @@ impl Registry {
             .after(after)
             .consistent();
         let (rows, after) = self.table.query(query).await?;
-        let items = rows
-            .iter()
-            .map(|row| {
-                let sk = sort_key(row);
-                let (model, number) = sk
-                    .rsplit_once('#')
-                    .ok_or_else(|| Reader(row).broken("sk"))?;
-                Ok(RunLink {
-                    model: ModelName::parse(model)?,
+        let mut names: BTreeMap<String, Option<ModelName>> = BTreeMap::new();
+        let mut items = Vec::new();
+        for row in &rows {
+            let sk = sort_key(row);
+            let (home, number) = sk
+                .rsplit_once('#')
+                .ok_or_else(|| Reader(row).broken("sk"))?;
+            if !names.contains_key(home) {
+                let model = self.find_home(tenant, &ModelName::of_home(home)?).await?;
+                names.insert(home.to_owned(), model);
+            }
+            if let Some(Some(model)) = names.get(home) {
+                items.push(RunLink {
+                    model: model.clone(),
                     number: VersionNumber::parse(number.trim_start_matches('0'))?,
-                })
-            })
-            .collect::<Result<_>>()?;
+                });
+            }
+        }
         Ok(Page { items, after })
     }
 }
 
 /// The write that says that a version was registered from a run; belongs in the transaction of the registration.
-#[expect(dead_code, reason = "registrations that name a run write it")]
 pub(in crate::dynamodb::registry) fn link_to_run(id: &VersionId, run: &RunId) -> Write {
     Write::Put {
         item: Builder::at(&keys::version_of_run(id, run.as_str())).build(),
@@ -379,17 +382,22 @@ pub(in crate::dynamodb::registry) fn link_to_run(id: &VersionId, run: &RunId) ->
     }
 }
 
-pub(super) fn put_place(
+/// Says where a run or a logged model lies.
+pub(super) fn place_item(
     tenant: &TenantName,
     id: &str,
     experiment: ExperimentId,
     sk: &str,
-) -> Write {
+) -> Item {
+    Builder::at(&keys::tracked(tenant, id))
+        .number("experiment", experiment.get())
+        .text("at", sk)
+        .build()
+}
+
+pub(super) fn put_place(place: &Item) -> Write {
     Write::Put {
-        item: Builder::at(&keys::tracked(tenant, id))
-            .number("experiment", experiment.get())
-            .text("at", sk)
-            .build(),
+        item: place.clone(),
         condition: Some(Expression::new("attribute_not_exists(#pk)")),
     }
 }

@@ -1,0 +1,35 @@
+"""The Model Registry through stock clients of MLflow, an old one and a new one, and compared with a stock server."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import mlflow_differential
+import pytest
+from conftest import Registry, mlflow_python
+
+STORY = Path(__file__).parent / "mlflow_registry_story.py"
+
+
+@pytest.mark.parametrize("tenant", ["", "/t/team-b"])
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_a_stock_client_does_all_that_a_registry_is_for(registry: Registry, which: str, tenant: str) -> None:
+    model = f"story-{which}-{'tenant' if tenant else 'default'}"
+    done = subprocess.run(
+        [mlflow_python(which), "-W", "ignore", STORY, registry.base_url + tenant, model],
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "MLFLOW_DISABLE_TELEMETRY": "true"},
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["is_done"]
+
+
+@pytest.mark.skipif("SLIPWAY_STOCK_MLFLOW" not in os.environ, reason="SLIPWAY_STOCK_MLFLOW names no stock server to compare with")
+def test_a_stock_server_answers_random_calls_alike(registry: Registry) -> None:
+    told: list[str] = []
+    seed = int.from_bytes(os.urandom(4))
+    differences = mlflow_differential.play(os.environ["SLIPWAY_STOCK_MLFLOW"], registry.base_url, seed, 400, told.append)
+    assert differences == 0, "\n".join(told)

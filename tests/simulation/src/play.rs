@@ -1,0 +1,547 @@
+//! One run of one seed: clients ask, calls go on in random order, faults happen, processes die.
+
+use crate::check::{self, Violation};
+use crate::clients::{self, ALIASES, Believed, MODELS, Wish};
+use crate::mutation::{Mutation, Site};
+use crate::network::{self, Exchange, Network, Progress, Reply};
+use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
+use axum::Router;
+use dynoxide::Database;
+use fastrand::Rng;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::task::ArcWake;
+use serde_json::{Value, json};
+use shared::app::Clock;
+use shared::config::Config;
+use shared::domain::Timestamp;
+use shared::{App, Transport};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+/// The tenant of every run.
+pub(crate) const RUNS_TENANT: &str = "default";
+const TABLE: &str = "simulation";
+
+/// How a run is played.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many wishes are asked for in all.
+    pub wishes: usize,
+    /// How many processes serve them.
+    pub clients: usize,
+    /// How often, in thousandths, something goes wrong with a call.
+    pub faults: u32,
+    /// The condition that is removed, if one is.
+    pub mutation: Option<Mutation>,
+    /// Whether each step is told.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            wishes: 200,
+            clients: 4,
+            faults: 60,
+            mutation: None,
+            trace: false,
+        }
+    }
+}
+
+/// What came of a wish.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON body.
+    pub body: Value,
+}
+
+impl Answer {
+    /// Whether the client knows now what became of its wish.
+    pub fn is_certain(&self) -> bool {
+        self.status < 429
+    }
+}
+
+/// One wish, from its first request to its last answer.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// What was asked for.
+    pub wish: Wish,
+    /// Of which model.
+    pub model: &'static str,
+    /// The idempotency key.
+    pub key: Option<String>,
+    /// The step at which it was first asked for.
+    pub from: u64,
+    /// The step at which it was last answered.
+    pub until: Option<u64>,
+    /// The last answer; none if the process died over it.
+    pub answer: Option<Answer>,
+    /// Whether an earlier request for it ended without a certain answer.
+    pub was_repeated: bool,
+}
+
+/// What happened in a run.
+#[derive(Debug)]
+pub struct Played {
+    /// Every wish, by number.
+    pub asked: Vec<Asked>,
+    /// The step at which each item was written last, by partition and sort key, and first.
+    pub written: BTreeMap<(String, String), u64>,
+    /// Every item at the end.
+    pub items: Vec<Value>,
+    /// The conditions that writes carried.
+    pub sites: BTreeSet<Site>,
+    /// How many calls were applied.
+    pub calls: u64,
+    /// What should not have happened.
+    pub violations: Vec<Violation>,
+    /// What was told of it.
+    pub trace: Vec<String>,
+}
+
+/// A process that serves one client at a time.
+struct Process {
+    app: App,
+    router: Router,
+    busy: Option<Busy>,
+    woken: Arc<Woken>,
+    /// What went wrong without an answer, to be asked for again.
+    again: Option<usize>,
+    believed: BTreeMap<(&'static str, &'static str), Believed>,
+}
+
+struct Busy {
+    wish: usize,
+    future: BoxFuture<'static, Answer>,
+}
+
+#[derive(Debug)]
+struct Woken(AtomicBool);
+
+impl ArcWake for Woken {
+    fn wake_by_ref(woken: &Arc<Self>) {
+        woken.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Plays one seed.
+pub fn play(seed: u64, options: &Options) -> Played {
+    let mut run = Run::new(seed, options);
+    run.go();
+    run.end()
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    rng: Rng,
+    table: Database,
+    network: Network,
+    clock: Clock,
+    processes: Vec<Process>,
+    asked: Vec<Asked>,
+    versions: BTreeMap<&'static str, u32>,
+    step: u64,
+    written: BTreeMap<(String, String), u64>,
+    sites: BTreeSet<Site>,
+    calls: u64,
+    trace: Vec<String>,
+    births: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(seed: u64, options: &'a Options) -> Self {
+        let table = Database::memory().expect("memory can be had");
+        // Nobody reads the stream here, and keeping it would cost more than everything else.
+        let definition = json!({
+            "TableName": TABLE,
+            "AttributeDefinitions": [
+                {"AttributeName": "pk", "AttributeType": "S"},
+                {"AttributeName": "sk", "AttributeType": "S"},
+            ],
+            "KeySchema": [
+                {"AttributeName": "pk", "KeyType": "HASH"},
+                {"AttributeName": "sk", "KeyType": "RANGE"},
+            ],
+            "BillingMode": "PAY_PER_REQUEST",
+        });
+        let definition = serde_json::from_value(definition).expect("the definition is valid");
+        table.create_table(definition).expect("the table is new");
+        let mut run = Self {
+            options,
+            rng: Rng::with_seed(seed),
+            table,
+            network: Network::default(),
+            clock: Clock::fixed(Timestamp::from_millis(1_800_000_000_000)),
+            processes: Vec::new(),
+            asked: Vec::new(),
+            versions: BTreeMap::new(),
+            step: 0,
+            written: BTreeMap::new(),
+            sites: BTreeSet::new(),
+            calls: 0,
+            trace: Vec::new(),
+            births: 0,
+        };
+        for index in 0..options.clients {
+            let process = run.start_process(index);
+            run.processes.push(process);
+        }
+        run
+    }
+
+    /// A process that remembers nothing.
+    fn start_process(&mut self, index: usize) -> Process {
+        self.births += 1;
+        let partition = RetryPartition::custom(format!("{index}"))
+            .token_bucket(TokenBucket::unlimited())
+            .build();
+        let transport = Transport {
+            http: self.network.http(index),
+            sleep: self.network.sleep(index),
+            retries: Some(partition),
+        };
+        let app = App::over(config(), self.clock.clone(), &[], transport);
+        let routes = [register::routes(), promote::routes(), query::routes()].concat();
+        Process {
+            router: shared::http::mount(app.clone(), routes),
+            app,
+            busy: None,
+            woken: Arc::new(Woken(AtomicBool::new(false))),
+            again: None,
+            believed: BTreeMap::new(),
+        }
+    }
+
+    fn tell(&mut self, text: impl FnOnce() -> String) {
+        if self.options.trace {
+            let line = format!("{:>6} {}", self.step, text());
+            self.trace.push(line);
+        }
+    }
+
+    fn go(&mut self) {
+        loop {
+            self.step += 1;
+            // Whoever can go on by itself does, in a fixed order: only the network is a matter of chance.
+            for index in 0..self.processes.len() {
+                self.poll(index);
+            }
+            let idle: Vec<usize> = (0..self.processes.len())
+                .filter(|index| {
+                    let process = &self.processes[*index];
+                    process.busy.is_none()
+                        && (process.again.is_some() || self.asked.len() < self.options.wishes)
+                })
+                .collect();
+            let under_way = self.network.len();
+            if idle.is_empty() && under_way == 0 {
+                return;
+            }
+            let drawn = self.rng.usize(..idle.len() + under_way);
+            if let Some(process) = idle.get(drawn) {
+                self.begin(*process);
+            } else {
+                self.go_on(drawn - idle.len());
+            }
+        }
+    }
+
+    fn poll(&mut self, index: usize) {
+        let process = &mut self.processes[index];
+        let Some(busy) = &mut process.busy else {
+            return;
+        };
+        if !process.woken.0.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let waker = futures::task::waker(Arc::clone(&process.woken));
+        let Poll::Ready(answer) = busy.future.poll_unpin(&mut Context::from_waker(&waker)) else {
+            return;
+        };
+        let wish = busy.wish;
+        process.busy = None;
+        self.answered(index, wish, answer);
+    }
+
+    fn answered(&mut self, index: usize, wish: usize, answer: Answer) {
+        self.tell(|| {
+            format!(
+                "process {index}: wish {wish} got {} {}",
+                answer.status, answer.body
+            )
+        });
+        let may_repeat =
+            !answer.is_certain() && self.asked[wish].key.is_some() && self.rng.u8(..100) < 80;
+        let asked = &mut self.asked[wish];
+        asked.until = Some(self.step);
+        asked.was_repeated |= !answer.is_certain();
+        let process = &mut self.processes[index];
+        if may_repeat {
+            process.again = Some(wish);
+        }
+        let seen = match &asked.wish {
+            Wish::SetAlias { alias, .. }
+            | Wish::RemoveAlias { alias, .. }
+            | Wish::RollBack { alias, .. }
+            | Wish::GetAlias { alias } => Some(*alias),
+            _ => None,
+        };
+        if let Some(alias) = seen {
+            let shown = if answer.status == 409 {
+                &answer.body["error"]["details"]["current"]
+            } else {
+                &answer.body
+            };
+            if let Some(sequence) = shown["sequence"].as_u64() {
+                let version = shown["version"]
+                    .as_u64()
+                    .and_then(|number| number.try_into().ok());
+                process
+                    .believed
+                    .insert((asked.model, alias), Believed { version, sequence });
+            }
+        }
+        asked.answer = Some(answer);
+    }
+
+    /// Begins a new wish, or repeats one whose answer was lost.
+    fn begin(&mut self, index: usize) {
+        let wish = match self.processes[index].again.take() {
+            Some(wish) => wish,
+            None => self.draw(index),
+        };
+        self.clock.advance_millis(self.rng.u64(0..2));
+        let asked = &self.asked[wish];
+        let process = &mut self.processes[index];
+        let future = clients::ask(
+            process.app.clone(),
+            process.router.clone(),
+            asked.wish.clone(),
+            asked.model,
+            wish,
+            asked.key.clone(),
+        );
+        process.busy = Some(Busy {
+            wish,
+            future: future.boxed(),
+        });
+        process.woken.0.store(true, Ordering::SeqCst);
+        let told = format!(
+            "process {index}: wish {wish} {} {:?}",
+            asked.model, asked.wish
+        );
+        self.tell(|| told);
+    }
+
+    fn draw(&mut self, index: usize) -> usize {
+        let model = MODELS[usize::from(self.rng.u8(..100) < 25)];
+        let versions = self.versions.get(model).copied().unwrap_or_default();
+        let believed = &self.processes[index].believed;
+        let wish = if self.asked.len() < MODELS.len() {
+            Wish::CreateModel
+        } else {
+            Wish::draw(&mut self.rng, versions, |alias| {
+                believed.get(&(model, alias)).copied()
+            })
+        };
+        let model = if self.asked.len() < MODELS.len() {
+            MODELS[self.asked.len()]
+        } else {
+            model
+        };
+        let wants_key = !wish.is_question()
+            && !matches!(wish, Wish::Judge { .. } | Wish::Finalize { .. })
+            && self.rng.u8(..100) < 60;
+        let number = self.asked.len();
+        self.asked.push(Asked {
+            wish,
+            model,
+            key: wants_key.then(|| format!("key-{number}")),
+            from: self.step,
+            until: None,
+            answer: None,
+            was_repeated: false,
+        });
+        number
+    }
+
+    /// Goes on with one exchange.
+    fn go_on(&mut self, index: usize) {
+        let exchange = self.network.take(index);
+        let fault = self.rng.u32(..1000) < self.options.faults;
+        match exchange.progress.clone() {
+            Progress::Sleeping => exchange.end(None),
+            Progress::Sent(request) if exchange.is_abandoned() => {
+                // It was sent before its client died or gave up, and may arrive or not.
+                if self.rng.bool() {
+                    self.tell(|| {
+                        format!("applied late: {} {}", exchange.number, request.operation)
+                    });
+                    self.apply(&request);
+                }
+            }
+            Progress::Sent(request) => {
+                if !fault {
+                    let reply = self.apply(&request);
+                    self.tell(|| {
+                        format!(
+                            "applied: {} of process {}: {} {} {reply:?}",
+                            exchange.number, exchange.client, request.operation, request.body
+                        )
+                    });
+                    self.network.put_back(exchange.answered(reply));
+                    return;
+                }
+                self.fail(exchange, &request);
+            }
+            Progress::Answered(reply) => {
+                if fault {
+                    let broken = self.rng.bool();
+                    self.tell(|| format!("answer lost: {}", exchange.number));
+                    exchange.end((!broken).then(Reply::failed));
+                    self.maybe_kill(exchange.client);
+                } else {
+                    exchange.end(Some(reply));
+                }
+            }
+        }
+    }
+
+    /// Lets a request fail in one of the ways in which requests fail.
+    fn fail(&mut self, exchange: Exchange, request: &network::Request) {
+        let way = self.rng.u8(..6);
+        self.tell(|| format!("fault {way}: {} {}", exchange.number, request.operation));
+        match way {
+            0 => exchange.end(None),
+            1 => exchange.end(Some(Reply::throttled())),
+            2 => exchange.end(Some(Reply::failed())),
+            3 if request.is_write() => exchange.end(Some(Reply::conflicting(request))),
+            4 => {
+                // The client gives up, but the request is still on its way.
+                exchange.end(None);
+                if self.rng.bool() {
+                    self.apply(request);
+                }
+            }
+            _ => {
+                let client = exchange.client;
+                self.network.put_back(exchange);
+                self.kill(client);
+            }
+        }
+    }
+
+    fn maybe_kill(&mut self, client: usize) {
+        if self.rng.u8(..100) < 20 {
+            self.kill(client);
+        }
+    }
+
+    /// Ends a process where it stands; another one takes its place, and knows nothing.
+    fn kill(&mut self, index: usize) {
+        self.tell(|| format!("process {index} dies"));
+        let again = self.processes[index].busy.take().map(|busy| busy.wish);
+        let before = self.processes[index].again.take();
+        self.processes[index] = self.start_process(index);
+        if let Some(wish) = again.or(before) {
+            self.asked[wish].was_repeated = true;
+            // The client repeats what has a key, or never learns what became of it.
+            if self.asked[wish].key.is_some() && self.rng.bool() {
+                self.processes[index].again = Some(wish);
+            }
+        }
+    }
+
+    fn apply(&mut self, request: &network::Request) -> Reply {
+        self.calls += 1;
+        crate::mutation::collect(&request.operation, &request.body, &mut self.sites);
+        let reply = network::apply(&self.table, request, self.options.mutation.as_ref());
+        if request.is_write() && reply.is_success() {
+            for (pk, sk) in keys_of(request) {
+                if let Some(number) = sk.strip_prefix("V#").and_then(|text| text.parse().ok())
+                    && let Some(model) = MODELS
+                        .iter()
+                        .find(|model| pk.ends_with(&format!("#{model}")))
+                {
+                    let newest = self.versions.entry(model).or_default();
+                    *newest = (*newest).max(number);
+                }
+                // A request that is repeated under its token is applied once.
+                self.written.entry((pk, sk)).or_insert(self.step);
+            }
+        }
+        reply
+    }
+
+    fn end(self) -> Played {
+        let scan =
+            serde_json::from_value(json!({"TableName": TABLE})).expect("the request is valid");
+        let found = self.table.scan(scan).expect("the table can be read");
+        let found = serde_json::to_value(found).expect("items can be written");
+        let mut played = Played {
+            asked: self.asked,
+            written: self.written,
+            items: found["Items"].as_array().cloned().unwrap_or_default(),
+            sites: self.sites,
+            calls: self.calls,
+            violations: Vec::new(),
+            trace: self.trace,
+        };
+        played.violations = check::check(&played);
+        played
+    }
+}
+
+/// The keys that a write touches.
+fn keys_of(request: &network::Request) -> Vec<(String, String)> {
+    let key_of = |write: &Value| {
+        let key = write.get("Item").or_else(|| write.get("Key"))?;
+        Some((
+            key["pk"]["S"].as_str()?.to_owned(),
+            key["sk"]["S"].as_str()?.to_owned(),
+        ))
+    };
+    match request.body["TransactItems"].as_array() {
+        Some(writes) => writes
+            .iter()
+            .filter_map(|write| {
+                ["Put", "Update", "Delete"]
+                    .iter()
+                    .find_map(|verb| write.get(verb))
+            })
+            .filter_map(key_of)
+            .collect(),
+        None => key_of(&request.body).into_iter().collect(),
+    }
+}
+
+fn config() -> Config {
+    let variables = BTreeMap::from([
+        ("SLIPWAY_FUNCTION", "simulation"),
+        ("TABLE_NAME", TABLE),
+        ("BUCKET_NAME", "simulation"),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1"),
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"),
+        ("AWS_ACCESS_KEY_ID", "simulation"),
+        ("AWS_SECRET_ACCESS_KEY", "simulation"),
+        ("CURSOR_SECRET", "simulation"),
+        ("TRUST_ACTOR_HEADER", "true"),
+    ]);
+    Config::from_lookup(&|name| variables.get(name).map(|text| (*text).to_owned()))
+        .expect("the settings are complete")
+}
+
+/// The aliases of a run's models.
+pub(crate) fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
+    MODELS
+        .iter()
+        .flat_map(|model| ALIASES.iter().map(move |alias| (*model, *alias)))
+}
