@@ -275,8 +275,11 @@ async fn advisories_of_a_deployment_are_pinned_and_held_against_dependencies() {
     assert_eq!(world.version("iris", 1).await["status"], "READY", "a note");
 
     let policy = json!({"rule_verdicts": {"environment.known-vulnerability": "unsafe"}});
-    let sent = json!({"expected_revision": 1, "policy": policy, "advisories": {"osv": record}});
-    let set = world.put("/v1/validation-policy", sent).await.expect(200);
+    let stricter = json!({"expected_revision": 1, "policy": policy, "advisories": {"osv": record}});
+    let set = world
+        .put("/v1/validation-policy", stricter)
+        .await
+        .expect(200);
     assert!(
         set["advisories"]["key"]
             .as_str()

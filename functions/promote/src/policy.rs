@@ -345,6 +345,8 @@ mod tests {
             status: Status::Ready,
             stage: Version::first_stage(),
             alias_count: 0,
+            aliases: BTreeSet::new(),
+            origin: None,
             registered_by: Principal::parse("ada").unwrap(),
             request_id: "r".into(),
             created_at: at,
@@ -363,8 +365,10 @@ mod tests {
                 summary: String::new(),
                 report_digest: Digest::of(b""),
                 at,
+                policy_revision: None,
             }),
             package: None,
+            revoked_at: None,
             standing: Standing::default(),
         }
     }

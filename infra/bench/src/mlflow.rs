@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const CONNECTIONS: [usize; 3] = [1, 8, 32];
 
 /// How long a server may take to its first answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How many clock ticks a second of CPU time has; Linux tells user space 100 on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -133,7 +133,7 @@ impl Checker<'_> {
                 && asked
                     .answer
                     .as_ref()
-                    .is_some_and(|answer| answer.is_certain());
+                    .is_some_and(super::play::Answer::is_certain);
             if at < asked.from || is_late {
                 self.violated(format!("wish {wish} changed something outside of its time"));
             }
@@ -237,20 +237,16 @@ impl Checker<'_> {
                     ));
                 }
             }
+            // What is so already needs no change; only these wishes may find it so.
+            Wish::ChangeStage { .. }
+            | Wish::Annotate { .. }
+            | Wish::DeleteVersion { .. }
+            | Wish::RestoreVersion { .. }
+            | Wish::DeleteModel
+            | Wish::RestoreModel
+            | Wish::Finalize { .. } => {}
             wish if !wish.is_question() && answer.status < 300 && caused.is_empty() => {
-                // What is so already needs no change; only these wishes may find it so.
-                if !matches!(
-                    wish,
-                    Wish::ChangeStage { .. }
-                        | Wish::Annotate { .. }
-                        | Wish::DeleteVersion { .. }
-                        | Wish::RestoreVersion { .. }
-                        | Wish::DeleteModel
-                        | Wish::RestoreModel
-                        | Wish::Finalize { .. }
-                ) {
-                    self.violated(format!("wish {number} was granted, but not done: {wish:?}"));
-                }
+                self.violated(format!("wish {number} was granted, but not done: {wish:?}"));
             }
             _ => {}
         }

@@ -249,7 +249,7 @@ impl Model {
                 expecting(wanted, Expected::Anything, *sequence)?;
                 match asked {
                     Some(asked) => {
-                        allow(to == Some(*asked), "it was rolled back to another version")?
+                        allow(to == Some(*asked), "it was rolled back to another version")?;
                     }
                     None => allow(
                         to.is_some_and(|to| {

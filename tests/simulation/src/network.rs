@@ -137,7 +137,7 @@ impl Exchange {
     /// Ends it with an answer, or with a broken connection.
     pub fn end(&self, outcome: Option<Reply>) {
         let mut seat = self.seat.state();
-        seat.outcome = Some(outcome);
+        seat.outcome = Some(End(outcome));
         if let Some(waker) = seat.waker.take() {
             waker.wake();
         }
@@ -148,9 +148,13 @@ impl Exchange {
 #[derive(Debug, Default)]
 struct Seat(Mutex<SeatState>);
 
+/// How an exchange ended: with a reply, or without.
+#[derive(Debug)]
+struct End(Option<Reply>);
+
 #[derive(Debug, Default)]
 struct SeatState {
-    outcome: Option<Option<Reply>>,
+    outcome: Option<End>,
     waker: Option<Waker>,
     is_abandoned: bool,
 }
@@ -169,13 +173,11 @@ impl Future for Waiting {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut seat = self.0.state();
-        match seat.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                seat.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
+        if let Some(End(outcome)) = seat.outcome.take() {
+            return Poll::Ready(outcome);
         }
+        seat.waker = Some(context.waker().clone());
+        Poll::Pending
     }
 }
 
