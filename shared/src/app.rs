@@ -7,6 +7,7 @@ use crate::domain::{Event, EventType, Principal, TenantName, Timestamp};
 use crate::dynamodb::Registry;
 use crate::s3::Bucket;
 use crate::seal::Sealer;
+use crate::signing::Signer;
 use crate::topics::Topics;
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,8 @@ pub struct App {
     pub topics: Topics,
     /// Seals secrets.
     pub sealer: Arc<Sealer>,
+    /// What packages are signed with.
+    pub signer: Signer,
     /// The time.
     pub clock: Clock,
     /// Unique ids.
@@ -57,6 +60,7 @@ impl App {
             bus: Bus::new(&config, &clients),
             topics: Topics::new(&clients),
             sealer: Arc::new(Sealer::new(&config)),
+            signer: Signer::new(&config, &clients),
             ids: Ids::new(clock.clone()),
             clock,
             config: Arc::new(config),
@@ -86,6 +90,7 @@ impl App {
             time: self.clock.now(),
             request_id: request_id.to_owned(),
             data: serde_json::Map::new(),
+            chain: None,
         }
     }
 }

@@ -155,6 +155,15 @@ impl Clients {
         })
     }
 
+    /// The client of the key management, which only who signs needs.
+    pub(crate) fn kms(&self) -> aws_sdk_kms::Client {
+        let mut builder = aws_sdk_kms::config::Builder::from(&self.base);
+        for interceptor in &self.interceptors {
+            builder = builder.interceptor(interceptor.clone());
+        }
+        aws_sdk_kms::Client::from_conf(builder.build())
+    }
+
     /// The bucket's client, which most calls of the API do without.
     pub(crate) fn s3(&self) -> Lazy<aws_sdk_s3::Client> {
         let clients = self.clone();

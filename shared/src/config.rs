@@ -3,6 +3,9 @@
 use crate::error::{Error, ErrorCode, Result};
 use std::fmt;
 
+/// The least that is copied by one call: the smallest part that S3 takes, in bytes.
+const SMALLEST_COPY_BYTES: u64 = 5 * 1024 * 1024;
+
 /// What a deployment sets.
 #[expect(
     clippy::struct_excessive_bools,
@@ -52,8 +55,22 @@ pub struct Config {
     pub validation_seconds: u64,
     /// `VALIDATION_BYTES`: how much one invocation reads for digests before it leaves the rest to another; unbounded unless set.
     pub validation_bytes: Option<u64>,
+    /// `PACKAGING_SECONDS`: how long one invocation packages before it leaves the rest to another; 780 unless set.
+    pub packaging_seconds: u64,
+    /// `PACKAGING_COPIES`: how many objects or parts one invocation copies before it leaves the rest to another; unbounded unless set.
+    pub packaging_copies: Option<u64>,
+    /// `COPY_BYTES`: the largest object that is copied by one call, in bytes; 5 GiB unless set. Larger ones are copied by parts.
+    pub copy_bytes: u64,
+    /// `COLLECT_GRACE_SECONDS`: how long objects that nothing refers to any more are kept, for downloads under way; an hour unless set, never less than a presigned URL lives.
+    pub collect_grace_seconds: u64,
+    /// `RESTORE_SECONDS`: how long a deleted version can be restored before it is purged; 30 days unless set.
+    pub restore_seconds: u64,
+    /// `SIGNING_KMS_KEY` or `SIGNING_KEY`: what packages are signed with; only who signs has one.
+    pub signing_key: Option<SigningKey>,
     /// `ALLOW_LOOPBACK_WEBHOOKS`: whether subscriptions may name `http://` URLs on loopback; only for one machine.
     pub allow_loopback_webhooks: bool,
+    /// `SEAL_RETENTION_DAYS`: how long the object lock holds a seal, in days; 0, for a bucket without locks, unless set.
+    pub seal_retention_days: u64,
     /// `TRUST_ACTOR_HEADER`: whether `X-Slipway-Actor` says who calls; only where nothing authenticates.
     pub trust_actor_header: bool,
     /// `MLFLOW_SOURCE_LINEAGE`: whether sources of versions must lie in the run or logged model that a request names.
@@ -68,6 +85,21 @@ pub struct Config {
     pub s3_artifact_roots: bool,
     /// `JWT_GROUPS_CLAIM`: the claim of a JWT that names the caller's groups; `groups` unless set.
     pub jwt_groups_claim: String,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SigningKey(hidden)")
+    }
+}
+
+/// A key on the curve P-256 that signs.
+#[derive(Clone)]
+pub enum SigningKey {
+    /// A key of the key management, by its ARN; it never leaves there.
+    Kms(String),
+    /// A private key as PKCS #8 in PEM, on one machine.
+    Pem(String),
 }
 
 /// Keys of the account that the function runs as.
@@ -107,6 +139,19 @@ impl Config {
                 )
             }),
         };
+        let number = |name: &str| {
+            get(name)
+                .map(|text| {
+                    text.parse::<u64>().map_err(|_| {
+                        Error::new(
+                            ErrorCode::Internal,
+                            format!("`{name}` is `{text}`; write a whole number"),
+                        )
+                    })
+                })
+                .transpose()
+        };
+        let presign_seconds = seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600);
         let flag = |name: &str| get(name).is_some_and(|text| text == "true");
         Ok(Self {
             function: get("SLIPWAY_FUNCTION")
@@ -135,21 +180,23 @@ impl Config {
             sns_endpoint: get("AWS_ENDPOINT_URL_SNS"),
             feed_delay_seconds: seconds("FEED_DELAY_SECONDS", 30)?,
             public_url: get("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned()),
-            presign_seconds: seconds("PRESIGN_SECONDS", 900)?.clamp(1, 3_600),
+            presign_seconds,
             upload_deadline_seconds: seconds("UPLOAD_DEADLINE_SECONDS", 7 * 24 * 3_600)?,
             drop_zone_quiet_seconds: seconds("DROP_ZONE_QUIET_SECONDS", 60)?,
             validation_seconds: seconds("VALIDATION_SECONDS", 780)?.clamp(30, 840),
-            validation_bytes: get("VALIDATION_BYTES")
-                .map(|text| {
-                    text.parse::<u64>().map_err(|_| {
-                        Error::new(
-                            ErrorCode::Internal,
-                            format!("`VALIDATION_BYTES` is `{text}`; write a number of bytes"),
-                        )
-                    })
-                })
-                .transpose()?,
+            validation_bytes: number("VALIDATION_BYTES")?,
+            packaging_seconds: seconds("PACKAGING_SECONDS", 780)?.clamp(30, 840),
+            packaging_copies: number("PACKAGING_COPIES")?,
+            copy_bytes: number("COPY_BYTES")?
+                .unwrap_or(crate::s3::MOST_COPIED_BYTES)
+                .clamp(SMALLEST_COPY_BYTES, crate::s3::MOST_COPIED_BYTES),
+            collect_grace_seconds: seconds("COLLECT_GRACE_SECONDS", 3_600)?.max(presign_seconds),
+            restore_seconds: seconds("RESTORE_SECONDS", 30 * 24 * 3_600)?,
+            signing_key: get("SIGNING_KMS_KEY")
+                .map(SigningKey::Kms)
+                .or_else(|| get("SIGNING_KEY").map(SigningKey::Pem)),
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
+            seal_retention_days: seconds("SEAL_RETENTION_DAYS", 0)?,
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),
             mlflow_lineage: flag("MLFLOW_SOURCE_LINEAGE"),
             token_secret: get("TOKEN_SECRET"),

@@ -8,6 +8,7 @@ use crate::domain::model::Notes;
 use crate::domain::version::Document;
 use crate::domain::{Digest, TenantName, Version, VersionId};
 use crate::error::{Error, Result};
+use crate::s3::keys;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -28,9 +29,13 @@ pub struct Placed {
 
 impl App {
     /// Finds the place of a document, using up `room` if it rides in the version's item.
+    ///
+    /// `owner` is the folder of an object: [`keys::documents_of`] a version, or one of its own before there is a number.
+    /// No two versions ever share an object, so that it may go with its version.
     pub async fn place_document(
         &self,
         tenant: &TenantName,
+        owner: &str,
         value: &impl Serialize,
         room: &mut usize,
     ) -> Result<Placed> {
@@ -49,7 +54,7 @@ impl App {
                 apart: Some(json),
             });
         }
-        let key = crate::s3::keys::document(tenant, &Digest::of(json.as_bytes()));
+        let key = keys::document(tenant, owner, &Digest::of(json.as_bytes()));
         self.bucket
             .put_immutable(&key, json.into_bytes().into(), "application/json")
             .await?;
@@ -86,8 +91,25 @@ impl App {
         Ok(notes)
     }
 
-    /// Reads a document of a version from wherever it lies; `None` if there is none.
+    /// Reads a document of a version from wherever it lies; `None` if the version has none.
     pub async fn load_document<T: DeserializeOwned>(
+        &self,
+        id: &VersionId,
+        name: &str,
+        document: &Document,
+    ) -> Result<Option<T>> {
+        let found = self.find_document(id, name, document).await?;
+        if found.is_none() && *document != Document::Absent {
+            return Err(Error::internal(
+                "reading a document",
+                format!("document `{name}` of {id} is missing"),
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Reads a document that may have been removed, because its version was purged.
+    pub async fn find_document<T: DeserializeOwned>(
         &self,
         id: &VersionId,
         name: &str,
@@ -96,22 +118,15 @@ impl App {
         let json = match document {
             Document::Absent => return Ok(None),
             Document::Inline(json) => json.clone(),
-            Document::Item => self.registry.document(id, name).await?.ok_or_else(|| {
-                Error::internal(
-                    "reading a document",
-                    format!("document `{name}` of {id} is missing"),
-                )
-            })?,
-            Document::Object(key) => {
-                let bytes = self.bucket.read_whole(key, None).await?.ok_or_else(|| {
-                    Error::internal(
-                        "reading a document",
-                        format!("object `{key}` of {id} is missing"),
-                    )
-                })?;
-                String::from_utf8(bytes.to_vec())
-                    .map_err(|error| Error::internal("reading a document", error))?
-            }
+            Document::Item => match self.registry.document(id, name).await? {
+                Some(json) => json,
+                None => return Ok(None),
+            },
+            Document::Object(key) => match self.bucket.read_whole(key, None).await? {
+                Some(bytes) => String::from_utf8(bytes.to_vec())
+                    .map_err(|error| Error::internal("reading a document", error))?,
+                None => return Ok(None),
+            },
         };
         serde_json::from_str(&json)
             .map(Some)

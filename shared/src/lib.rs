@@ -33,6 +33,8 @@ pub mod s3;
 #[cfg(feature = "aws")]
 pub mod seal;
 #[cfg(feature = "aws")]
+pub mod signing;
+#[cfg(feature = "aws")]
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod test_util;

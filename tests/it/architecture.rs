@@ -166,6 +166,7 @@ fn routes() -> BTreeSet<String> {
         ("register", register::routes()),
         ("promote", promote::routes()),
         ("query", query::routes()),
+        ("packaging", packaging::routes()),
         ("notifications", notifications::routes()),
         ("artifactvalidation", artifact_validation::routes()),
         ("artifacts", artifacts::routes()),

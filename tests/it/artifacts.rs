@@ -357,6 +357,8 @@ async fn a_version_gives_back_what_was_judged_under_its_own_name() {
     let bytes = safetensors(64, 1);
     let content = files(&[("data/model.safetensors", &bytes), ("README.md", b"# hi")]);
     world.publish(encoded, &content).await;
+    // Wherever the files are by now: its uploads were removed.
+    world.pass(2 * 3_600_000).await;
     let uri = shared::domain::Location::version_uri(
         &shared::domain::ModelName::parse(name).unwrap(),
         shared::domain::VersionNumber::FIRST,

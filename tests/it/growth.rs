@@ -1,10 +1,15 @@
 //! Calls and units do not grow with the number of versions: ten against ten thousand.
 
-use crate::world::{World, files, safetensors};
+use crate::world::{Files, World, files, safetensors};
 use aws_sdk_dynamodb::types::{AttributeValue, PutRequest, WriteRequest};
 use serde_json::json;
 use shared::test_util::Cut;
 use std::collections::HashMap;
+
+/// Files that no other model has, so that each model holds its own.
+fn content_of(model: &str, fill: u8) -> Files {
+    files(&[("m.safetensors", &safetensors(8 * model.len(), fill))])
+}
 
 async fn costs(world: &World, model: &str) -> Vec<(String, Vec<String>, f64)> {
     let newest = world.get(&format!("/v1/models/{model}")).await.expect(200)["version_count"]
@@ -24,7 +29,7 @@ async fn costs(world: &World, model: &str) -> Vec<(String, Vec<String>, f64)> {
         let shown = path.replace(model, "M").replace(&newest.to_string(), "N");
         costs.push((shown, world.probe.operations(), world.probe.units()));
     }
-    let content = files(&[("m.safetensors", &safetensors(8, 1))]);
+    let content = content_of(model, 2);
     world.probe.reset(Cut::Never);
     let version = world.register(model, &content).await;
     costs.push((
@@ -138,18 +143,14 @@ async fn ten_thousand_versions_cost_what_ten_do() {
     let world = World::start().await;
     for (model, count) in [("few", 10), ("many", 10_000)] {
         world.create_model(model).await;
-        world
-            .publish(model, &files(&[("m.safetensors", &safetensors(8, 1))]))
-            .await;
+        world.publish(model, &content_of(model, 1)).await;
         world
             .set_alias(model, "champion", 1, json!(null))
             .await
             .expect(200);
         fill(&world, model, count).await;
         // What this process saw last of the model is behind; one registration brings it up to date.
-        world
-            .register(model, &files(&[("m.safetensors", &safetensors(8, 1))]))
-            .await;
+        world.register(model, &content_of(model, 1)).await;
     }
     assert_eq!(costs(&world, "few").await, costs(&world, "many").await);
 }

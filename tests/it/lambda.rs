@@ -36,7 +36,7 @@ const BOOTSTRAPS: [(&str, bool, bool); 9] = [
     ("query", true, false),
     ("notifications", true, true),
     ("artifact-validation", true, true),
-    ("packaging", false, true),
+    ("packaging", true, true),
     ("tracking", true, false),
     ("artifacts", true, false),
     ("authorizer", true, false),
@@ -89,6 +89,14 @@ struct Invocation {
 struct Runtime {
     events: tokio::sync::Mutex<mpsc::Receiver<Invocation>>,
     running: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
+}
+
+/// The private key of the embedded stack.
+fn signing_key(config: &shared::config::Config) -> &str {
+    match &config.signing_key {
+        Some(shared::config::SigningKey::Pem(pem)) => pem,
+        _ => panic!("the embedded stack has a key of its own"),
+    }
 }
 
 #[expect(clippy::unused_async, reason = "axum takes async handlers only")]
@@ -225,6 +233,8 @@ impl Function {
             .env("TABLE_NAME", &config.table)
             .env("BUCKET_NAME", &config.bucket)
             .env("CURSOR_SECRET", &config.cursor_secret)
+            // In the place of the template's `SIGNING_KMS_KEY`.
+            .env("SIGNING_KEY", signing_key(&config))
             // Where the embedded servers are.
             .env(
                 "AWS_ENDPOINT_URL_DYNAMODB",
@@ -291,7 +301,7 @@ impl Function {
         }
     }
 
-    /// Sends a request of the gateway; answers status and JSON body.
+    /// Sends a request of the gateway; answers status and body: JSON, or a string where it is plain text.
     async fn http(&mut self, event: Value) -> (u16, Value) {
         let answer = self.answer(event).await;
         let body = answer["body"].as_str().unwrap_or_default();
@@ -301,6 +311,13 @@ impl Function {
             body.to_owned()
         };
         let status = u16::try_from(answer["statusCode"].as_u64().unwrap()).unwrap();
+        let media_type = &answer["headers"]["content-type"];
+        if media_type
+            .as_str()
+            .is_some_and(|it| it.starts_with("text/"))
+        {
+            return (status, body.into());
+        }
         (
             status,
             serde_json::from_str(&body).unwrap_or_else(|_| panic!("no JSON: {answer:#}")),

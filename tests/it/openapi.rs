@@ -118,6 +118,7 @@ fn the_description_has_exactly_the_routes_of_the_functions() {
         register::routes(),
         promote::routes(),
         query::routes(),
+        packaging::routes(),
         notifications::routes(),
         artifact_validation::routes(),
         artifacts::routes(),

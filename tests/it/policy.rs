@@ -275,9 +275,9 @@ async fn advisories_of_a_deployment_are_pinned_and_held_against_dependencies() {
     assert_eq!(world.version("iris", 1).await["status"], "READY", "a note");
 
     let policy = json!({"rule_verdicts": {"environment.known-vulnerability": "unsafe"}});
-    let stricter = json!({"expected_revision": 1, "policy": policy, "advisories": {"osv": record}});
+    let enclosed = json!({"expected_revision": 1, "policy": policy, "advisories": {"osv": record}});
     let set = world
-        .put("/v1/validation-policy", stricter)
+        .put("/v1/validation-policy", enclosed)
         .await
         .expect(200);
     assert!(
@@ -508,10 +508,12 @@ async fn all_versions_of_a_model_are_judged_again_page_by_page() {
 async fn artifacts_are_read_again_by_the_sweep_where_somebody_asks_for_it() {
     let world = World::start().await;
     world.create_model("iris").await;
-    world.publish("iris", &scorer()).await;
     world
         .publish("iris", &files(&[("m.safetensors", &safetensors(8, 1))]))
         .await;
+    // From then on its files are read where packaging put them.
+    world.pass(2 * 3_600_000).await;
+    world.publish("iris", &scorer()).await;
     set_policy(
         &world,
         0,

@@ -121,6 +121,18 @@ pub(crate) fn read_folder(folder: &Path) -> Files {
     found
 }
 
+/// Every object below a prefix, by its path there.
+pub(crate) async fn read_objects(world: &World, prefix: &str) -> Files {
+    let bucket = &world.stack.app().bucket;
+    let mut found = Files::new();
+    for object in bucket.list(prefix, usize::MAX).await.unwrap() {
+        let bytes = bucket.read_whole(&object.key, None).await.unwrap().unwrap();
+        let path = object.key.strip_prefix(prefix).unwrap().to_owned();
+        found.insert(path, bytes.to_vec());
+    }
+    found
+}
+
 /// The repository's folder.
 pub(crate) fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -231,6 +243,14 @@ impl World {
         self.send(Method::DELETE, path, None, &[]).await
     }
 
+    /// Every object version in the bucket but the seals of past days, which stay whatever is purged.
+    pub(crate) async fn object_versions(&self) -> Vec<shared::s3::ObjectVersion> {
+        let all = self.stack.app().bucket.list_versions("").await.unwrap();
+        all.into_iter()
+            .filter(|object| !object.key.starts_with("seals/"))
+            .collect()
+    }
+
     pub(crate) async fn create_model(&self, name: &str) -> Value {
         self.post("/v1/models", json!({"name": name}))
             .await
@@ -337,6 +357,16 @@ impl World {
             .dead_letters()
             .expect("dead letters can be listed");
         assert!(dead.is_empty(), "{dead:#?}");
+    }
+
+    /// Lets time pass, and everything be done that is due by then or soon after.
+    pub(crate) async fn pass(&self, millis: u64) {
+        self.clock.advance_millis(millis);
+        for _ in 0..3 {
+            self.sweep().await;
+            self.drain().await;
+            self.clock.advance_millis(2 * 3_600_000);
+        }
     }
 
     pub(crate) async fn version(&self, model: &str, version: u64) -> Value {

@@ -192,39 +192,69 @@ def test_no_policy_allows_everything_of_anything(expanded: dict) -> None:
 # What the calls of each function need of IAM, by resource; its card says what it reads and writes.
 READ, WRITE, DELETE = ("BatchGetItem", "GetItem", "Query"), ("PutItem", "UpdateItem"), ("DeleteItem",)
 ONE_BY_ONE = ("GetItem", "Query")
+# A change of what a renamed model has checks that the name still means the model.
+CHECK = ("ConditionCheckItem",)
 NEEDED = {
     "Register": {
-        "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
+        "Table": [*READ, *WRITE, *DELETE, *CHECK],
         "Bucket": ["ListBucket", "ListBucketMultipartUploads"],
         "documents": ["GetObject", "PutObject"],
         "dropzone": ["DeleteObject", "GetObject"],
         "incoming": ["ListMultipartUploadParts", "PutObject"],
+        "runs": ["GetObject"],
     },
-    "Promote": {"Table": ["BatchGetItem", "GetItem", *WRITE]},
+    "Promote": {"Table": [*READ, *WRITE, *CHECK], "Bucket": ["ListBucket"], "documents": ["GetObject"]},
     "Query": {
         "Table": READ,
         "Bucket": ["ListBucket"],
+        "SigningKey": ["GetPublicKey"],
+        "archives": ["GetObject", "GetObjectVersion"],
         "documents": ["GetObject"],
         "dropzone": ["GetObject", "GetObjectVersion"],
         "incoming": ["GetObject", "GetObjectVersion"],
+        "models": ["GetObject", "GetObjectVersion"],
         "packages": ["GetObject"],
         "reports": ["GetObject"],
+        "runs": ["GetObject", "GetObjectVersion"],
     },
     "ArtifactValidation": {
-        "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
+        "Table": [*ONE_BY_ONE, *WRITE, *DELETE, *CHECK],
         "Bucket": ["ListBucket"],
         "advisories": ["GetObject", "GetObjectVersion"],
         "documents": ["GetObject", "PutObject"],
         "dropzone": ["GetObject", "GetObjectVersion"],
         "incoming": ["GetObject", "GetObjectVersion"],
         "incoming/*/_SLIPWAY_CONTINUE_*": ["PutObject"],
+        "models": ["GetObject", "GetObjectVersion"],
         "reports": ["GetObject", "PutObject"],
+        "runs": ["GetObject", "GetObjectVersion"],
     },
     "Packaging": {
-        "Table": [*ONE_BY_ONE, *WRITE, *DELETE],
-        "Bucket": ["ListBucket"],
-        "documents": ["GetObject"],
-        "packages": ["GetObject", "PutObject"],
+        "Table": [*READ, *WRITE, *DELETE, *CHECK],
+        "Bucket": ["ListBucket", "ListBucketMultipartUploads", "ListBucketVersions"],
+        "SigningKey": ["GetPublicKey", "Sign"],
+        "archives": ["AbortMultipartUpload", "DeleteObjectVersion", "GetObject", "ListMultipartUploadParts", "PutObject"],
+        "documents": ["DeleteObjectVersion", "GetObject", "PutObject"],
+        "dropzone": ["DeleteObjectVersion", "GetObject", "GetObjectVersion"],
+        "incoming": [
+            "AbortMultipartUpload",
+            "DeleteObjectVersion",
+            "GetObject",
+            "GetObjectVersion",
+            "ListMultipartUploadParts",
+        ],
+        "models": [
+            "AbortMultipartUpload",
+            "DeleteObjectVersion",
+            "GetObject",
+            "GetObjectVersion",
+            "ListMultipartUploadParts",
+            "PutObject",
+        ],
+        "packages": ["DeleteObjectVersion", "GetObject", "PutObject"],
+        "reports": ["DeleteObjectVersion", "GetObject"],
+        "reports/*/_SLIPWAY_*": ["PutObject"],
+        "runs": ["GetObject", "GetObjectVersion"],
     },
     "Tracking": {"Table": [*READ, *WRITE, *DELETE]},
     "Artifacts": {
@@ -233,6 +263,7 @@ NEEDED = {
         "documents": ["GetObject"],
         "dropzone": ["GetObject", "GetObjectVersion"],
         "incoming": ["GetObject", "GetObjectVersion"],
+        "models": ["GetObject", "GetObjectVersion"],
         "runs": ["AbortMultipartUpload", "DeleteObject", "GetObject", "GetObjectVersion", "PutObject"],
     },
     "Authorizer": {"Table": [*ONE_BY_ONE, "PutItem", *DELETE]},
@@ -240,7 +271,10 @@ NEEDED = {
         "Table": [*READ, *WRITE, *DELETE],
         "EventBus": ["PutEvents"],
         "topics": ["Publish"],
+        "Bucket": ["ListBucket"],
         "documents": ["GetObject"],
+        "exports": ["GetObject", "PutObject"],
+        "seals": ["GetObject", "PutObject", "PutObjectRetention"],
         "Stream": ["DescribeStream", "GetRecords", "GetShardIterator"],
         "stream": ["ListStreams"],
     },
@@ -252,7 +286,7 @@ def place_of(resource: dict) -> str:
     if resource.get("Fn::Sub", "").endswith(":${AWS::StackName}-*"):
         return "topics"
     if "Fn::Sub" in resource:
-        within = re.fullmatch(r"\$\{(?:Bucket|Table)\.Arn\}/([a-z]+(?:/\*/_SLIPWAY_[A-Z]+_\*)?)(?:/\*)?", resource["Fn::Sub"])
+        within = re.fullmatch(r"\$\{(?:Bucket|Table)\.Arn\}/([a-z]+(?:/\*/_SLIPWAY_(?:[A-Z]+_)?\*)?)(?:/\*)?", resource["Fn::Sub"])
         return within.group(1)
     name, attribute = resource["Fn::GetAtt"]
     return {"Arn": name, "StreamArn": "Stream"}[attribute]
@@ -329,7 +363,8 @@ def test_data_is_kept_encrypted_and_private(expanded: dict) -> None:
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert bucket["VersioningConfiguration"]["Status"] == "Enabled"
     policy = expanded["Resources"]["BucketPolicy"]["Properties"]["PolicyDocument"]["Statement"]
-    assert [statement["Effect"] for statement in policy] == ["Deny"]
+    assert {statement["Sid"] for statement in policy} == {"TlsOnly", "FilesAreNeverOverwritten"}
+    assert {statement["Effect"] for statement in policy} == {"Deny"}
 
 
 def test_no_function_writes_where_it_is_called_from(expanded: dict) -> None:
@@ -342,8 +377,10 @@ def test_no_function_writes_where_it_is_called_from(expanded: dict) -> None:
         role = expanded["Resources"][f"{function}Role"]["Properties"]["Policies"][0]["PolicyDocument"]
         for statement in role["Statement"]:
             if "s3:PutObject" in listed(statement["Action"]):
-                # Validation goes on from a checkpoint by a mark of its own, and each mark is one step further.
-                written = json.dumps(statement["Resource"]).replace("/incoming/*/_SLIPWAY_CONTINUE_*", "")
+                # Validation and packaging go on by marks of their own, and each mark is one step further.
+                written = json.dumps(statement["Resource"])
+                for mark in ("/incoming/*/_SLIPWAY_CONTINUE_*", "/reports/*/_SLIPWAY_*"):
+                    written = written.replace(mark, "")
                 assert f"/{prefix}" not in written, function
 
 

@@ -206,7 +206,9 @@ impl Checkpoint {
         }
         let sequence = self.sequence + 1;
         let mut room = ITEM_BYTES;
-        let placed = app.place_document(&id.tenant, &progress, &mut room).await?;
+        let placed = app
+            .place_document(&id.tenant, &keys::documents_of(id), &progress, &mut room)
+            .await?;
         let expires = app.clock.now().plus_millis(KEPT_MILLIS);
         let is_first = app
             .registry

@@ -199,11 +199,21 @@ async fn judgement(
         Some(artifacts) => artifacts.iter().map(|artifact| artifact.size_bytes).sum(),
         None => version.size_bytes,
     };
+    // Once the judged artifacts take its place, an object with the declaration is not named by anything else.
+    let declared_at = match (&version.artifacts, &accepted) {
+        (Document::Object(key), Some(_)) => Some(key.clone()),
+        _ => None,
+    };
     let placed = match &accepted {
         Some(artifacts) => {
             let mut room = room_for_artifacts(version);
-            app.place_document(&version.id.tenant, artifacts, &mut room)
-                .await?
+            app.place_document(
+                &version.id.tenant,
+                &keys::documents_of(&version.id),
+                artifacts,
+                &mut room,
+            )
+            .await?
         }
         None => Placed::default(),
     };
@@ -219,6 +229,7 @@ async fn judgement(
         artifacts: placed.document,
         apart: placed.apart,
         size_bytes,
+        declared_at,
     })
 }
 

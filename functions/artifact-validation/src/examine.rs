@@ -188,6 +188,7 @@ fn accept(artifacts: &[Pinned], proofs: &[Proof]) -> Vec<Artifact> {
             digest: proof.digest.clone(),
             media_type: report::media_type(&artifact.declared).to_owned(),
             key: artifact.declared.key.clone(),
+            packaged: false,
             object_version: artifact.head.object_version.clone(),
             etag: artifact.head.etag.clone(),
         })

@@ -171,7 +171,7 @@ async fn place(app: &App, tenant: &TenantName, document: &PolicyDocument) -> Res
     if json.len() <= INLINE_BYTES {
         return Ok(Document::Inline(json));
     }
-    let key = keys::document(tenant, &Digest::of(json.as_bytes()));
+    let key = keys::document(tenant, keys::POLICIES, &Digest::of(json.as_bytes()));
     app.bucket
         .put_immutable(&key, json.into(), "application/json")
         .await?;
@@ -184,7 +184,7 @@ async fn pin(app: &App, tenant: &TenantName, command: SetAdvisories) -> Result<A
         (Some(osv), None) => {
             let bytes = Bytes::from(osv.to_string());
             check(&bytes)?;
-            let key = keys::document(tenant, &Digest::of(&bytes));
+            let key = keys::document(tenant, keys::POLICIES, &Digest::of(&bytes));
             app.bucket
                 .put_immutable(&key, bytes, "application/json")
                 .await?;
@@ -349,6 +349,7 @@ mod tests {
             model_id: None,
             version: None,
             alias: None,
+            chain: None,
             sequence: None,
             actor: Principal::parse("ada").unwrap(),
             reason: None,

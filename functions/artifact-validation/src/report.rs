@@ -560,6 +560,7 @@ pub(crate) mod tests {
             updated_at: Timestamp::default(),
             finalized_at: None,
             deleted_at: None,
+            purged_at: None,
             aliases: std::collections::BTreeSet::new(),
             origin: None,
             artifact_count: 2,
@@ -572,6 +573,8 @@ pub(crate) mod tests {
             validation: None,
             package: None,
             standing: shared::domain::Standing::default(),
+            files_of: None,
+            declared_at: None,
             revoked_at: None,
         }
     }

@@ -8,8 +8,9 @@ use crate::checkpoint::Progress;
 use crate::commit::{Asked, Recommitted, itself, recommit};
 use crate::examine::{Examined, Patience, examine};
 use crate::settle::declared_artifacts;
-use shared::domain::{Artifact, DeclaredArtifact, Status, Timestamp, Version};
+use shared::domain::{Artifact, DeclaredArtifact, Status, Timestamp, Version, VersionId};
 use shared::dynamodb::{WorkItem, WorkKind};
+use shared::s3::keys;
 use shared::{App, ErrorCode, Result};
 use std::sync::Arc;
 
@@ -98,7 +99,13 @@ async fn read_again(app: &App, version: &Version, allowance: &Arc<Allowance>) ->
                 .await?
                 .unwrap_or_default();
             let known = Progress::of_judged(&judged);
-            (judged.into_iter().map(declared_again).collect(), known)
+            (
+                judged
+                    .into_iter()
+                    .map(|artifact| declared_again(id, artifact))
+                    .collect(),
+                known,
+            )
         }
     };
     let (judged, artifacts) =
@@ -126,13 +133,13 @@ async fn read_again(app: &App, version: &Version, allowance: &Arc<Allowance>) ->
 }
 
 /// The declaration of an artifact that was judged: the very object, wherever it lies.
-fn declared_again(artifact: Artifact) -> DeclaredArtifact {
+fn declared_again(id: &VersionId, artifact: Artifact) -> DeclaredArtifact {
     DeclaredArtifact {
+        key: Some(keys::artifact(id, &artifact)),
         path: artifact.path,
         size_bytes: artifact.size_bytes,
         digest: Some(artifact.digest),
         media_type: Some(artifact.media_type),
-        key: artifact.key,
         object_version: artifact.object_version,
     }
 }

@@ -167,6 +167,7 @@ impl StoredReport {
                     digest: artifact.digest.clone().ok_or_else(unpinned)?,
                     media_type: artifact.media_type.clone(),
                     key: artifact.key.clone(),
+                    packaged: false,
                     object_version: artifact.object_version.clone(),
                     etag: artifact.etag.clone().ok_or_else(unpinned)?,
                 })

@@ -7,18 +7,24 @@ use shared::s3::{Folder, keys};
 use shared::{App, Result};
 use std::collections::BTreeSet;
 
-async fn artifacts(app: &App, caller: &Caller, id: &VersionId) -> Result<Vec<Artifact>> {
+/// The version where its model lies by now, and its artifacts.
+async fn artifacts(
+    app: &App,
+    caller: &Caller,
+    id: &VersionId,
+) -> Result<(VersionId, Vec<Artifact>)> {
     caller.may(Action::Read, &id.model)?;
     let mut version = app.registry.glance_version(id).await?;
     if version.status != Status::Ready {
         // A client that was told a moment ago that it is ready must find it so.
         version = app.registry.version(id).await?;
     }
-    version.require_promotable()?;
-    Ok(app
-        .load_document(id, "artifacts", &version.artifacts)
+    version.require_downloadable()?;
+    let artifacts = app
+        .load_document(&version.id, "artifacts", &version.artifacts)
         .await?
-        .unwrap_or_default())
+        .unwrap_or_default();
+    Ok((version.id, artifacts))
 }
 
 /// The object of one file of a version.
@@ -28,13 +34,13 @@ pub(crate) async fn held(
     id: &VersionId,
     path: &ArtifactPath,
 ) -> Result<Held> {
-    let artifacts = artifacts(app, caller, id).await?;
+    let (id, artifacts) = artifacts(app, caller, id).await?;
     let artifact = artifacts
         .iter()
         .find(|artifact| artifact.path == *path)
         .ok_or_else(|| no_artifact(path.as_str()))?;
     Ok(Held {
-        key: keys::artifact(id, artifact),
+        key: keys::artifact(&id, artifact),
         object_version: artifact.object_version.clone(),
         size_bytes: artifact.size_bytes,
         name: path
@@ -56,7 +62,7 @@ pub(crate) async fn folder(
     let prefix = path.map_or_else(String::new, |path| format!("{path}/"));
     let mut folders = BTreeSet::new();
     let mut files = Vec::new();
-    for artifact in artifacts(app, caller, id).await? {
+    for artifact in artifacts(app, caller, id).await?.1 {
         let Some(rest) = artifact.path.as_str().strip_prefix(&prefix) else {
             continue;
         };

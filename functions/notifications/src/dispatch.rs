@@ -6,6 +6,7 @@
 use crate::deliver::Outgoing;
 use crate::facts::Facts;
 use crate::lanes::{End, Run, Sender};
+use crate::seals;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS, SubscriptionStatus};
@@ -16,7 +17,7 @@ use shared::dynamodb::{Dispatch, Lane, WorkItem, WorkKind, keys};
 use shared::s3;
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Error, ErrorCode, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,7 @@ pub(crate) struct Batch {
     app: App,
     subscriptions: Mutex<HashMap<TenantName, Arc<Vec<Subscription>>>>,
     dispatched: Mutex<Vec<Dispatched>>,
+    sealed: Mutex<HashSet<TenantName>>,
 }
 
 impl Batch {
@@ -94,6 +96,7 @@ impl Batch {
             app: app.clone(),
             subscriptions: Mutex::default(),
             dispatched: Mutex::default(),
+            sealed: Mutex::default(),
         }
     }
 
@@ -125,15 +128,20 @@ impl Batch {
             bus: self.app.bus.is_set(),
         };
         let fresh_work = fresh.work()?;
-        let mut work = work_of(event);
+        let grace = self.app.config.collect_grace_seconds.saturating_mul(1000);
+        let window = self.app.config.restore_seconds.saturating_mul(1000);
+        let mut work = work_of(event, grace, window);
         if fresh.bus || !fresh.lanes.is_empty() {
             work.push(fresh_work.clone());
+        }
+        if event.home().is_some() && self.is_first_of(&event.tenant) {
+            work.push(seals::work_of(&event.tenant, at));
         }
         let to_write: Vec<Delivery> = deliveries
             .iter()
             .map(|(_, delivery)| delivery.clone())
             .collect();
-        let is_new = self
+        let chained = self
             .app
             .registry
             .dispatch(&Dispatch {
@@ -144,7 +152,8 @@ impl Batch {
                 work: &work,
             })
             .await?;
-        if is_new {
+        let is_new = chained.is_some();
+        if let Some(event) = chained {
             tracing::info!(
                 event.id = event.id,
                 event.kind = event.kind.as_str(),
@@ -162,7 +171,7 @@ impl Batch {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(Dispatched {
-                    event: event.clone(),
+                    event,
                     fresh,
                     work: fresh_work,
                     deliveries,
@@ -221,6 +230,14 @@ impl Batch {
                 );
             }
         }
+    }
+
+    /// Whether nobody asked this of the tenant before: the day's seal is asked for once in a batch.
+    fn is_first_of(&self, tenant: &TenantName) -> bool {
+        self.sealed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(tenant.clone())
     }
 
     async fn subscriptions_of(&self, tenant: &TenantName) -> Result<Arc<Vec<Subscription>>> {
@@ -345,18 +362,30 @@ pub(crate) fn due_of(subscription: &Subscription, at: Timestamp) -> Timestamp {
     Timestamp::from_millis((at.millis() / window + 1) * window)
 }
 
-/// What must happen after an event, should the regular way to it be lost.
-fn work_of(event: &Event) -> Vec<WorkItem> {
+/// What must happen after an event: what would otherwise be lost with it, and what has a time of its own.
+///
+/// What nothing needs any more is freed after `grace` milliseconds, what was deleted after `window`.
+fn work_of(event: &Event, grace: u64, window: u64) -> Vec<WorkItem> {
     // A version whose files lie elsewhere is ready from the beginning.
-    if event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY") {
+    if event.kind == EventType::VersionRegistered
+        && event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY")
+    {
         return Vec::new();
     }
-    let kinds: &[WorkKind] = match event.kind {
-        EventType::VersionRegistered => &[WorkKind::Validate],
-        EventType::VersionReady => &[WorkKind::Package],
-        EventType::VersionRejudged if became_ready(event) => &[WorkKind::Package],
+    let kinds: &[(WorkKind, u64)] = match event.kind {
+        EventType::VersionRegistered => &[(WorkKind::Validate, WORK_DUE_MILLIS)],
+        EventType::VersionReady => &[(WorkKind::Package, WORK_DUE_MILLIS)],
+        EventType::VersionRejudged if became_ready(event) => {
+            // The report came before the judgement that names it, and set nothing going.
+            &[(WorkKind::Package, 0)]
+        }
         // It may have been deleted at any point of its way.
-        EventType::VersionRestored => &[WorkKind::Validate, WorkKind::Package],
+        EventType::VersionRestored => &[
+            (WorkKind::Validate, WORK_DUE_MILLIS),
+            (WorkKind::Package, WORK_DUE_MILLIS),
+        ],
+        EventType::VersionPackaged | EventType::VersionFailed => &[(WorkKind::Collect, grace)],
+        EventType::VersionDeleted => &[(WorkKind::Collect, window)],
         _ => return Vec::new(),
     };
     let (Some(home), Some(version)) = (event.home(), event.version) else {
@@ -365,9 +394,9 @@ fn work_of(event: &Event) -> Vec<WorkItem> {
     let subject = json!({"tenant": event.tenant, "model": home, "version": version}).to_string();
     kinds
         .iter()
-        .map(|kind| WorkItem {
+        .map(|(kind, wait)| WorkItem {
             kind: *kind,
-            due: work_due(event),
+            due: event.time.plus_millis(*wait),
             subject: subject.clone(),
         })
         .collect()
@@ -394,14 +423,6 @@ async fn settle_stage(app: &App, event: &Event) -> Result<()> {
         return Ok(());
     }
     app.registry.settle_stage(&id, &version.stage).await
-}
-
-/// When the work of an event is due: at once where no other event sets it going.
-fn work_due(event: &Event) -> Timestamp {
-    match event.kind {
-        EventType::VersionRejudged => event.time,
-        _ => event.time.plus_millis(WORK_DUE_MILLIS),
-    }
 }
 
 /// Whether a version that had failed is ready since it was judged again.

@@ -4,7 +4,9 @@ use crate::dispatch::{Batch, dispatch_packaged};
 use crate::replay::{self, Replay};
 use crate::subscriptions::{self, ChangedSubscription, NewSecret, NewSubscription, unsealed};
 use crate::views::SubscriptionView;
+use crate::{audit, seals, tenures};
 use axum::extract::State;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::subscription::DeliveryStatus;
@@ -182,4 +184,37 @@ pub(crate) async fn list_deliveries(
         subscriptions::deliveries(&app, &caller, &id, query.status, paging.limit()?, after).await?;
     let items = page.items.iter().map(|view| json!(view)).collect();
     Reply::ok(pages.render("deliveries", items, page.after.as_deref()))
+}
+
+/// Lists who held an alias, or stood in a stage, in any model.
+pub(crate) async fn list_tenures(
+    State(app): State<App>,
+    caller: Caller,
+    Params(wanted): Params<tenures::Wanted>,
+) -> Result<Reply> {
+    Reply::ok(tenures::list(&app, &caller, &wanted).await?)
+}
+
+/// Exports the chain of a model.
+pub(crate) async fn export_audit(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(wanted): Params<audit::Wanted>,
+) -> Result<Response> {
+    audit::export(&app, &caller, &target.model()?, &wanted).await
+}
+
+/// Lists the seals, newest first.
+pub(crate) async fn list_seals(State(app): State<App>, caller: Caller) -> Result<Reply> {
+    Reply::ok(seals::list(&app, &caller).await?)
+}
+
+/// Shows the seal of a day.
+pub(crate) async fn get_seal(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(seals::get(&app, &caller, &target.day()?).await?)
 }

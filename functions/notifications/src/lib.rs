@@ -1,16 +1,17 @@
 //! # notifications: publishes events to subscriptions and indexes
 //!
-//! - **Trigger:** the table's stream (new images) · a queue with S3 notifications of `packages/…/manifest.json` · a schedule, each minute · HTTP `/v1/subscriptions…`
-//! - **Reads:** events, subscriptions, deliveries, work that is due, registered models (for the tag index), the stream (sweep)
-//! - **Writes:** event feed, deliveries, work that is due, tag index, subscriptions, the sweep's checkpoints
+//! - **Trigger:** the table's stream (new images) · a queue with S3 notifications of `packages/…/manifest.json` · a schedule, each minute · HTTP `/v1/subscriptions…`, `/v1/models/{model}/audit`, `/v1/seals…`, `/v1/tenures`
+//! - **Reads:** events, subscriptions, deliveries, work that is due, registered models (for the tag index), chains, the stream (sweep, tenures of the last minutes), seals
+//! - **Writes:** event feed, chains, changes by time, `seals/`, `exports/`, deliveries, work that is due, tag index, subscriptions, the sweep's checkpoints
 //! - **Emits:** `subscription.tested`; every event, signed, to each subscription that wants it
 //! - **On failure:** a stream record or a queue message is delivered again; an event that never came is made good by the sweep; a delivery is tried for a day
-//! - **Permissions:** `dynamodb`: `GetItem`, `Query`, `PutItem`, `UpdateItem`, `DeleteItem` on the table, `ListStreams`, `DescribeStream`, `GetShardIterator`, `GetRecords` on its stream · `sqs`: `ReceiveMessage`, `DeleteMessage`, `GetQueueAttributes` on its queue
+//! - **Permissions:** `dynamodb`: `GetItem`, `Query`, `PutItem`, `UpdateItem`, `DeleteItem`, `ConditionCheckItem` on the table, `ListStreams`, `DescribeStream`, `GetShardIterator`, `GetRecords` on its stream · `sqs`: `ReceiveMessage`, `DeleteMessage`, `GetQueueAttributes` on its queue
 //!
 //! An event is *dispatched* once: its row in the feed, its deliveries and the work that follows from it are one transaction.
 //! A delivery is *sent* at least once: the receiver tells repetitions by `webhook-id`.
 
 mod address;
+mod audit;
 mod client;
 mod deliver;
 mod dispatch;
@@ -21,9 +22,12 @@ mod messages;
 mod mlflow;
 mod payload;
 mod replay;
+mod report;
+mod seals;
 mod sign;
 mod subscriptions;
 mod sweep;
+mod tenures;
 mod views;
 
 use crate::mlflow::handlers as webhooks;
@@ -63,7 +67,18 @@ pub fn routes() -> Vec<Route> {
     routes
         .into_iter()
         .map(|route| route.needs(Action::Admin).touches(Subject::Everything))
+        .chain(audit_routes())
         .collect()
+}
+
+/// The routes of those who ask what was.
+fn audit_routes() -> Vec<Route> {
+    vec![
+        get("/v1/tenures", handlers::list_tenures),
+        get("/v1/seals", handlers::list_seals).touches(Subject::Everything),
+        get("/v1/seals/{day}", handlers::get_seal).touches(Subject::Everything),
+        get("/v1/models/{model}/audit", handlers::export_audit),
+    ]
 }
 
 /// Answers HTTP requests.

@@ -4,6 +4,7 @@
 
 use crate::dispatch::{Batch, Fresh, put_on_bus};
 use crate::lanes::{End, Run, Sender};
+use crate::seals;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::{Subscription, TenantName, Timestamp};
@@ -33,7 +34,8 @@ pub(crate) async fn run(app: &App) -> Result<Value> {
     let now = app.clock.now();
     let made_good = dispatch_missed(app, now).await;
     let looked_at = deliver_due(app, now).await;
-    Ok(json!({"made_good": made_good?, "looked_at": looked_at?}))
+    let sealed = seals::seal_due(app, now).await;
+    Ok(json!({"made_good": made_good?, "looked_at": looked_at?, "sealed": sealed?}))
 }
 
 /// Dispatches the events in the stream that were not dispatched when they should have been.

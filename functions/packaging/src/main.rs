@@ -2,5 +2,5 @@
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), shared::lambda::HostError> {
-    shared::lambda::run_events(packaging::handle).await
+    shared::lambda::run(packaging::router, packaging::handle).await
 }

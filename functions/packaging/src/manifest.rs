@@ -1,9 +1,10 @@
 //! The manifest: what a version consists of, in canonical JSON.
 //!
-//! It tells only what never changes after a version is ready, in a fixed order of fields and artifacts, so that it has
-//! the same bytes whenever it is made. Changing its form needs a new `schema_version` and a key of its own.
+//! It tells what a version is when it is packaged, in a fixed order of fields and artifacts, so that it has the same bytes
+//! whenever it is made; only a further judgement before that changes what it tells of validation. Changing its form needs a new `schema_version` and a key of its own.
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use shared::domain::{Artifact, Digest, Timestamp, Version};
 use shared::s3::keys;
 use shared::{Error, Result};
@@ -80,6 +81,18 @@ pub(crate) fn write(version: &Version, artifacts: &[Artifact]) -> Result<Vec<u8>
     serde_json::to_vec(&manifest).map_err(|error| Error::internal("writing the manifest", error))
 }
 
+/// Whether two manifests tell the same of everything but validation.
+pub(crate) fn is_of_same_files(left: &[u8], right: &[u8]) -> bool {
+    let without_judgement = |bytes: &[u8]| {
+        let mut manifest: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+        manifest.remove("validation");
+        Some(manifest)
+    };
+    left == right
+        || without_judgement(left)
+            .is_some_and(|manifest| without_judgement(right) == Some(manifest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +117,7 @@ mod tests {
             updated_at: Timestamp::from_millis(0),
             finalized_at: None,
             deleted_at: None,
+            purged_at: None,
             aliases: std::collections::BTreeSet::new(),
             origin: None,
             artifact_count: 2,
@@ -122,6 +136,8 @@ mod tests {
             }),
             package: None,
             standing: shared::domain::Standing::default(),
+            files_of: None,
+            declared_at: None,
             revoked_at: None,
         }
     }
@@ -133,6 +149,7 @@ mod tests {
             digest: Digest::of(path.as_bytes()),
             media_type: "application/octet-stream".into(),
             key: None,
+            packaged: false,
             object_version: Some("v1".into()),
             etag: "\"e\"".into(),
         }
@@ -169,5 +186,19 @@ mod tests {
             Digest::of(b"a"),
         );
         assert_eq!(String::from_utf8(written).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_further_judgement_makes_no_other_files() {
+        let artifacts = [artifact("model.safetensors", 5)];
+        let first = write(&version(), &artifacts).unwrap();
+        let mut again = version();
+        again.validation.as_mut().unwrap().report_digest = Digest::of(b"another report");
+        let second = write(&again, &artifacts).unwrap();
+        assert_ne!(first, second);
+        assert!(is_of_same_files(&first, &second));
+        let others = write(&version(), &[artifact("model.safetensors", 6)]).unwrap();
+        assert!(!is_of_same_files(&first, &others));
+        assert!(!is_of_same_files(b"no manifest", &first));
     }
 }

@@ -215,7 +215,7 @@ fn describe(facts: &Facts<'_>, metrics: &BTreeMap<String, MetricScale>) -> Value
         "version": version.id.number.get(),
         "target": {"kind": facts.target.kind(), "name": facts.target.name()},
         "validation": validated,
-        "attestation": {"present": false, "verified": false, "trusted_key": false},
+        "attestation": attested(version),
         "source": version.standing.source.as_str(),
         "registered_by": version.registered_by.as_str(),
         "age_days": whole(now.since(version.created_at) / DAY_MILLIS),
@@ -272,6 +272,22 @@ fn describe(facts: &Facts<'_>, metrics: &BTreeMap<String, MetricScale>) -> Value
     context
 }
 
+/// What is signed of a version: by the registry, when its package was made, and by who uploaded it.
+fn attested(version: &Version) -> Value {
+    let signature = version
+        .package
+        .as_ref()
+        .and_then(|package| package.signature.as_ref());
+    let mut attested = json!({
+        "present": version.package.is_some(),
+        "signature": signature.map_or("none", |signature| signature.verdict.as_str()),
+    });
+    if let Some(key) = signature.and_then(|signature| signature.key.as_ref()) {
+        attested["key"] = json!(key);
+    }
+    attested
+}
+
 /// The schema of the context, in Cedar's JSON form; `metrics` are what a protection declares.
 fn schema(metrics: &BTreeMap<String, MetricScale>) -> Value {
     let text = || json!({"type": "String"});
@@ -297,7 +313,7 @@ fn schema(metrics: &BTreeMap<String, MetricScale>) -> Value {
         "version": long(),
         "target": record(json!({"kind": text(), "name": text()})),
         "validation": record(json!({"verdict": text(), "age_minutes": long(), "age_days": long()})),
-        "attestation": record(json!({"present": flag(), "verified": flag(), "trusted_key": flag()})),
+        "attestation": record(json!({"present": flag(), "signature": text(), "key": optional(text())})),
         "source": text(),
         "registered_by": text(),
         "age_days": long(),
@@ -368,6 +384,9 @@ mod tests {
                 policy_revision: None,
             }),
             package: None,
+            files_of: None,
+            declared_at: None,
+            purged_at: None,
             revoked_at: None,
             standing: Standing::default(),
         }

@@ -1,11 +1,15 @@
 //! Artifacts of a version: what they are, how to download them, what validation and packaging said of them.
 
+use crate::attestations::require_files;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::{Artifact, ArtifactPath, DeclaredArtifact, Status, Version, VersionId};
 use shared::http::{Caller, Pages, Paging};
 use shared::s3::keys;
 use shared::{App, Error, ErrorCode, Result};
+
+/// Most downloads on a page: a manifest of all files of most versions, and well below what one answer may have.
+const MOST_DOWNLOADS: usize = 1_000;
 
 /// Which downloads.
 #[derive(Debug, Default, Deserialize)]
@@ -27,6 +31,7 @@ pub(crate) async fn list(
     paging: &Paging,
 ) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
+    require_files(&version)?;
     let id = &version.id;
     let limit = paging.limit()?;
     if paging.order.is_some() {
@@ -100,11 +105,16 @@ pub(crate) async fn downloads(
             "expires_in_seconds": app.bucket.presign_seconds(),
         }));
     }
-    let limit = Paging {
-        limit: params.limit,
-        ..Paging::default()
-    }
-    .limit()?;
+    let limit = match params.limit {
+        Some(limit) if (1..=MOST_DOWNLOADS).contains(&limit) => limit,
+        Some(limit) => {
+            return Err(Error::invalid(
+                "limit",
+                format!("limit `{limit}` is out of bounds; use 1 to {MOST_DOWNLOADS}"),
+            ));
+        }
+        None => Paging::default().limit()?,
+    };
     let pages = Pages::new(
         app,
         caller,
@@ -127,6 +137,7 @@ pub(crate) async fn downloads(
 
 pub(crate) async fn report(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
+    require_files(&version)?;
     let id = &version.id;
     let validation = version.validation.as_ref().ok_or_else(|| {
         Error::new(
@@ -139,6 +150,7 @@ pub(crate) async fn report(app: &App, id: &VersionId) -> Result<Value> {
 
 pub(crate) async fn manifest(app: &App, id: &VersionId) -> Result<Value> {
     let version = app.registry.glance_version(id).await?;
+    require_files(&version)?;
     let id = &version.id;
     version.package.as_ref().ok_or_else(|| {
         Error::new(

@@ -1,10 +1,12 @@
 //! Transport: parse, call, render.
 
 use crate::artifacts::{self, DownloadParams};
+use crate::attestations::{self, Document};
 use crate::models::ListModels;
+use crate::tenures::At;
 use crate::tracking::{self, HistoryParams, ListParams};
 use crate::versions::ListVersions;
-use crate::{history, models, versions};
+use crate::{history, models, tenures, versions};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header;
@@ -83,6 +85,45 @@ pub(crate) async fn list_downloads(
     )
 }
 
+pub(crate) async fn get_checksums(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Document> {
+    attestations::checksums(&app, &target.version_id(&caller.tenant)?).await
+}
+
+pub(crate) async fn list_attestations(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(attestations::list(&app, &target.version_id(&caller.tenant)?).await?)
+}
+
+pub(crate) async fn get_attestation(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Document> {
+    let id = target.version_id(&caller.tenant)?;
+    attestations::get(&app, &id, target.name()?).await
+}
+
+pub(crate) async fn get_signing_key(State(app): State<App>) -> Result<Document> {
+    attestations::signing_key(&app).await
+}
+
+pub(crate) async fn list_trusted_keys(State(app): State<App>, caller: Caller) -> Result<Reply> {
+    Reply::ok(attestations::trusted_keys(&app, &caller).await?)
+}
+
+impl IntoResponse for Document {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, self.media_type)], self.bytes).into_response()
+    }
+}
+
 pub(crate) async fn list_aliases(
     State(app): State<App>,
     caller: Caller,
@@ -95,8 +136,23 @@ pub(crate) async fn get_alias(
     State(app): State<App>,
     caller: Caller,
     target: Target,
+    Params(at): Params<At>,
 ) -> Result<Reply> {
-    Reply::ok(history::alias(&app, &caller, &target.model()?, &target.alias()?).await?)
+    let (model, alias) = (target.model()?, target.alias()?);
+    match at.at {
+        None => Reply::ok(history::alias(&app, &caller, &model, &alias).await?),
+        Some(at) => Reply::ok(tenures::holder_at(&app, &caller, &model, &alias, at).await?),
+    }
+}
+
+pub(crate) async fn list_alias_tenures(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(at): Params<At>,
+) -> Result<Reply> {
+    let (model, alias) = (target.model()?, target.alias()?);
+    Reply::ok(tenures::of_alias(&app, &caller, &model, &alias, at.at).await?)
 }
 
 pub(crate) async fn list_alias_history(

@@ -8,11 +8,13 @@
 //! - **Permissions:** table read; bucket read; presigned GET.
 
 mod artifacts;
+mod attestations;
 mod feed;
 mod handlers;
 mod history;
 mod mlflow;
 mod models;
+mod tenures;
 mod tracking;
 mod versions;
 
@@ -46,11 +48,29 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/downloads",
             handlers::list_downloads,
         ),
+        get(
+            "/v1/models/{model}/versions/{version}/checksums",
+            handlers::get_checksums,
+        ),
+        get(
+            "/v1/models/{model}/versions/{version}/attestations",
+            handlers::list_attestations,
+        ),
+        get(
+            "/v1/models/{model}/versions/{version}/attestations/{name}",
+            handlers::get_attestation,
+        ),
+        get("/v1/signing-key", handlers::get_signing_key),
+        get("/v1/trusted-keys", handlers::list_trusted_keys),
         get("/v1/models/{model}/aliases", handlers::list_aliases),
         get("/v1/models/{model}/aliases/{alias}", handlers::get_alias),
         get(
             "/v1/models/{model}/aliases/{alias}/history",
             handlers::list_alias_history,
+        ),
+        get(
+            "/v1/models/{model}/aliases/{alias}/tenures",
+            handlers::list_alias_tenures,
         ),
         get("/v1/models/{model}/events", handlers::list_model_events),
         get("/v1/experiments", handlers::list_experiments),

@@ -2,6 +2,7 @@
 
 use crate::models::{self, CreateModel, UpdateModel};
 use crate::names::{self, RenameModel, RestoreModel};
+use crate::trusted_keys::{self, TrustKey};
 use crate::uploads::{self, FinalizeVersion, UploadArtifacts};
 use crate::versions::{self, RegisterVersion};
 use axum::extract::State;
@@ -129,5 +130,24 @@ pub(crate) async fn finalize_version(
 ) -> Result<Reply> {
     let id = target.version_id(&caller.tenant)?;
     let outcome = uploads::finalize(&app, &caller, &id, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn add_trusted_key(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<TrustKey>,
+) -> Result<Reply> {
+    let outcome = trusted_keys::add(&app, &caller, target.name()?, command).await;
+    respond(&app, &caller, 201, outcome).await
+}
+
+pub(crate) async fn remove_trusted_key(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    let outcome = trusted_keys::remove(&app, &caller, target.name()?).await;
     respond(&app, &caller, 200, outcome).await
 }

@@ -12,13 +12,14 @@ mod handlers;
 mod mlflow;
 mod models;
 mod names;
+mod trusted_keys;
 mod uploads;
 mod versions;
 
 use axum::Router;
 use serde_json::Value;
 use shared::events::Incoming;
-use shared::http::{Route, delete, mount, patch, post};
+use shared::http::{Route, delete, mount, patch, post, put};
 use shared::{App, Result};
 
 /// Every route of this function, without the tenant prefix.
@@ -50,6 +51,8 @@ pub fn routes() -> Vec<Route> {
             "/v1/models/{model}/versions/{version}/finalize",
             handlers::finalize_version,
         ),
+        put("/v1/trusted-keys/{name}", handlers::add_trusted_key),
+        delete("/v1/trusted-keys/{name}", handlers::remove_trusted_key),
     ];
     routes.extend(mlflow::routes());
     routes

@@ -4,7 +4,7 @@ use crate::models::{self, Show, native, tag_pairs};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::domain::model::{MAX_REASON, Notes, check_text};
-use shared::domain::{Event, EventType, Model, ModelName};
+use shared::domain::{Action, Event, EventType, Model, ModelName};
 use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
 use shared::{App, Error, ErrorCode, Result};
@@ -51,6 +51,7 @@ pub(crate) async fn rename_shown(
     (status, show): Show<'_>,
 ) -> Result<Outcome<Value>> {
     check_text("reason", command.reason.as_deref(), MAX_REASON)?;
+    caller.may(Action::Write, &command.name)?;
     let now = app.clock.now();
     let decide = |after: &Model| {
         let event = event(app, caller, EventType::ModelRenamed, &after.name)
@@ -105,6 +106,7 @@ pub(crate) async fn restore(
     };
     let model = name.at(ModelName::of_home(id.as_str())?.home(), true);
     let to = command.name.as_ref().unwrap_or(name);
+    caller.may(Action::Write, to)?;
     let now = app.clock.now();
     let decide = |after: &Model| {
         let event = event(app, caller, EventType::ModelRestored, &after.name)

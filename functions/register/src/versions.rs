@@ -199,22 +199,24 @@ pub(crate) async fn register_draft(
     let metadata_digest = Digest::of(&metadata_json);
     // The list of artifacts is read by most later steps, so it gets the room in the version's item first.
     let mut room = INLINE_BYTES;
+    // The version has no number yet, so its documents get a folder of their own.
+    let owner = app.ids.next();
     let placed_artifacts = if is_reference {
         Placed::default()
     } else {
-        app.place_document(&caller.tenant, &artifacts, &mut room)
+        app.place_document(&caller.tenant, &owner, &artifacts, &mut room)
             .await?
     };
     let placed_notes = if notes.is_empty() {
         Placed::default()
     } else {
-        app.place_document(&caller.tenant, &notes, &mut room)
+        app.place_document(&caller.tenant, &owner, &notes, &mut room)
             .await?
     };
     let placed_metadata = if metadata == Metadata::default() {
         Placed::default()
     } else {
-        app.place_document(&caller.tenant, &metadata, &mut room)
+        app.place_document(&caller.tenant, &owner, &metadata, &mut room)
             .await?
     };
     let size_bytes = artifacts.iter().map(|artifact| artifact.size_bytes).sum();
@@ -252,6 +254,7 @@ pub(crate) async fn register_draft(
                 updated_at: now,
                 finalized_at: None,
                 deleted_at: None,
+                purged_at: None,
                 aliases: BTreeSet::new(),
                 origin: origin.clone(),
                 artifact_count: artifacts.len() as u64,
@@ -267,6 +270,8 @@ pub(crate) async fn register_draft(
                     source,
                     ..Standing::default()
                 },
+                files_of: None,
+                declared_at: None,
                 revoked_at: None,
             };
             let documents = [
@@ -375,7 +380,8 @@ pub(crate) async fn annotate_shown(
     let placed = if new.is_empty() {
         Placed::default()
     } else {
-        app.place_document(&id.tenant, &new, &mut room).await?
+        app.place_document(&id.tenant, &keys::documents_of(id), &new, &mut room)
+            .await?
     };
     let event = app
         .event(
@@ -541,6 +547,12 @@ async fn change_existence(
                 format!("{id} {advice}"),
             ))
         }
+        Err(Some(version)) if !is_deletion && version.purged_at.is_some() => Err(Error::new(
+            ErrorCode::Deleted,
+            format!("{id} was purged and its files are gone; register a new version"),
+        )
+        .with("model", id.model.as_str())
+        .with("version", id.number.get())),
         Err(Some(version)) => app.keep_unchanged(caller, 200, show(&version)).await,
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use shared::app::Clock;
 use tracing::{Event, Level, Subscriber, field::Field};
 use tracing_subscriber::{
@@ -24,11 +24,14 @@ use tracing_subscriber::{
 use crate::stack::{
     ACCESS_KEY_ID, ADMINISTRATOR_TOKEN_FILE, Login, SECRET_ACCESS_KEY, Stack, StackOptions, Storage,
 };
+use crate::verify::Verify;
 
 /// Runs the whole model registry on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "slipway", version)]
+#[command(name = "slipway", version, args_conflicts_with_subcommands = true)]
 pub struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The folder that keeps everything; it is made if it is missing
     #[arg(long, value_name = "FOLDER", default_value = ".slipway")]
     data_dir: PathBuf,
@@ -53,6 +56,13 @@ pub struct CommandLine {
     /// Write the log as JSON lines
     #[arg(long)]
     json_logs: bool,
+}
+
+/// What else it does than run the registry.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Verify an audit export, offline
+    Verify(Verify),
 }
 
 /// How callers are known.
@@ -97,6 +107,18 @@ fn loopback(text: &str) -> Result<IpAddr, String> {
 /// An error is one line on the standard error output and exit code 1; a wrong option is exit code 2.
 pub fn run() -> ExitCode {
     let options = CommandLine::parse();
+    if let Some(Command::Verify(verify)) = &options.command {
+        return match verify.run() {
+            Ok(message) => {
+                let _ = writeln!(io::stdout().lock(), "{message}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let _ = writeln!(io::stderr().lock(), "error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     start_logs(&options);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         // The embedded DynamoDB holds a thread while SQLite works, so there are some to spare on small machines too.

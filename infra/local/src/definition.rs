@@ -81,8 +81,8 @@ impl Function {
     /// How long one call may take.
     pub const fn timeout(self) -> Duration {
         match self {
-            Self::Register | Self::Packaging | Self::Promote => Duration::from_mins(1),
-            Self::ArtifactValidation => Duration::from_mins(15),
+            Self::Register | Self::Promote => Duration::from_mins(1),
+            Self::ArtifactValidation | Self::Packaging => Duration::from_mins(15),
             Self::Notifications => Duration::from_mins(2),
         }
     }
@@ -140,7 +140,8 @@ pub const QUEUES: [Queue; 4] = [
         // The report is written just before the version is committed as ready.
         delay: Duration::from_secs(2),
         max_receive_count: 5,
-        batch_size: 10,
+        // Copying one large version may take the whole timeout.
+        batch_size: 1,
         local_concurrency: 2,
     },
     Queue {

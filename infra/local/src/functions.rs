@@ -26,6 +26,7 @@ impl Functions {
             register::routes(),
             promote::routes(),
             query::routes(),
+            packaging::routes(),
             notifications::routes(),
             artifact_validation::routes(),
             artifacts::routes(),

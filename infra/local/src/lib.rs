@@ -11,6 +11,7 @@ pub mod command_line;
 pub mod definition;
 pub mod functions;
 pub mod stack;
+pub mod verify;
 
 pub mod clock;
 pub mod data_folder;

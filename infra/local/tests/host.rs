@@ -396,6 +396,7 @@ fn event(id: &str) -> Event {
         time: Timestamp::from_millis(1_000),
         request_id: "request".to_owned(),
         data: serde_json::Map::new(),
+        chain: None,
     }
 }
 

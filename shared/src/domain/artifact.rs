@@ -51,13 +51,17 @@ pub struct Artifact {
     pub digest: Digest,
     /// Media type.
     pub media_type: String,
-    /// Key of the object in the bucket, where it is not the version's own upload prefix (drop zone).
+    /// Key of the object in the bucket, where it is under no prefix of the version's own: from the drop zone while it is
+    /// not packaged, and under another version's final prefix where both have the same files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Version id of the object that was judged.
+    /// Whether it lies under the version's final prefix, and no longer where it was uploaded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packaged: bool,
+    /// Version id of the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_version: Option<String>,
-    /// `ETag` of the object that was judged.
+    /// `ETag` of the object.
     pub etag: String,
 }
 

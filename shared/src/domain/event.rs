@@ -3,6 +3,7 @@
 //! Events are written in the transaction of the change and are self-contained: a reader needs nothing else.
 //! The wire form is documented, with its JSON schema, in `docs/events.md`.
 
+use crate::domain::audit::Link;
 use crate::domain::{AliasName, ModelName, Principal, TenantName, Timestamp, VersionNumber};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -56,6 +57,8 @@ event_types! {
     VersionRejudged => "version.rejudged",
     /// A version was packaged.
     VersionPackaged => "version.packaged",
+    /// An archive of a version was made.
+    VersionArchived => "version.archived",
     /// Description or tags of a version changed.
     VersionUpdated => "version.updated",
     /// A version moved to another stage.
@@ -70,6 +73,8 @@ event_types! {
     VersionDeleted => "version.deleted",
     /// A version was restored.
     VersionRestored => "version.restored",
+    /// The files of a deleted version were given up for good.
+    VersionPurged => "version.purged",
     /// An alias was set to a version.
     AliasSet => "alias.set",
     /// An alias was rolled back to an earlier version.
@@ -102,6 +107,14 @@ event_types! {
     ProtectionsChanged => "protections.changed",
     /// What is served at a place changed.
     RolloutChanged => "rollout.changed",
+    /// The retention rules of a model were set.
+    RetentionSet => "retention.set",
+    /// The retention rules of a model were removed.
+    RetentionRemoved => "retention.removed",
+    /// A public key is trusted from now on.
+    TrustedKeyAdded => "trusted_key.added",
+    /// A public key is not trusted any more.
+    TrustedKeyRemoved => "trusted_key.removed",
     /// What lay in a drop zone could not become a version.
     DropRefused => "drop.refused",
     /// The validation policy of the tenant changed.
@@ -170,6 +183,9 @@ pub struct Event {
     /// What changed, by type.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub data: Map<String, Value>,
+    /// Its place in the chain of its model, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Link>,
 }
 
 impl Event {

@@ -105,6 +105,73 @@ pub struct Package {
     pub manifest_digest: Digest,
     /// When it was made.
     pub at: Timestamp,
+    /// The version under whose prefix the files lie; absent of packages that were made before files had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesOf>,
+    /// What came of the signature that the client uploaded with the version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ClientSignature>,
+}
+
+/// Under whose prefix the files of a version lie: most often its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesOf {
+    /// The home of its model, which a renaming does not change.
+    pub home: String,
+    /// The number.
+    pub version: VersionNumber,
+}
+
+impl FilesOf {
+    /// This version, as the holder of files.
+    pub fn of(id: &VersionId) -> Self {
+        Self {
+            home: id.model.home().to_owned(),
+            version: id.number,
+        }
+    }
+
+    /// The version, in this tenant.
+    pub fn id(&self, tenant: &TenantName) -> Result<VersionId> {
+        Ok(VersionId {
+            tenant: tenant.clone(),
+            model: ModelName::of_home(&self.home)?,
+            number: self.version,
+        })
+    }
+}
+
+/// What came of a signature that a client uploaded with a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientSignature {
+    /// Whether a trusted key signed exactly these files.
+    pub verdict: SignatureVerdict,
+    /// The name of the trusted key that it was verified with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// The verdict over a signature that a client uploaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignatureVerdict {
+    /// A trusted key signed exactly these files.
+    Verified,
+    /// No key that is trusted made it.
+    Untrusted,
+    /// It is malformed, or signs other files than these.
+    Invalid,
+}
+
+impl SignatureVerdict {
+    /// As stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::Untrusted => "untrusted",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 /// Where a version came from, as an MLflow client said it.
@@ -153,6 +220,8 @@ pub struct Version {
     pub finalized_at: Option<Timestamp>,
     /// When it was deleted, if it is.
     pub deleted_at: Option<Timestamp>,
+    /// When its files were given up for good, if they were; it cannot be restored any more.
+    pub purged_at: Option<Timestamp>,
     /// Number of artifacts.
     pub artifact_count: u64,
     /// Size of all artifacts together, in bytes.
@@ -173,6 +242,10 @@ pub struct Version {
     pub package: Option<Package>,
     /// Where it came from, where it has been, and what holds on to it.
     pub standing: Standing,
+    /// The version at which this one is counted because both have the same files; none if it keeps its own.
+    pub files_of: Option<FilesOf>,
+    /// The object that held the declaration before the version was judged, if it was an object.
+    pub declared_at: Option<String>,
     /// When a ready version was judged again and no longer accepted, if it is not.
     pub revoked_at: Option<Timestamp>,
 }

@@ -5,7 +5,7 @@
 use super::registry::StoredPolicy;
 use super::table::{Item, bytes, number, text};
 use crate::domain::model::{Notes, Pointers, Span};
-use crate::domain::version::{Document, Package, Source, Standing, Validation};
+use crate::domain::version::{Document, FilesOf, Package, Source, Standing, Validation};
 use crate::domain::{
     Alias, AliasName, Delivery, Digest, Event, Model, ModelName, Principal, StageName, Status,
     Subscription, TenantName, Timestamp, Version, VersionId, VersionNumber,
@@ -312,11 +312,13 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
         .number("updated", version.updated_at.millis())
         .maybe_number("finalized", version.finalized_at.map(Timestamp::millis))
         .maybe_number("deleted", version.deleted_at.map(Timestamp::millis))
+        .maybe_number("purged", version.purged_at.map(Timestamp::millis))
         .number("count", version.artifact_count)
         .number("bytes", version.size_bytes)
         .document("meta", &version.metadata)
         .document("arts", &version.artifacts)
         .document("notes", &version.notes)
+        .maybe_text("declared_at", version.declared_at.as_deref())
         .text("meta_digest", version.metadata_digest.hex())
         .number("rev", version.revision);
     if let Some(origin) = &version.origin {
@@ -337,6 +339,9 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
     }
     if !standing.past_stages.is_empty() {
         builder = builder.json("been", &standing.past_stages)?;
+    }
+    if let Some(files) = &version.files_of {
+        builder = builder.json("held", files)?;
     }
     Ok(builder
         .maybe_number(
@@ -377,6 +382,7 @@ pub(super) fn version_from_item(
         updated_at: reader.time("updated")?,
         finalized_at: reader.maybe_time("finalized"),
         deleted_at: reader.maybe_time("deleted"),
+        purged_at: reader.maybe_time("purged"),
         artifact_count: reader.number("count")?,
         size_bytes: reader.number("bytes")?,
         metadata: reader.document("meta"),
@@ -400,6 +406,8 @@ pub(super) fn version_from_item(
             deprecated_at: reader.maybe_time("depr"),
             end_of_life_at: reader.maybe_time("eol"),
         },
+        declared_at: reader.maybe_text("declared_at").map(str::to_owned),
+        files_of: reader.maybe_json::<FilesOf>("held")?,
         revoked_at: reader.maybe_time("revoked"),
     })
 }
@@ -482,7 +490,12 @@ pub(super) fn event_to_item(event: &Event) -> Result<Item> {
 }
 
 pub(super) fn event_from_item(item: &Item) -> Result<Event> {
-    Reader(item).json("event")
+    let reader = Reader(item);
+    let mut event: Event = reader.json("event")?;
+    if let Some(link) = reader.maybe_json("chain")? {
+        event.chain = Some(link);
+    }
+    Ok(event)
 }
 
 pub(super) fn subscription_to_item(subscription: &Subscription) -> Result<Item> {

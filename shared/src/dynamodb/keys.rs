@@ -11,18 +11,24 @@
 //! marks of a moved    T#<tenant>#M#<home>                E#! | E#~ | H#<alias>#! | H#<alias>#~
 //! name of a home      T#<tenant>#M#<home>                @
 //! holders of a name   T#<tenant>#NAME#<model>            <time, 13 digits>#<event ulid>
-//! model's settings    T#<tenant>#M#<home>                C#head | C#<kind>#<revision>
+//! model's settings    T#<tenant>#M#<home>                G#head | G#<kind>#<revision>
 //! exclusive stage     T#<tenant>#M#<home>                S#<stage>
 //! promotion request   T#<tenant>#M#<home>                R#<ulid>
 //! open for a target   T#<tenant>#M#<home>                Q#A#<alias> | Q#S#<version>#<stage>
 //! rollout of a model  T#<tenant>#M#<home>                O#<environment>/<endpoint>
-//! registry's settings T#<tenant>#C                       C#head | C#<kind>#<revision>
+//! registry's settings T#<tenant>#C                       G#head | G#<kind>#<revision>
 //! inbox of requests   T#<tenant>#R                       <ulid>
 //! rollout             T#<tenant>#O                       <environment>/<endpoint>
 //! rollout's history   T#<tenant>#O#<environment>/<endpoint>  <revision>
+//! chained events      T#<tenant>#M#<home>                C#<sequence>
+//! changes by time     T#<tenant>#AT#alias#<alias> | T#<tenant>#AT#stage#<stage in lower case>   <time, 13 digits>#<event ulid>
+//! sealed days         T#<tenant>#SEAL                    <day>
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<home>                notes
-//! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint
+//! retention rules     T#<tenant>#N#<home>                retention
+//! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint | archive.<format>
+//! files' holder       T#<tenant>#PF#<sha256 of files>    #
+//! trusted key         T#<tenant>#PK                      <name>
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
 //! feed in order       T#<tenant>#L#<day of dispatch>     <ulid of dispatch>
@@ -52,8 +58,8 @@
 
 use crate::domain::tracking::ExperimentId;
 use crate::domain::{
-    AliasName, ModelName, PromotionTarget, Realm, SettingsKind, StageName, TenantName, Timestamp,
-    VersionId, VersionNumber,
+    AliasName, Digest, ModelName, PromotionTarget, Realm, SettingsKind, StageName, TenantName,
+    Timestamp, VersionId, VersionNumber,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -175,16 +181,19 @@ fn settings_partition(tenant: &TenantName, scope: &Realm) -> String {
     }
 }
 
+/// Sort key of which settings of a registry or a model are in force.
+pub const SETTINGS_HEAD: &str = "G#head";
+
 /// Which settings of a registry or a model are in force.
 pub fn settings_head(tenant: &TenantName, scope: &Realm) -> Key {
-    key(settings_partition(tenant, scope), "C#head")
+    key(settings_partition(tenant, scope), SETTINGS_HEAD)
 }
 
 /// One revision of a document of settings.
 pub fn settings(tenant: &TenantName, scope: &Realm, kind: SettingsKind, revision: u64) -> Key {
     key(
         settings_partition(tenant, scope),
-        format!("C#{}#{revision:010}", kind.as_str()),
+        format!("G#{}#{revision:010}", kind.as_str()),
     )
 }
 
@@ -247,9 +256,50 @@ pub fn rollout_of_model(tenant: &TenantName, model: &ModelName, place: &str) -> 
     key(model_partition(tenant, model), format!("O#{place}"))
 }
 
+/// Prefix of the events of a model in the order of their chain.
+pub const CHAIN: &str = "C#";
+
+/// An event in the chain of its model.
+pub fn chained(tenant: &TenantName, model: &ModelName, sequence: u64) -> Key {
+    key(
+        model_partition(tenant, model),
+        format!("{CHAIN}{sequence:010}"),
+    )
+}
+
+/// Partition of the changes of aliases of one name, of all models, by time.
+pub fn alias_changes(tenant: &TenantName, alias: &AliasName) -> String {
+    format!("T#{tenant}#AT#alias#{alias}")
+}
+
+/// Partition of the changes to and from one stage, of all versions, by time; the stage in any case, as its name is found.
+pub fn stage_changes(tenant: &TenantName, stage: &str) -> String {
+    format!("T#{tenant}#AT#stage#{}", stage.to_lowercase())
+}
+
+/// Sort key of a change in such a partition.
+pub fn change_sk(time: Timestamp, event_id: &str) -> String {
+    format!("{:013}#{event_id}", time.millis())
+}
+
+/// Upper end of the sort keys of changes up to a time, which itself is among them.
+pub fn changes_until(time: Timestamp) -> String {
+    format!("{:013}#~", time.millis())
+}
+
+/// What was sealed of a day.
+pub fn seal(tenant: &TenantName, day: &str) -> Key {
+    key(format!("T#{tenant}#SEAL"), day)
+}
+
 /// Notes of a model that are too large for its item.
 pub fn model_notes(tenant: &TenantName, name: &ModelName) -> Key {
     key(format!("T#{tenant}#N#{}", name.home()), "notes")
+}
+
+/// The retention rules of a model.
+pub fn retention(tenant: &TenantName, name: &ModelName) -> Key {
+    key(format!("T#{tenant}#N#{}", name.home()), "retention")
 }
 
 /// A document of a version: `metadata`, `artifacts` or `notes`; or its `checkpoint`.
@@ -263,6 +313,21 @@ pub fn version_document(id: &VersionId, document: &str) -> Key {
         ),
         document,
     )
+}
+
+/// Which version holds these files, and how many versions have them.
+pub fn files_holder(tenant: &TenantName, files: &Digest) -> Key {
+    key(format!("T#{tenant}#PF#{}", files.hex()), "#")
+}
+
+/// Partition of the keys that a tenant trusts.
+pub fn trusted_keys(tenant: &TenantName) -> String {
+    format!("T#{tenant}#PK")
+}
+
+/// A key that a tenant trusts.
+pub fn trusted_key(tenant: &TenantName, name: &str) -> Key {
+    key(trusted_keys(tenant), name)
 }
 
 /// What was answered to an idempotency key.

@@ -56,7 +56,7 @@ impl Expression {
 
     /// This and another condition.
     pub(super) fn and(self, other: &str) -> Self {
-        let mut both = Self::new(format!("{} AND {other}", self.text));
+        let mut both = Self::new(format!("({}) AND ({other})", self.text));
         both.names.extend(self.names);
         both.values.extend(self.values);
         both

@@ -21,6 +21,15 @@ pub struct ByVersion {
 impl ByVersion {
     /// Groups the objects under `prefix`, such as `incoming`; keys of any other shape are about nothing.
     pub fn group(messages: &[Message], prefix: &str) -> Self {
+        Self::group_where(messages, prefix, |_| true)
+    }
+
+    /// The same, of objects only whose key has a wanted rest after the version.
+    pub fn group_where(
+        messages: &[Message],
+        prefix: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Self {
         let mut grouped = Self::default();
         for message in messages {
             let objects = match ObjectCreated::from_message(&message.body) {
@@ -31,7 +40,10 @@ impl ByVersion {
                 }
             };
             for object in objects {
-                if let Some((id, _)) = keys::version_of(prefix, &object.key) {
+                if let Some((id, rest)) = keys::version_of(prefix, &object.key) {
+                    if !is_wanted(rest) {
+                        continue;
+                    }
                     grouped
                         .versions
                         .entry(id)

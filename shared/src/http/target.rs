@@ -42,6 +42,11 @@ impl Target {
         })
     }
 
+    /// The name of a thing that has no kind of name of its own; whoever takes it checks it.
+    pub fn name(&self) -> Result<&str> {
+        self.get("name")
+    }
+
     /// The alias.
     pub fn alias(&self) -> Result<AliasName> {
         AliasName::parse(self.get("alias")?)
@@ -50,6 +55,22 @@ impl Target {
     /// Where something is served.
     pub fn place(&self) -> Result<Place> {
         Place::parse(self.get("environment")?, self.get("endpoint")?)
+    }
+
+    /// A calendar day, written `2026-03-01` or `20260301`.
+    pub fn day(&self) -> Result<String> {
+        let day = self.get("day")?;
+        let digits: String = day.chars().filter(char::is_ascii_digit).collect();
+        let written = digits.len() == 8 && (day == digits || day.len() == 10 && day.is_ascii());
+        if !written {
+            return Err(Error::invalid("day", "write the day as `2026-03-01`"));
+        }
+        Ok(format!(
+            "{}-{}-{}",
+            &digits[..4],
+            &digits[4..6],
+            &digits[6..]
+        ))
     }
 
     /// Whatever follows a route that ends with `{*path}`.

@@ -77,6 +77,22 @@ pub struct PackageView {
     pub manifest_digest: String,
     /// When it was made.
     pub at: Timestamp,
+    /// The prefix under which the files lie, and nothing else but the signature over them; loads as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files_uri: Option<String>,
+    /// What came of the signature that the client uploaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<ClientSignatureView>,
+}
+
+/// What came of a signature that a client uploaded with a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClientSignatureView {
+    /// `verified`, `untrusted` or `invalid`.
+    pub verdict: &'static str,
+    /// The name of the trusted key that it was verified with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// A model version.
@@ -110,6 +126,9 @@ pub struct VersionView {
     /// When it was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<Timestamp>,
+    /// When its files were given up for good; it cannot be restored any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purged_at: Option<Timestamp>,
     /// What validation found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationView>,
@@ -155,6 +174,7 @@ impl VersionView {
             updated_at: version.updated_at,
             finalized_at: version.finalized_at,
             deleted_at: version.deleted_at,
+            purged_at: version.purged_at,
             validation: version
                 .validation
                 .as_ref()
@@ -170,6 +190,17 @@ impl VersionView {
                 manifest_uri: format!("s3://{}/{}", app.bucket.name(), keys::manifest(&version.id)),
                 manifest_digest: package.manifest_digest.to_string(),
                 at: package.at,
+                files_uri: package.files.as_ref().map(|holder| {
+                    let prefix = keys::files_prefix_of(&version.id.tenant, holder);
+                    format!("s3://{}/{prefix}", app.bucket.name())
+                }),
+                signature: package
+                    .signature
+                    .as_ref()
+                    .map(|signature| ClientSignatureView {
+                        verdict: signature.verdict.as_str(),
+                        key: signature.key.clone(),
+                    }),
             }),
             source: version.standing.source.as_str(),
             deprecated_at: version.standing.deprecated_at,

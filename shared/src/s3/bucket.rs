@@ -7,10 +7,10 @@ use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::PresigningConfig;
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload,
-    CompletedPart as SdkPart, Delete, ObjectIdentifier,
+    CompletedPart as SdkPart, Delete, ObjectIdentifier, ObjectLockMode,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use std::time::Duration;
 /// The registry's bucket.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    client: Lazy<Client>,
-    name: String,
+    pub(super) client: Lazy<Client>,
+    pub(super) name: String,
     presign_seconds: u64,
 }
 
@@ -454,6 +454,26 @@ impl Bucket {
         }
     }
 
+    /// Reads an object of ours whole, unless it has more than so many bytes; `None` if there is none, or it has.
+    pub async fn read_at_most(&self, key: &str, most: u64) -> Result<Option<Bytes>> {
+        let sent = self
+            .client
+            .get_object()
+            .bucket(&self.name)
+            .key(key)
+            .range(format!("bytes=0-{most}"))
+            .send()
+            .await;
+        match sent {
+            Ok(object) => {
+                let bytes = collect(object.body).await?;
+                Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= most))
+            }
+            Err(error) if matches!(code_of(&error), Some("NoSuchKey" | "InvalidRange")) => Ok(None),
+            Err(error) => Err(failed("reading an object", error)),
+        }
+    }
+
     /// Reads a small object of ours whole; `None` if there is none.
     pub async fn read_whole(
         &self,
@@ -479,6 +499,18 @@ impl Bucket {
 
     /// Writes an object of ours that is never overwritten; whether it was written now.
     pub async fn put_immutable(&self, key: &str, body: Bytes, media_type: &str) -> Result<bool> {
+        self.put_sealed(key, body, media_type, None).await
+    }
+
+    /// The same, with an object lock in compliance mode until a time, in a bucket that has locks.
+    pub async fn put_sealed(
+        &self,
+        key: &str,
+        body: Bytes,
+        media_type: &str,
+        until: Option<Timestamp>,
+    ) -> Result<bool> {
+        let seconds = until.map(|until| i64::try_from(until.seconds()).unwrap_or(i64::MAX));
         let sent = self
             .client
             .put_object()
@@ -487,6 +519,8 @@ impl Bucket {
             .content_type(media_type)
             .checksum_sha256(Digest::of(&body).base64())
             .if_none_match("*")
+            .set_object_lock_mode(until.map(|_| ObjectLockMode::Compliance))
+            .set_object_lock_retain_until_date(seconds.map(DateTime::from_secs))
             .body(ByteStream::from(body))
             .send()
             .await;

@@ -6,8 +6,16 @@
 //! validation goes on    incoming/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<sequence>
 //! drop zone             dropzone/<tenant>/<model>/<path>
 //! advisories            advisories/<tenant>/<path>
-//! large documents       documents/<tenant>/<sha256>.json
+//! large documents       documents/<tenant>/<home>/<version>/<sha256>.json
+//! those of a request    documents/<tenant>/<ulid>/<sha256>.json
+//! policies              documents/<tenant>/policies/<sha256>.json
 //! validation reports    reports/<tenant>/<home>/<version>/<sha256>.json
+//! audit exports         exports/<tenant>/<home>/<sha256>.<format>
+//! seals                 seals/<tenant>/<day>.json
+//! packaging goes on     reports/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<ulid>
+//! files of a version    models/<tenant>/<home>/<version>/<path>
+//! an archive is wanted  reports/<tenant>/<home>/<version>/_SLIPWAY_ARCHIVE_<format>_<ulid>
+//! archives              archives/<tenant>/<home>/<version>/model.<format>
 //! packages              packages/<tenant>/<home>/<version>/manifest.json
 //! artifacts of runs     runs/<tenant>/<path below the root of all artifacts>
 //! ```
@@ -15,10 +23,12 @@
 //! A version's objects lie under the home of its model, which a renaming does not change; a drop is for a name.
 //! Triggers and outputs are disjoint: `incoming/` triggers validation, which writes `reports/`; that triggers packaging,
 //! which writes `packages/`; that triggers notifications, which write no object. `dropzone/` triggers registration.
-//! The one exception is the mark with which validation goes on in another invocation.
+//! The exceptions are the marks with which validation and packaging go on in another invocation.
+//! `models/` triggers nothing: it holds what serves, and nothing else.
 
 use crate::domain::artifact::RESERVED_PREFIX;
 use crate::domain::location::SCHEME;
+use crate::domain::version::FilesOf;
 use crate::domain::{
     Artifact, ArtifactPath, Digest, Location, ModelName, StoredPath, TenantName, VersionId,
     VersionNumber,
@@ -55,8 +65,69 @@ pub fn incoming(id: &VersionId, path: &ArtifactPath) -> Result<String> {
 pub fn artifact(id: &VersionId, artifact: &Artifact) -> String {
     match &artifact.key {
         Some(key) => key.clone(),
+        None if artifact.packaged => file(id, &artifact.path),
         None => format!("{}{}", incoming_prefix(id), artifact.path),
     }
+}
+
+/// Prefix of a version's files for good: nothing but these, and the signature over them, lies under it.
+pub fn files_prefix(id: &VersionId) -> String {
+    format!("models/{}/{}/{}/", id.tenant, id.model.home(), id.number)
+}
+
+/// The same, of the version that holds the files of another one.
+pub fn files_prefix_of(tenant: &TenantName, holder: &FilesOf) -> String {
+    format!("models/{tenant}/{}/{}/", holder.home, holder.version)
+}
+
+/// A file of a version, for good; never longer than the key of its upload, which was checked.
+pub fn file(id: &VersionId, path: &ArtifactPath) -> String {
+    format!("{}{path}", files_prefix(id))
+}
+
+/// Prefix of what packaging says of a version.
+pub fn package_prefix(id: &VersionId) -> String {
+    format!("packages/{}/{}/{}/", id.tenant, id.model.home(), id.number)
+}
+
+/// What packaging says of a version, by its file name.
+pub fn package(id: &VersionId, name: &str) -> String {
+    format!("{}{name}", package_prefix(id))
+}
+
+/// Where the files of a version came from, exactly.
+pub fn sources(id: &VersionId) -> String {
+    package(id, "sources.json")
+}
+
+/// Prefix of the archives that were made of a version.
+pub fn archives_prefix(id: &VersionId) -> String {
+    format!("archives/{}/{}/{}/", id.tenant, id.model.home(), id.number)
+}
+
+/// An archive of a version, by its format.
+pub fn archive(id: &VersionId, format: &str) -> String {
+    format!("{}model.{format}", archives_prefix(id))
+}
+
+/// What begins the name of an object whose arrival makes an archive be made, or go on.
+pub fn archive_mark(format: &str) -> String {
+    format!("{RESERVED_PREFIX}ARCHIVE_{format}_")
+}
+
+/// The object whose arrival makes an archive be made, or go on.
+pub fn archive_wanted(id: &VersionId, format: &str, ulid: &str) -> String {
+    format!("{}{}{ulid}", reports_prefix(id), archive_mark(format))
+}
+
+/// The object whose arrival makes the packaging of a version go on.
+pub fn packaging_continues(id: &VersionId, ulid: &str) -> String {
+    format!("{}{RESERVED_PREFIX}CONTINUE_{ulid}", reports_prefix(id))
+}
+
+/// Prefix of a version's validation reports.
+pub fn reports_prefix(id: &VersionId) -> String {
+    format!("reports/{}/{}/{}/", id.tenant, id.model.home(), id.number)
 }
 
 /// The object whose arrival sets validation of a dropped version going: its artifacts lie elsewhere.
@@ -77,10 +148,23 @@ pub fn drop_prefix(tenant: &TenantName, model: &ModelName) -> String {
     format!("dropzone/{tenant}/{model}/")
 }
 
-/// A large document, by its digest.
-pub fn document(tenant: &TenantName, digest: &Digest) -> String {
-    format!("documents/{tenant}/{}.json", digest.hex())
+/// A large document, by its owner and its digest.
+pub fn document(tenant: &TenantName, owner: &str, digest: &Digest) -> String {
+    format!("documents/{tenant}/{owner}/{}.json", digest.hex())
 }
+
+/// The owner of the documents of a version.
+pub fn documents_of(id: &VersionId) -> String {
+    format!("{}/{}", id.model.home(), id.number)
+}
+
+/// Prefix of the documents of a version.
+pub fn documents_prefix(id: &VersionId) -> String {
+    format!("documents/{}/{}/", id.tenant, documents_of(id))
+}
+
+/// The owner of what a tenant's validation policies say: it never goes with a version.
+pub const POLICIES: &str = "policies";
 
 /// Where a deployment puts files of advisories for a tenant.
 pub fn advisories_prefix(tenant: &TenantName) -> String {
@@ -90,33 +174,39 @@ pub fn advisories_prefix(tenant: &TenantName) -> String {
 /// Whether a policy of a tenant may name this object as its advisories.
 pub fn is_advisories(tenant: &TenantName, key: &str) -> bool {
     key.len() <= MAX_KEY_BYTES
-        && [advisories_prefix(tenant), format!("documents/{tenant}/")]
-            .iter()
-            .any(|prefix| {
-                key.strip_prefix(prefix.as_str())
-                    .is_some_and(|rest| !rest.is_empty())
-            })
+        && [
+            advisories_prefix(tenant),
+            format!("documents/{tenant}/{POLICIES}/"),
+        ]
+        .iter()
+        .any(|prefix| {
+            key.strip_prefix(prefix.as_str())
+                .is_some_and(|rest| !rest.is_empty())
+        })
 }
 
-/// A validation report, by its digest.
-pub fn report(id: &VersionId, digest: &Digest) -> String {
+/// An audit export that is too large for an answer, by its digest.
+pub fn export(tenant: &TenantName, model: &ModelName, digest: &Digest, extension: &str) -> String {
     format!(
-        "reports/{}/{}/{}/{}.json",
-        id.tenant,
-        id.model.home(),
-        id.number,
+        "exports/{tenant}/{}/{}.{extension}",
+        model.home(),
         digest.hex()
     )
 }
 
+/// The seal of a day.
+pub fn seal(tenant: &TenantName, day: &str) -> String {
+    format!("seals/{tenant}/{day}.json")
+}
+
+/// A validation report, by its digest.
+pub fn report(id: &VersionId, digest: &Digest) -> String {
+    format!("{}{}.json", reports_prefix(id), digest.hex())
+}
+
 /// The manifest of a version's package.
 pub fn manifest(id: &VersionId) -> String {
-    format!(
-        "packages/{}/{}/{}/manifest.json",
-        id.tenant,
-        id.model.home(),
-        id.number
-    )
+    package(id, "manifest.json")
 }
 
 /// Prefix of everything that the runs and logged models of a tenant keep.

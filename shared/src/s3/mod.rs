@@ -4,10 +4,14 @@
 //! MLflow leaves no other way, and then are small.
 
 mod bucket;
+mod copies;
 pub mod keys;
+mod removal;
 mod tracked;
 
 pub use bucket::{
     Bucket, CompletedPart, MultipartUpload, ObjectHead, ObjectInfo, PresignedRequest,
 };
+pub use copies::{Copied, Copy, MOST_COPIED_BYTES, Source};
+pub use removal::ObjectVersion;
 pub use tracked::{Folder, SmallObject};

@@ -7,7 +7,7 @@
 
 use crate::clients::{Expected, MODELS, Wish};
 use crate::model::{Change, Model};
-use crate::play::{Asked, Played, RUNS_TENANT, aliases};
+use crate::play::{Answer, Asked, Played, RUNS_TENANT, aliases};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -130,10 +130,7 @@ impl Checker<'_> {
                 self.violated(format!("wish {wish} changed the model {}", committed.model));
             }
             let is_late = asked.until.is_some_and(|until| at > until)
-                && asked
-                    .answer
-                    .as_ref()
-                    .is_some_and(super::play::Answer::is_certain);
+                && asked.answer.as_ref().is_some_and(Answer::is_certain);
             if at < asked.from || is_late {
                 self.violated(format!("wish {wish} changed something outside of its time"));
             }

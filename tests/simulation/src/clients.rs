@@ -331,6 +331,7 @@ async fn without_bucket(app: &App, wish: &Wish, model: &str, number: usize) -> O
             artifacts: Document::Absent,
             apart: None,
             size_bytes: 8,
+            declared_at: None,
         }))
     };
     let status = match app

@@ -149,18 +149,15 @@ fn show_mutations(arguments: &Arguments, options: &Options) -> anyhow::Result<()
             ..options.clone()
         };
         let seeds = arguments.first..arguments.first + arguments.seeds;
-        match first_failure(seeds, &mutated, None) {
-            Some((seed, violations)) => {
-                let first = violations
-                    .first()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                println!("noticed by seed {seed}: {site}\n    {first}");
-            }
-            None => {
-                unnoticed += 1;
-                println!("NOT NOTICED by {} seeds: {site}", arguments.seeds);
-            }
+        if let Some((seed, violations)) = first_failure(seeds, &mutated, None) {
+            let first = violations
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            println!("noticed by seed {seed}: {site}\n    {first}");
+        } else {
+            unnoticed += 1;
+            println!("NOT NOTICED by {} seeds: {site}", arguments.seeds);
         }
     }
     println!(

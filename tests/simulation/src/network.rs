@@ -137,7 +137,7 @@ impl Exchange {
     /// Ends it with an answer, or with a broken connection.
     pub fn end(&self, outcome: Option<Reply>) {
         let mut seat = self.seat.state();
-        seat.outcome = Some(End(outcome));
+        seat.outcome = Some(outcome);
         if let Some(waker) = seat.waker.take() {
             waker.wake();
         }
@@ -148,13 +148,12 @@ impl Exchange {
 #[derive(Debug, Default)]
 struct Seat(Mutex<SeatState>);
 
-/// How an exchange ended: with a reply, or without.
-#[derive(Debug)]
-struct End(Option<Reply>);
+/// The end of an exchange: its reply, unless that was lost.
+type Ended = Option<Reply>;
 
 #[derive(Debug, Default)]
 struct SeatState {
-    outcome: Option<End>,
+    outcome: Option<Ended>,
     waker: Option<Waker>,
     is_abandoned: bool,
 }
@@ -173,11 +172,12 @@ impl Future for Waiting {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut seat = self.0.state();
-        if let Some(End(outcome)) = seat.outcome.take() {
-            return Poll::Ready(outcome);
+        if let Some(outcome) = seat.outcome.take() {
+            Poll::Ready(outcome)
+        } else {
+            seat.waker = Some(context.waker().clone());
+            Poll::Pending
         }
-        seat.waker = Some(context.waker().clone());
-        Poll::Pending
     }
 }
 

@@ -534,6 +534,7 @@ fn variables(
         ("EVENT_BUS", definition::EVENT_BUS.to_owned()),
         ("FEED_DELAY_SECONDS", "1".to_owned()),
         ("PUBLIC_URL", format!("http://{http}")),
+        ("SIGNING_KEY", secrets.signing.clone()),
         ("CURSOR_SECRET", secrets.cursors.clone()),
         ("SECRETS_KEY", secrets.sealing.clone()),
         ("PRESIGN_SECONDS", "900".to_owned()),
@@ -556,6 +557,8 @@ struct Secrets {
     cursors: String,
     /// The key under which secrets of subscriptions are sealed.
     sealing: String,
+    /// The key that packages are signed with, as PEM.
+    signing: String,
     /// The secret access key of S3.
     s3: String,
     /// The key of the hashes of tokens, where callers bring some.
@@ -569,6 +572,7 @@ impl Secrets {
         Ok(Self {
             cursors: kept("cursor-secret")?,
             sealing: kept("secrets-key")?,
+            signing: signing_key(folder, &options.clock)?,
             s3: if has_tokens {
                 kept("s3-secret")?
             } else {
@@ -581,6 +585,24 @@ impl Secrets {
 
 /// Reads a secret, or makes one, so that what was made with it stays good over a restart.
 fn secret(folder: &DataFolder, name: &str, clock: &Clock) -> anyhow::Result<String> {
+    kept(folder, name, || {
+        Some(hex::encode(Ids::new(clock.clone()).secret::<32>()))
+    })
+}
+
+/// Reads the key that packages are signed with, or makes one.
+fn signing_key(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
+    kept(folder, "signing-key.pem", || {
+        shared::signing::private_key_of(&Ids::new(clock.clone()).secret())
+    })
+}
+
+/// Reads a secret from its file in the data folder, or makes it when there is none yet.
+fn kept(
+    folder: &DataFolder,
+    name: &str,
+    make: impl Fn() -> Option<String>,
+) -> anyhow::Result<String> {
     let path = folder.path().join(name);
     let doing = || format!("the file `{}` is not usable", path.display());
     match fs::read_to_string(&path) {
@@ -589,7 +611,11 @@ fn secret(folder: &DataFolder, name: &str, clock: &Clock) -> anyhow::Result<Stri
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(doing),
     }
-    let secret = hex::encode(Ids::new(clock.clone()).secret::<32>());
+    // Few random bytes make no secret of the kind that is wanted, so that another try follows.
+    let secret = (0..8)
+        .find_map(|_| make())
+        .context("the system's random source makes no secret")?;
+    let secret = secret.trim().to_owned();
     keep(folder, &path, &secret).with_context(doing)?;
     Ok(secret)
 }

@@ -249,7 +249,7 @@ impl Registry {
         for item in self.table.batch_get(&wanted, true).await? {
             if Reader(&item).text("pk")? == model_key.pk {
                 head = Some(item);
-            } else if sort_key(&item) == "C#head" {
+            } else if sort_key(&item) == keys::SETTINGS_HEAD {
                 settings.push(item);
             } else if sort_key(&item) == alias_key.sk {
                 self.hints.put(alias_key.clone(), item.clone());
@@ -286,7 +286,7 @@ impl Registry {
                 .chain(heads.unknown())
                 .collect();
             for item in self.table.batch_get(&wanted, true).await? {
-                if sort_key(&item) == "C#head" {
+                if sort_key(&item) == keys::SETTINGS_HEAD {
                     settings.push(item);
                 } else if sort_key(&item) == alias_key.sk {
                     alias = Some(item);

@@ -208,6 +208,23 @@ impl Registry {
         })
     }
 
+    /// The home that a name meant last; its own if it was never given away.
+    pub(super) async fn last_holder(
+        &self,
+        tenant: &TenantName,
+        name: &ModelName,
+    ) -> Result<Option<ModelName>> {
+        let query = Query::new(keys::holders(tenant, name))
+            .backward()
+            .limit(2)
+            .consistent();
+        let (items, _) = self.table.query(query).await?;
+        let last = items
+            .iter()
+            .find_map(|item| Reader(item).maybe_text("home"));
+        ModelName::of_home(last.unwrap_or(name.as_str())).map(Some)
+    }
+
     /// The home that a name meant at a time, by its id; `None` if it meant none then.
     ///
     /// Within one millisecond the last change of its meaning counts.

@@ -5,13 +5,17 @@
 //! A hint is never trusted: the write's condition holds it against the truth, and a refusal brings the truth back.
 
 mod aliases;
+mod archives;
+mod chain;
 mod deliveries;
 mod feed;
 mod identity;
 mod models;
+mod packages;
 mod policies;
 mod renames;
 mod requests;
+mod retention;
 mod rollouts;
 mod settings;
 mod stage_changes;
@@ -19,12 +23,16 @@ mod stages;
 mod subscriptions;
 mod tokens;
 mod tracking;
+mod trusted_keys;
 mod versions;
 mod work;
 
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
+pub use archives::{Archive, ArchiveFormat};
+pub use chain::Chained;
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
+pub use packages::{Held, Holder, Packing};
 pub use policies::StoredPolicy;
 pub use renames::{Decide, Naming};
 pub use requests::{NewRequest, Promotion, RequestChange, Requested};
@@ -36,6 +44,7 @@ pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
     RunWithExperiment,
 };
+pub use trusted_keys::{MAX_TRUSTED_KEYS, TrustedKey};
 pub use versions::{Judgement, Registration, Rejudgement, VersionChange};
 pub use work::{WorkItem, WorkKind};
 
@@ -223,6 +232,9 @@ fn json_of(value: &impl serde::Serialize) -> Result<String> {
 /// The event within a stream record's new image, if the record is an event.
 pub(super) fn event_of_image(item: &Item) -> Option<Result<Event>> {
     let sk = sort_key(item);
-    let is_event = (sk.starts_with("E#") || sk.starts_with("H#")) && item.contains_key("event");
+    // An event that was chained meanwhile was dispatched; its image comes a second time for that.
+    let is_event = (sk.starts_with("E#") || sk.starts_with("H#"))
+        && item.contains_key("event")
+        && !item.contains_key("chain");
     is_event.then(|| event_from_item(item))
 }

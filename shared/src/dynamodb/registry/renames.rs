@@ -21,8 +21,8 @@ const PARALLEL_MARKS: usize = 32;
 /// How long one request puts marks before it asks for a repetition: well below what an API call may take.
 const MARKING_TIME: Duration = Duration::from_secs(22);
 
-/// What decides on a change of a model: the event that tells it, and the answer to store.
-pub type Decide<'a> = &'a (dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync);
+/// Makes the event, and the answer to store, for a model as it will be.
+pub type Decide<'a> = dyn Fn(&Model) -> Result<(Event, Option<Answer>)> + Sync + 'a;
 
 /// A wanted name, and what goes with its giving.
 pub struct Naming<'a> {
@@ -31,7 +31,7 @@ pub struct Naming<'a> {
     /// Whether a deleted model may lose the name.
     pub may_displace: bool,
     /// The event that tells it, and the answer to store, for the model as it will be.
-    pub decide: Decide<'a>,
+    pub decide: &'a Decide<'a>,
     /// The event that tells that a deleted model lost its name.
     pub displaced: &'a (dyn Fn(&Model) -> Event + Sync),
 }
@@ -84,8 +84,8 @@ impl Registry {
                         slot_of(&model.tenant, item)?
                     } else {
                         self.table.pause(attempt.min(4)).await;
-                        self.read_slot(&model.tenant, &keys::model(&model.tenant, &model.name))
-                            .await?
+                        let key = keys::model(&model.tenant, &model.name);
+                        self.read_slot(&model.tenant, &key).await?
                     };
                 }
             }

@@ -4,7 +4,7 @@ use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
 use super::stages::Shift;
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
-use crate::domain::version::{Document, Package, Validation, version_not_found};
+use crate::domain::version::{Document, Validation, version_not_found};
 use crate::domain::{
     Event, Model, ModelName, StageName, Status, TenantName, Timestamp, Version, VersionId,
 };
@@ -40,8 +40,6 @@ pub enum VersionChange {
     Judge(Box<Judgement>),
     /// Validation judged it again.
     Rejudge(Box<Rejudgement>),
-    /// Packaging made its package.
-    Pack(Package),
     /// It is deleted, restorably.
     Delete,
     /// It is restored, into the stage in which it was deleted.
@@ -75,6 +73,8 @@ pub struct Judgement {
     pub apart: Option<String>,
     /// Size of all artifacts together, in bytes.
     pub size_bytes: u64,
+    /// The object that holds the declaration, if it is one and the judged artifacts take its place.
+    pub declared_at: Option<String>,
 }
 
 /// What validation decided of a version that was judged before.
@@ -426,12 +426,6 @@ impl Registry {
                 condition_values.push(("before", text(json_of(&again.before)?)));
                 "#status = :from AND #val = :before"
             }
-            VersionChange::Pack(package) => {
-                set.push("#pkg = :pkg");
-                values.push(("pkg", text(json_of(package)?)));
-                condition_values.push(("ready", text(Status::Ready.as_str())));
-                "#status = :ready AND attribute_not_exists(#pkg)"
-            }
             VersionChange::Delete => {
                 set.push("#deleted = :deleted");
                 values.push(("deleted", as_number(event.time.millis())));
@@ -442,7 +436,7 @@ impl Registry {
             VersionChange::Restore { stage } => {
                 remove.push("#deleted");
                 condition_values.push(("stage", text(stage.as_str())));
-                "attribute_exists(#deleted) AND #stage = :stage"
+                "attribute_exists(#deleted) AND attribute_not_exists(#purged) AND #stage = :stage"
             }
             VersionChange::Annotate {
                 notes,
@@ -580,6 +574,10 @@ fn set_judgement<'a>(
     values.push(("status", text(judgement.status.as_str())));
     values.push(("val", text(json_of(&judgement.validation)?)));
     values.push(("bytes", as_number(judgement.size_bytes)));
+    if let Some(key) = &judgement.declared_at {
+        set.push("#declared_at = :declared_at");
+        values.push(("declared_at", text(key)));
+    }
     let (attribute, other, value) = match &judgement.artifacts {
         // What is there stays: a failed version keeps its declaration.
         Document::Absent => return Ok(()),
@@ -593,7 +591,7 @@ fn set_judgement<'a>(
     Ok(())
 }
 
-fn put_document(id: &VersionId, document: &str, json: &str) -> Write {
+pub(super) fn put_document(id: &VersionId, document: &str, json: &str) -> Write {
     let item = Builder::at(&keys::version_document(id, document))
         .text("json", json)
         .build();

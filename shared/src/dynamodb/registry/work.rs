@@ -18,6 +18,12 @@ pub enum WorkKind {
     Revalidate,
     /// A ready version waits for its package.
     Package,
+    /// Something of a version can be freed: its uploads, or after a deletion everything.
+    Collect,
+    /// The retention rules of a model are to be applied.
+    Retain,
+    /// An archive waits to be made.
+    Archive,
     /// A delivery waits for its next attempt.
     Deliver,
     /// A drop-zone folder waits to become quiet.
@@ -26,6 +32,8 @@ pub enum WorkKind {
     Lifecycle,
     /// A promotion request waits for its checks or its approvals.
     Request,
+    /// A day waits to be sealed.
+    Seal,
 }
 
 impl WorkKind {
@@ -35,10 +43,14 @@ impl WorkKind {
             Self::Validate => "validate",
             Self::Revalidate => "revalidate",
             Self::Package => "package",
+            Self::Collect => "collect",
+            Self::Retain => "retain",
+            Self::Archive => "archive",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
             Self::Lifecycle => "lifecycle",
             Self::Request => "request",
+            Self::Seal => "seal",
         }
     }
 }

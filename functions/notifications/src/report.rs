@@ -1,0 +1,189 @@
+//! The audit export as a report that a person reads: what was promoted when, by whom and why, and everything else.
+
+use crate::audit::Export;
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Rows of a report: time, sequence, what happened, who, why.
+struct Row {
+    sequence: u64,
+    time: String,
+    what: String,
+    who: String,
+    why: String,
+    is_promotion: bool,
+}
+
+/// The report as Markdown.
+pub(crate) fn markdown(export: &Export) -> String {
+    let mut text = format!("# Audit of `{}`\n\n", plain(&named(export)));
+    for (name, value) in facts(export) {
+        let _ = writeln!(text, "- {name}: {}", cell(&value));
+    }
+    for (title, rows) in sections(export) {
+        let _ = write!(
+            text,
+            "\n## {title}\n\n| # | When | What | Who | Why |\n| --- | --- | --- | --- | --- |\n"
+        );
+        for row in rows {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} |",
+                row.sequence,
+                row.time,
+                cell(&row.what),
+                cell(&row.who),
+                cell(&row.why)
+            );
+        }
+    }
+    text
+}
+
+/// The report as HTML, without scripts and without anything from elsewhere.
+pub(crate) fn html(export: &Export) -> String {
+    let title = escape(&named(export));
+    let mut text = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Audit of {title}</title>\n\
+         <style>body{{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}}\
+         table{{border-collapse:collapse;width:100%}}td,th{{border-bottom:1px solid #ccc;padding:.3em .6em;text-align:left;\
+         vertical-align:top}}code{{word-break:break-all}}</style></head><body>\n<h1>Audit of <code>{title}</code></h1>\n<dl>\n"
+    );
+    for (name, value) in facts(export) {
+        let _ = writeln!(
+            text,
+            "<dt>{name}</dt><dd><code>{}</code></dd>",
+            escape(&value)
+        );
+    }
+    text.push_str("</dl>\n");
+    for (title, rows) in sections(export) {
+        let _ = write!(
+            text,
+            "<h2>{title}</h2>\n<table><thead><tr><th>#</th><th>When</th><th>What</th><th>Who</th><th>Why</th></tr></thead><tbody>\n"
+        );
+        for row in rows {
+            let _ = writeln!(
+                text,
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                row.sequence,
+                row.time,
+                escape(&row.what),
+                escape(&row.who),
+                escape(&row.why)
+            );
+        }
+        text.push_str("</tbody></table>\n");
+    }
+    text.push_str("</body></html>\n");
+    text
+}
+
+fn named(export: &Export) -> String {
+    export.header["model"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn facts(export: &Export) -> Vec<(&'static str, String)> {
+    let text = |name: &str| match &export.header[name] {
+        Value::String(text) => text.clone(),
+        Value::Null => "–".to_owned(),
+        other => other.to_string(),
+    };
+    vec![
+        ("Tenant", text("tenant")),
+        ("Model id", text("model_id")),
+        ("From", text("from")),
+        ("To", text("to")),
+        ("First event", text("first_sequence")),
+        ("Last event", text("last_sequence")),
+        ("Hash before", text("previous_hash")),
+        ("Hash of the last event", text("last_hash")),
+        ("Exported at", text("exported_at")),
+        ("Exported by", text("exported_by")),
+    ]
+}
+
+fn sections(export: &Export) -> Vec<(&'static str, Vec<Row>)> {
+    let rows = || export.events.iter().map(row);
+    let promotions: Vec<Row> = rows().filter(|row| row.is_promotion).collect();
+    let mut sections = vec![("All events", rows().collect())];
+    if !promotions.is_empty() {
+        sections.insert(0, ("Promotions", promotions));
+    }
+    sections
+}
+
+fn row(chained: &shared::dynamodb::Chained) -> Row {
+    let event: Value = serde_json::from_str(&chained.json).unwrap_or_default();
+    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+    let kind = text("type");
+    let mut what = kind.clone();
+    if let Some(alias) = event["alias"].as_str() {
+        let _ = write!(what, " {alias}");
+    }
+    if let Some(version) = event["version"].as_u64() {
+        let _ = write!(what, " version {version}");
+    }
+    let data = &event["data"];
+    if !data["from"].is_null() || !data["to"].is_null() {
+        let _ = write!(what, " ({} → {})", shown(&data["from"]), shown(&data["to"]));
+    }
+    Row {
+        sequence: chained.link.sequence,
+        time: text("time"),
+        what,
+        who: text("actor"),
+        why: text("reason"),
+        is_promotion: [
+            "alias.",
+            "promotion.",
+            "approval.",
+            "waiver.",
+            "version.stage_changed",
+        ]
+        .iter()
+        .any(|prefix| kind.starts_with(prefix)),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.chars()
+        .map(|character| match character {
+            '<' => "&lt;".to_owned(),
+            '>' => "&gt;".to_owned(),
+            '&' => "&amp;".to_owned(),
+            '"' => "&quot;".to_owned(),
+            '\'' => "&#39;".to_owned(),
+            other => other.to_string(),
+        })
+        .collect()
+}
+
+/// A text within a table of Markdown: on one line, with nothing that Markdown or HTML would act on.
+fn cell(text: &str) -> String {
+    text.chars()
+        .map(|character| match character {
+            '\n' | '\r' => " ".to_owned(),
+            '|' | '`' | '*' | '_' | '[' | ']' | '\\' | '#' | '!' => format!("\\{character}"),
+            '<' => "&lt;".to_owned(),
+            '>' => "&gt;".to_owned(),
+            '&' => "&amp;".to_owned(),
+            other => other.to_string(),
+        })
+        .collect()
+}
+
+fn plain(text: &str) -> String {
+    text.replace('`', "'")
+}

@@ -1,0 +1,244 @@
+//! Packages, and which version holds a set of files.
+//!
+//! A set of files lies in the bucket once for each tenant, under the prefix of the version that was packaged with it
+//! first: its holder. Versions that are packaged later with the same set are counted at the holder's item, and the
+//! files go when the last of them is purged.
+
+use super::identity::{is_marked, still_named, unmarked};
+use super::{Registry, json_of, put_event};
+use crate::domain::version::{Document, FilesOf, Package};
+use crate::domain::{
+    Digest, Event, Status, TenantName, Timestamp, Version, VersionId, VersionNumber,
+};
+use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item};
+use crate::dynamodb::keys;
+use crate::dynamodb::table::{Expression, Write, text};
+use crate::error::{Error, Result};
+
+/// Who holds a set of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The version under whose prefix the files lie.
+    pub files: FilesOf,
+    /// How many versions have this set.
+    pub count: u64,
+}
+
+/// A decided packaging.
+#[derive(Debug, Clone)]
+pub struct Packing {
+    /// The package.
+    pub package: Package,
+    /// Which files the version has.
+    pub files: Digest,
+    /// Whether the version becomes their holder, because nobody is.
+    pub becomes_holder: bool,
+    /// Where the list of artifacts lies, with their places for good.
+    pub artifacts: Document,
+    /// JSON of the list, if it gets an item of its own.
+    pub apart: Option<String>,
+}
+
+/// What became of a packaging or a purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// It was committed.
+    Committed,
+    /// The version is not what it was, or is gone.
+    VersionChanged(Option<Box<Version>>),
+    /// The set of files is held by another by now, or by nobody any more; look again.
+    HolderChanged,
+}
+
+impl Registry {
+    /// Who holds a set of files, if somebody does; consistent.
+    pub async fn find_holder(&self, tenant: &TenantName, files: &Digest) -> Result<Option<Holder>> {
+        let Some(item) = self
+            .table
+            .get(&keys::files_holder(tenant, files), true)
+            .await?
+        else {
+            return Ok(None);
+        };
+        let reader = Reader(&item);
+        Ok(Some(Holder {
+            files: FilesOf {
+                home: reader.text("home")?.to_owned(),
+                version: VersionNumber::new(reader.number("version")?)
+                    .map_err(|error| Error::internal("reading who holds a set of files", error))?,
+            },
+            count: reader.number("count")?,
+        }))
+    }
+
+    /// Counts a ready version at the holder of its files, so that these stay until the version is purged.
+    ///
+    /// It comes before anything that names the files: from then on the holder cannot go.
+    pub async fn claim_files(
+        &self,
+        id: &VersionId,
+        files: &Digest,
+        holder: &FilesOf,
+    ) -> Result<Held> {
+        let writes = [
+            Write::Update {
+                key: keys::version(id),
+                update: Expression::new("SET #held = :held")
+                    .value("held", text(json_of(holder)?)),
+                condition: Expression::new(format!(
+                    "#status = :ready AND attribute_not_exists(#pkg) AND attribute_not_exists(#held) AND attribute_not_exists(#purged){}",
+                    unmarked(&id.model)
+                ))
+                .value("ready", text(Status::Ready.as_str())),
+            },
+            Write::Update {
+                key: keys::files_holder(&id.tenant, files),
+                update: Expression::new("SET #count = #count + :one").value("one", as_number(1)),
+                condition: holds(holder),
+            },
+        ];
+        self.commit_held(id, &writes).await
+    }
+
+    /// Marks a ready version with its package, and moves its artifacts to their place for good.
+    pub async fn pack_version(
+        &self,
+        id: &VersionId,
+        packing: &Packing,
+        event: &Event,
+    ) -> Result<Held> {
+        let (place, other, at) = match &packing.artifacts {
+            Document::Inline(json) => ("#arts", "#arts_at", json.clone()),
+            Document::Absent | Document::Item => ("#arts_at", "#arts", "item".to_owned()),
+            Document::Object(key) => ("#arts_at", "#arts", key.clone()),
+        };
+        let update = Expression::new(format!(
+            "SET #updated = :updated, #pkg = :pkg, {place} = :arts REMOVE {other}"
+        ))
+        .value("updated", as_number(event.time.millis()))
+        .value("pkg", text(json_of(&packing.package)?))
+        .value("arts", text(at));
+        let condition = Expression::new(format!(
+            "#status = :ready AND attribute_not_exists(#pkg) AND attribute_not_exists(#purged){}",
+            unmarked(&id.model)
+        ))
+        .value("ready", text(Status::Ready.as_str()));
+        let mut writes = vec![
+            Write::Update {
+                key: keys::version(id),
+                update,
+                condition,
+            },
+            put_event(event)?,
+        ];
+        if packing.becomes_holder {
+            writes.push(Write::Put {
+                item: Builder::at(&keys::files_holder(&id.tenant, &packing.files))
+                    .text("home", id.model.home())
+                    .number("version", id.number.get())
+                    .number("count", 1)
+                    .build(),
+                condition: Some(Expression::new("attribute_not_exists(#pk)")),
+            });
+        }
+        if let Some(json) = &packing.apart {
+            writes.push(super::versions::put_document(id, "artifacts", json));
+        }
+        self.commit_held(id, &writes).await
+    }
+
+    /// Marks a version that was deleted by `before` as purged, and takes it off its holder's count.
+    ///
+    /// From then on it can never be restored, and what no other version has may be removed.
+    pub async fn purge_version(
+        &self,
+        id: &VersionId,
+        before: Timestamp,
+        held: Option<(&Digest, &Holder)>,
+        is_packaged: bool,
+        event: &Event,
+    ) -> Result<Held> {
+        let update = Expression::new("SET #purged = :purged, #updated = :purged")
+            .value("purged", as_number(event.time.millis()));
+        let packed = if is_packaged {
+            "attribute_exists(#pkg)"
+        } else {
+            "attribute_not_exists(#pkg)"
+        };
+        let condition = Expression::new(format!(
+            "attribute_exists(#deleted) AND #deleted <= :before AND attribute_not_exists(#purged) AND {packed}{}",
+            unmarked(&id.model)
+        ))
+        .value("before", as_number(before.millis()));
+        let mut writes = vec![Write::Update {
+            key: keys::version(id),
+            update,
+            condition,
+        }];
+        if let Some((files, holder)) = held {
+            let key = keys::files_holder(&id.tenant, files);
+            writes.push(if holder.count <= 1 {
+                Write::Delete {
+                    key,
+                    condition: Some(
+                        holds(&holder.files)
+                            .and("#count = :one")
+                            .value("one", as_number(1)),
+                    ),
+                }
+            } else {
+                Write::Update {
+                    key,
+                    update: Expression::new("SET #count = #count - :one")
+                        .value("one", as_number(1)),
+                    condition: holds(&holder.files)
+                        .and("#count > :one")
+                        .value("one", as_number(1)),
+                }
+            });
+        }
+        writes.push(put_event(event)?);
+        self.commit_held(id, &writes).await
+    }
+
+    /// Removes a version's document that has an item of its own.
+    pub async fn remove_document(&self, id: &VersionId, document: &str) -> Result<()> {
+        let write = Write::Delete {
+            key: keys::version_document(id, document),
+            condition: None,
+        };
+        self.table.write(write).await.map(drop)
+    }
+
+    async fn commit_held(&self, id: &VersionId, writes: &[Write]) -> Result<Held> {
+        self.hints.forget(&keys::version(id));
+        let mut writes = writes.to_vec();
+        writes.extend(still_named(&id.tenant, &id.model));
+        let Err(refusals) = self.table.transact(&writes).await? else {
+            return Ok(Held::Committed);
+        };
+        let mut refusals = refusals.into_iter();
+        match refusals.next() {
+            // Its model is being renamed: whoever asks again finds out where it lies.
+            Some(version) if version.item.as_ref().is_some_and(is_marked) => {
+                Ok(Held::HolderChanged)
+            }
+            Some(version) if version.refused => {
+                let version = version
+                    .item
+                    .filter(|item| item.contains_key("status"))
+                    .map(|item| version_from_item(&id.tenant, &id.model, &item))
+                    .transpose()?;
+                Ok(Held::VersionChanged(version.map(Box::new)))
+            }
+            _ => Ok(Held::HolderChanged),
+        }
+    }
+}
+
+/// The condition that a set of files is held by this version.
+fn holds(holder: &FilesOf) -> Expression {
+    Expression::new("#home = :home AND #version = :version")
+        .value("home", text(&holder.home))
+        .value("version", as_number(holder.version.get()))
+}

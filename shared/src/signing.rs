@@ -1,0 +1,185 @@
+//! Signing with ECDSA on the curve P-256 over SHA-256, and verifying it.
+//!
+//! On AWS the private key never leaves the key management; on one machine it is a file of the data folder.
+
+use crate::aws::Clients;
+use crate::config::{Config, SigningKey as Configured};
+use crate::error::{Error, ErrorCode, Result};
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::{MessageType, SigningAlgorithmSpec};
+use p256::ecdsa::signature::{Signer as _, Verifier as _};
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use p256::pkcs8::{
+    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
+    LineEnding,
+};
+use sha2::{Digest as _, Sha256};
+use std::fmt;
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// What signs for this registry.
+#[derive(Clone)]
+pub struct Signer {
+    key: Option<Configured>,
+    clients: Clients,
+    /// The public key as PEM, once it was asked for.
+    public: Arc<OnceCell<String>>,
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Signer(key hidden)")
+    }
+}
+
+impl Signer {
+    /// Makes no call; the client is built when it is first used.
+    pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
+        Self {
+            key: config.signing_key.clone(),
+            clients: clients.clone(),
+            public: Arc::default(),
+        }
+    }
+
+    fn key(&self) -> Result<&Configured> {
+        self.key.as_ref().ok_or_else(|| {
+            Error::internal(
+                "signing",
+                "neither `SIGNING_KMS_KEY` nor `SIGNING_KEY` is set; set one",
+            )
+        })
+    }
+
+    /// Signs a message; the signature is DER, as sigstore has it.
+    pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
+        match self.key()? {
+            Configured::Pem(pem) => {
+                let signature: Signature = private_key(pem)?.sign(message);
+                Ok(signature.to_der().as_bytes().to_vec())
+            }
+            Configured::Kms(key_id) => {
+                let signed = self
+                    .clients
+                    .kms()
+                    .sign()
+                    .key_id(key_id)
+                    .message(Blob::new(Sha256::digest(message).to_vec()))
+                    .message_type(MessageType::Digest)
+                    .signing_algorithm(SigningAlgorithmSpec::EcdsaSha256)
+                    .send()
+                    .await
+                    .map_err(|error| {
+                        Error::new(ErrorCode::Unavailable, "KMS: signing").caused_by(error)
+                    })?;
+                signed
+                    .signature
+                    .map(Blob::into_inner)
+                    .ok_or_else(|| Error::internal("signing", "KMS gave no signature"))
+            }
+        }
+    }
+
+    /// The public key as PEM.
+    pub async fn public_key(&self) -> Result<String> {
+        self.public
+            .get_or_try_init(|| self.find_public_key())
+            .await
+            .cloned()
+    }
+
+    async fn find_public_key(&self) -> Result<String> {
+        let key = match self.key()? {
+            Configured::Pem(pem) => *private_key(pem)?.verifying_key(),
+            Configured::Kms(key_id) => {
+                let found = self
+                    .clients
+                    .kms()
+                    .get_public_key()
+                    .key_id(key_id)
+                    .send()
+                    .await
+                    .map_err(|error| {
+                        Error::new(ErrorCode::Unavailable, "KMS: asking for the public key")
+                            .caused_by(error)
+                    })?;
+                let der = found.public_key.map(Blob::into_inner).unwrap_or_default();
+                VerifyingKey::from_public_key_der(&der)
+                    .map_err(|error| Error::internal("reading the public key", error))?
+            }
+        };
+        key.to_public_key_pem(LineEnding::LF)
+            .map_err(|error| Error::internal("writing the public key", error))
+    }
+}
+
+fn private_key(pem: &str) -> Result<SigningKey> {
+    SigningKey::from_pkcs8_pem(pem)
+        .map_err(|error| Error::internal("reading the signing key", error))
+}
+
+/// A new private key as PKCS #8 in PEM, from 32 random bytes; `None` for the few that are no key.
+pub fn private_key_of(random: &[u8; 32]) -> Option<String> {
+    let key = SigningKey::from_slice(random).ok()?;
+    let pem = key.to_pkcs8_pem(LineEnding::LF).ok()?;
+    Some(pem.to_string())
+}
+
+/// A public key that somebody trusts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey(VerifyingKey);
+
+impl PublicKey {
+    /// Reads a key on P-256 from PEM.
+    pub fn parse(pem: &str) -> Result<Self> {
+        VerifyingKey::from_public_key_pem(pem.trim())
+            .map(Self)
+            .map_err(|error| {
+                Error::invalid(
+                    "public_key",
+                    "it is no public key on the curve P-256; write it as PEM, beginning with `-----BEGIN PUBLIC KEY-----`",
+                )
+                .caused_by(error)
+            })
+    }
+
+    /// The key as PEM, written always the same.
+    pub fn pem(&self) -> Result<String> {
+        self.0
+            .to_public_key_pem(LineEnding::LF)
+            .map_err(|error| Error::internal("writing a public key", error))
+    }
+
+    /// Whether this key made a DER signature over a message.
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        Signature::from_der(signature)
+            .is_ok_and(|signature| self.0.verify(message, &signature).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_key_signed_its_public_half_verifies_and_no_other() {
+        let pem = private_key_of(&[7; 32]).unwrap();
+        let key = private_key(&pem).unwrap();
+        let signature: Signature = key.sign(b"message");
+        let der = signature.to_der();
+        let public = key
+            .verifying_key()
+            .to_public_key_pem(LineEnding::LF)
+            .unwrap();
+        assert!(public.starts_with("-----BEGIN PUBLIC KEY-----\n"));
+        let public = PublicKey::parse(&public).unwrap();
+        assert!(public.verifies(b"message", der.as_bytes()));
+        assert!(!public.verifies(b"messagf", der.as_bytes()));
+        assert!(!public.verifies(b"message", b""));
+        let other = private_key(&private_key_of(&[8; 32]).unwrap()).unwrap();
+        assert!(!PublicKey(*other.verifying_key()).verifies(b"message", der.as_bytes()));
+        assert!(PublicKey::parse("no key").is_err());
+        assert!(private_key_of(&[0; 32]).is_none());
+    }
+}
