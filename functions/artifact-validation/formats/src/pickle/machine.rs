@@ -7,9 +7,11 @@
 
 mod arguments;
 mod arrays;
+mod bounds;
 mod building;
 mod calls;
 mod opcodes;
+mod states;
 mod tensors;
 mod values;
 
@@ -41,6 +43,8 @@ const MAX_TEXTS: usize = 128 * 1024;
 const MAX_TEXT_BYTES: usize = 2 * 1024 * 1024;
 /// Names are shorter than this, and so is every text that a rule asks for.
 const MAX_NAME: usize = 512;
+/// Longest text that is looked at, the text of a distribution's functions or the name of a time zone.
+const MAX_READ: usize = 4096;
 /// Longest integer, in bytes; the state of a random generator takes 32.
 const MAX_INTEGER_BYTES: u64 = 256;
 /// Longest line of the text opcodes that is looked at.
@@ -160,6 +164,8 @@ enum Value {
 const TEXT_UNKNOWN: u32 = 0;
 /// A text that was not kept, with two underscores at both ends.
 const TEXT_DUNDER: u32 = 1;
+/// The text of functions that SciPy makes of a distribution's parameters, as SciPy writes it.
+const TEXT_TEMPLATE: u32 = 2;
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
@@ -167,7 +173,10 @@ enum Kind {
         start: u32,
         count: u32,
     },
-    List,
+    List {
+        count: u32,
+    },
+    /// The kept pairs; [`NOT_KEPT`] if there are pairs but none was kept.
     Dict {
         start: u32,
         pairs: u32,
@@ -183,9 +192,15 @@ enum Kind {
         class: u32,
     },
     Array,
+    /// A range, a slice, or another plain value without parts.
     Range,
+    /// A method or function that came from an attribute; mentioned, never called.
+    Method,
     Dtype {
-        item_bytes: u32,
+        /// Width of an item, if it is known.
+        item_bytes: Option<u32>,
+        /// Whether the state says the width, and may have fields.
+        is_flexible: bool,
     },
     Storage {
         elements: u64,
@@ -196,22 +211,31 @@ enum Kind {
     Code,
 }
 
-const BUILT: u8 = 1;
+const BUILT: u16 = 1;
 /// Has a type of objects within, or is one.
-const OBJECT_TYPE: u8 = 2;
+const OBJECT_TYPE: u16 = 2;
 /// May be filled like a dictionary, or a list, or a set.
-const FILL_DICT: u8 = 4;
-const FILL_LIST: u8 = 8;
-const FILL_SET: u8 = 16;
+const FILL_DICT: u16 = 4;
+const FILL_LIST: u16 = 8;
+const FILL_SET: u16 = 16;
 /// Has a key such as `__class__`.
-const DUNDER_KEY: u8 = 32;
+const DUNDER_KEY: u16 = 32;
 /// Is a type of code: making one of it runs nothing yet.
-const CODE_TYPE: u8 = 64;
+const CODE_TYPE: u16 = 64;
+/// Has the key of a text that a loader runs.
+const TEMPLATE_KEY: u16 = 128;
+/// Is a class of the author's code.
+const CODE_CLASS: u16 = 256;
+/// Is a module that code by value refers to.
+const CODE_MODULE: u16 = 512;
+
+/// The number of pairs of a dictionary of which none was kept.
+const NOT_KEPT: u32 = u32::MAX;
 
 #[derive(Debug, Clone, Copy)]
 struct Object {
     kind: Kind,
-    flags: u8,
+    flags: u16,
     depth: u16,
     weight: f32,
 }
@@ -268,6 +292,10 @@ struct Machine<'m, 's> {
     pop_is_free: bool,
     /// Whether functions or classes are carried by value, whose picklers throw intermediate values away.
     carries_code: bool,
+    /// Whether the bytes are followed as another reader would see them, who stops at what cannot be loaded.
+    is_other_reader: bool,
+    /// Whether a function that opens files was imported, as the type of an array.
+    opens_files: bool,
     /// What is left of [`PLAIN_OPERATIONS`].
     plain_budget: u64,
     outcome: Outcome,
@@ -281,7 +309,7 @@ impl<'m, 's> Machine<'m, 's> {
         budget: &'m mut u64,
         nesting: usize,
     ) -> Self {
-        Self {
+        let mut machine = Self {
             input,
             list,
             style,
@@ -297,17 +325,24 @@ impl<'m, 's> Machine<'m, 's> {
             memo_base: 0,
             objects: Vec::new(),
             items: Vec::new(),
-            // The two first stand for texts that are not kept.
-            texts: vec![(0, 0), (0, 0)],
+            // The first stand for texts that are not kept.
+            texts: vec![(0, 0); 3],
             text_bytes: String::new(),
             known: HashMap::new(),
             imported: HashMap::new(),
             after_pop: false,
             pop_is_free: false,
             carries_code: false,
+            is_other_reader: false,
+            opens_files: false,
             plain_budget: PLAIN_OPERATIONS,
             outcome: Outcome::default(),
+        };
+        for word in states::GUARDED {
+            let index = machine.keep_text(word);
+            machine.known.insert((*word).to_owned(), index);
         }
+        machine
     }
 
     fn find(&mut self, rule: &'static Rule, detail: impl Into<String>) {
@@ -328,6 +363,14 @@ impl<'m, 's> Machine<'m, 's> {
     fn halt<T>(&mut self, rule: &'static Rule, detail: impl Into<String>) -> Result<T, Halt> {
         self.find(rule, detail);
         Err(Halt::Told)
+    }
+
+    /// Stops where another reader would fail, without harm.
+    fn fails(&mut self) -> Result<(), Halt> {
+        if self.is_other_reader {
+            return self.halt(&NOT_CANONICAL, "another reader fails here");
+        }
+        Ok(())
     }
 
     fn odd(&mut self, detail: impl Into<String>) {
@@ -391,6 +434,20 @@ impl<'m, 's> Machine<'m, 's> {
         match line {
             Some(line) => Ok(line),
             None => self.truncated(),
+        }
+    }
+
+    /// The line of a text, or `None` if it is too long to be a name.
+    fn text_line(&mut self) -> Result<Option<Vec<u8>>, Halt> {
+        match self.input.line(MAX_LINE) {
+            Ok(Some(line)) => return Ok(Some(line.to_vec())),
+            Ok(None) => {}
+            Err(error) => return Err(self.told(error)),
+        }
+        match self.input.skip_line() {
+            Ok(true) => Ok(None),
+            Ok(false) => self.truncated(),
+            Err(error) => Err(self.told(error)),
         }
     }
 

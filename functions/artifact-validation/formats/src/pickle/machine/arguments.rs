@@ -1,6 +1,6 @@
 //! Calls whose arguments decide whether they are harmless.
 
-use super::arrays::dtype_bytes;
+use super::calls::ZONE;
 use super::*;
 
 impl Machine<'_, '_> {
@@ -26,11 +26,11 @@ impl Machine<'_, '_> {
                 let fits = match base {
                     "object" => *state == Value::None,
                     "dict" => matches!(self.kind(*state), Some(Kind::Dict { .. })),
-                    "list" => matches!(self.kind(*state), Some(Kind::List)),
+                    "list" => matches!(self.kind(*state), Some(Kind::List { .. })),
                     "tuple" => matches!(self.kind(*state), Some(Kind::Tuple { .. })),
                     "set" | "frozenset" => matches!(
                         self.kind(*state),
-                        Some(Kind::Set | Kind::FrozenSet | Kind::List)
+                        Some(Kind::Set | Kind::FrozenSet | Kind::List { .. })
                     ),
                     "float" | "int" | "long" | "complex" => {
                         matches!(state, Value::Number | Value::Int(_) | Value::Bool(_))
@@ -39,7 +39,8 @@ impl Machine<'_, '_> {
                     "bytes" | "bytearray" => matches!(state, Value::Bytes),
                     _ => false,
                 };
-                let flags = self.class_flags(*class);
+                let flags =
+                    self.class_flags(*class) | (self.flags(*state) & (DUNDER_KEY | TEMPLATE_KEY));
                 let made = if matches!(self.kind(*class), Some(Kind::Code))
                     || self.class_is_code(*class)
                 {
@@ -64,22 +65,23 @@ impl Machine<'_, '_> {
             ("builtins.set" | "builtins.frozenset", [elements]) => {
                 let good = matches!(
                     self.kind(*elements),
-                    Some(Kind::List | Kind::Tuple { .. } | Kind::Set | Kind::FrozenSet)
+                    Some(Kind::List { .. } | Kind::Tuple { .. } | Kind::Set | Kind::FrozenSet)
                 );
                 let (depth, weight, _) = self.measure(&[*elements]);
                 (good, self.make(Kind::Set, FILL_SET, depth, weight)?)
             }
-            ("builtins.bytearray" | "builtins.bytes", [content]) => (
-                matches!(content, Value::Bytes)
-                    || matches!(self.kind(*content), Some(Kind::Instance { .. })),
-                Value::Bytes,
-            ),
+            ("builtins.bytearray" | "builtins.bytes", [content]) => {
+                (matches!(content, Value::Bytes), Value::Bytes)
+            }
             ("builtins.bytearray" | "builtins.bytes", [content, encoding]) => (
                 matches!(content, Value::Text(_)) && self.str_of(*encoding) == Some("latin-1"),
                 Value::Bytes,
             ),
             ("builtins.bytes", []) => (true, Value::Bytes),
-            ("builtins.range" | "builtins.xrange" | "builtins.slice", _) => {
+            ("builtins.range" | "builtins.xrange", _) => {
+                (self.range_fits(&parts), self.make(Kind::Range, 0, 1, 1.0)?)
+            }
+            ("builtins.slice", _) => {
                 let numbers = parts.iter().all(|part| {
                     matches!(
                         part,
@@ -103,20 +105,58 @@ impl Machine<'_, '_> {
                     &OWN_CODE,
                     "mentions `object.__new__`, as code carried by value does",
                 );
-                (true, self.make(Kind::Range, 0, 1, 1.0)?)
+                (true, self.make(Kind::Method, 0, 1, 1.0)?)
             }
             // How protocols before 4 write a method by its path of names.
             ("builtins.getattr", [owner, attribute])
                 if self.is_method(*owner, self.str_of(*attribute)) =>
             {
-                (true, self.make(Kind::Range, 0, 1, 1.0)?)
+                (true, self.make(Kind::Method, 0, 1, 1.0)?)
+            }
+            // A method of texts, such as a tokenizer is; dill writes what it would evaluate.
+            ("builtins.getattr", [owner, attribute]) if self.is_text_type(*owner) => {
+                let is_known = self.str_of(*attribute).is_some_and(is_text_method);
+                (is_known, self.make(Kind::Method, 0, 1, 1.0)?)
+            }
+            ("dill._dill._getattr", [owner, attribute, shown]) => {
+                let is_known = self.is_text_type(*owner)
+                    && self.str_of(*attribute).is_some_and(|attribute| {
+                        is_text_method(attribute)
+                            && self.str_of(*shown)
+                                == Some(&format!("<method '{attribute}' of 'str' objects>"))
+                    });
+                (is_known, self.make(Kind::Method, 0, 1, 1.0)?)
+            }
+            ("builtins.getattr", [owner, attribute])
+                if self.is_global(*owner, "zoneinfo.ZoneInfo")
+                    && self.str_of(*attribute) == Some("_unpickle") =>
+            {
+                let (module, name) = (self.text(ZONE.0), self.text(ZONE.1));
+                let granted = Some(Use::Check);
+                let kind = Kind::Global {
+                    module,
+                    name,
+                    granted,
+                };
+                (true, self.make(kind, 0, 1, 1.0)?)
+            }
+            ("zoneinfo.ZoneInfo._unpickle", [key, Value::Bool(_) | Value::Int(0 | 1)]) => {
+                let is_key = self.str_of(*key).is_some_and(|key| {
+                    key.starts_with(|first: char| first.is_ascii_alphabetic())
+                        && key.bytes().all(|byte| {
+                            byte.is_ascii_alphanumeric()
+                                || matches!(byte, b'/' | b'_' | b'+' | b'-')
+                        })
+                });
+                (is_key, self.make(Kind::Range, 0, 1, 1.0)?)
             }
             ("builtins.getattr", [owner, attribute]) => {
                 // How SciPy's distributions refer to their own methods.
                 let is_distribution = match self.kind(*owner) {
                     Some(Kind::Instance { class }) => {
                         let class = self.name_of(Value::Object(class));
-                        class.starts_with("scipy.stats.") && class.ends_with("_gen")
+                        class.starts_with("scipy.stats.")
+                            && (class.ends_with("_gen") || class.contains(".rv_"))
                     }
                     _ => false,
                 };
@@ -129,7 +169,7 @@ impl Machine<'_, '_> {
                 // What comes out is mentioned by the state of its owner, but never called while loading.
                 (
                     is_distribution && is_plain,
-                    self.make(Kind::Range, 0, 1, 1.0)?,
+                    self.make(Kind::Method, 0, 1, 1.0)?,
                 )
             }
             ("builtins.getattr", [module, attribute, fallback])
@@ -149,7 +189,7 @@ impl Machine<'_, '_> {
                 ) && matches!(self.kind(*owner), Some(Kind::Instance { .. }));
                 let is_code = matches!(self.kind(*function), Some(Kind::Code));
                 if is_known {
-                    (true, self.make(Kind::Range, 0, 1, 1.0)?)
+                    (true, self.make(Kind::Method, 0, 1, 1.0)?)
                 } else {
                     self.carries_code = true;
                     self.find(&OWN_CODE, "binds a function that the pickle carries");
@@ -251,20 +291,15 @@ impl Machine<'_, '_> {
                         }));
                 (good, Value::Number)
             }
-            ("numpy.dtype", [code, ..]) => {
-                if let Some((item_bytes, objects)) = self.str_of(*code).and_then(dtype_bytes) {
-                    let flags = if objects { OBJECT_TYPE } else { 0 };
-                    (true, self.make(Kind::Dtype { item_bytes }, flags, 1, 1.0)?)
-                } else {
-                    let good = matches!(
-                        self.kind(*code),
-                        Some(Kind::Global {
-                            granted: Some(_),
-                            ..
-                        })
-                    );
-                    (good, self.make(Kind::Dtype { item_bytes: 0 }, 0, 1, 1.0)?)
-                }
+            ("numpy.dtype", parts) => {
+                let made = self.dtype(parts);
+                let unknown = Kind::Dtype {
+                    item_bytes: None,
+                    is_flexible: false,
+                };
+                let good = made.is_some();
+                let (kind, flags) = made.unwrap_or((unknown, OBJECT_TYPE));
+                (good, self.make(kind, flags, 1, 1.0)?)
             }
             ("numpy._core._ufunc_reconstruct", [module, function]) => {
                 let module = self.str_of(*module).unwrap_or("?").to_owned();
@@ -443,4 +478,25 @@ impl Machine<'_, '_> {
         }
         Ok(made)
     }
+
+    fn is_text_type(&self, value: Value) -> bool {
+        self.is_global(value, "builtins.str") || self.is_global(value, "__builtin__.unicode")
+    }
+}
+
+/// Whether a method of texts does no more than take them apart or change their case.
+fn is_text_method(name: &str) -> bool {
+    matches!(
+        name,
+        "casefold"
+            | "lower"
+            | "lstrip"
+            | "rsplit"
+            | "rstrip"
+            | "split"
+            | "splitlines"
+            | "strip"
+            | "title"
+            | "upper"
+    )
 }

@@ -4,50 +4,202 @@ use super::opcodes::protocol_of;
 use super::*;
 
 impl Machine<'_, '_> {
-    /// A type whose flags deny the objects in it makes raw bytes into pointers.
-    pub(super) fn build_dtype(&mut self, target: Value, state: Value) {
-        let objects = self.flags(target) & OBJECT_TYPE != 0;
-        let parts = self.parts(state).unwrap_or_default();
-        let good = match parts.as_slice() {
-            [
-                Value::Int(3 | 4),
-                order,
-                sub,
-                names,
-                _fields,
-                item_bytes,
-                _alignment,
-                Value::Int(flags),
-                ..,
-            ] => {
-                let nested = self.flags(state) & OBJECT_TYPE != 0;
-                let structured = *sub != Value::None || *names != Value::None;
-                if let (Value::Int(bytes), Value::Object(index)) = (item_bytes, target)
-                    && *bytes >= 0
-                    && let Ok(bytes) = u32::try_from(*bytes)
-                    && let Some(object) = self.objects.get_mut(index as usize)
-                {
-                    object.kind = Kind::Dtype { item_bytes: bytes };
+    /// Makes a type out of the arguments of `numpy.dtype`; `None` if NumPy writes no such call.
+    pub(super) fn dtype(&self, parts: &[Value]) -> Option<(Kind, u16)> {
+        let (code, options) = parts.split_first()?;
+        let is_plain = options.len() <= 2
+            && options
+                .iter()
+                .all(|option| matches!(option, Value::Bool(_) | Value::Int(0 | 1)));
+        if !is_plain {
+            return None;
+        }
+        let written = match self.kind(*code) {
+            // A type by its class; NumPy itself always writes codes.
+            Some(Kind::Global {
+                granted: Some(_), ..
+            }) => match scalar_code(&self.name_of(*code)) {
+                Some(written) => written,
+                None => {
+                    let kind = Kind::Dtype {
+                        item_bytes: None,
+                        is_flexible: false,
+                    };
+                    return Some((kind, 0));
                 }
-                let flags_agree = if objects {
-                    *flags == 63
-                } else {
-                    flags.trailing_zeros() >= 3
-                };
-                let is_order = self
-                    .str_of(*order)
-                    .is_some_and(|order| matches!(order, "<" | ">" | "|" | "="))
-                    || *order == Value::Bytes;
-                flags_agree && is_order && !(objects && structured) && !nested
-            }
-            _ => false,
+            },
+            _ => self.str_of(*code)?,
         };
-        if !good {
+        let code = type_code(written)?;
+        let kind = Kind::Dtype {
+            item_bytes: Some(code.item_bytes),
+            is_flexible: code.is_flexible,
+        };
+        Some((kind, if code.has_objects { OBJECT_TYPE } else { 0 }))
+    }
+
+    /// Holds the state of a type against the type.
+    ///
+    /// NumPy believes the state: flags that deny objects make raw bytes into pointers, fields beyond the item read
+    /// foreign memory, and a width that NumPy ignores would make a reader of ours pass over a program.
+    pub(super) fn build_dtype(&mut self, target: Value, state: Value) {
+        if !self.dtype_fits(target, state) {
             self.find(
                 &ARGUMENTS,
                 "the state of a `numpy.dtype` is none that NumPy writes",
             );
         }
+    }
+
+    fn dtype_fits(&self, target: Value, state: Value) -> bool {
+        let Some(Kind::Dtype {
+            item_bytes,
+            is_flexible,
+        }) = self.kind(target)
+        else {
+            return false;
+        };
+        let parts = self.parts(state).unwrap_or_default();
+        let &[
+            Value::Int(3 | 4),
+            order,
+            sub,
+            names,
+            fields,
+            Value::Int(width),
+            Value::Int(_),
+            Value::Int(flags),
+            ..,
+        ] = parts.as_slice()
+        else {
+            return false;
+        };
+        let has_objects = self.flags(target) & OBJECT_TYPE != 0;
+        let is_order = self
+            .str_of(order)
+            .is_some_and(|order| matches!(order, "<" | ">" | "|" | "="))
+            || order == Value::Bytes;
+        let flags_agree = if has_objects {
+            flags == 63
+        } else {
+            flags.trailing_zeros() >= 3
+        };
+        // Types with objects among their fields are left out: nothing tells their objects from other bytes.
+        let has_hidden_objects = self.flags(state) & OBJECT_TYPE != 0;
+        if !is_order || !flags_agree || has_hidden_objects {
+            return false;
+        }
+        if !is_flexible {
+            return width == -1
+                && sub == Value::None
+                && names == Value::None
+                && fields == Value::None;
+        }
+        let Some(item_bytes) = item_bytes.filter(|bytes| i64::from(*bytes) == width) else {
+            return false;
+        };
+        match (sub, names) {
+            (Value::None, Value::None) => fields == Value::None,
+            (Value::None, _) => self.fields_fit(names, fields, item_bytes),
+            (_, Value::None) => fields == Value::None && self.sub_fits(sub, item_bytes),
+            _ => false,
+        }
+    }
+
+    /// Whether every field lies within the item.
+    fn fields_fit(&self, names: Value, fields: Value, item_bytes: u32) -> bool {
+        let (Some(Kind::Tuple { .. }), Some(Kind::Dict { start, pairs })) =
+            (self.kind(names), self.kind(fields))
+        else {
+            return false;
+        };
+        let end = (start as usize).saturating_add((pairs as usize).saturating_mul(2));
+        let Some(pairs) = self.items.get(start as usize..end) else {
+            return false;
+        };
+        let fits = |value: Value| {
+            let parts = self.parts(value).unwrap_or_default();
+            let (&[kind, Value::Int(offset)] | &[kind, Value::Int(offset), _]) = parts.as_slice()
+            else {
+                return false;
+            };
+            match (self.kind(kind), u32::try_from(offset)) {
+                (
+                    Some(Kind::Dtype {
+                        item_bytes: Some(bytes),
+                        ..
+                    }),
+                    Ok(offset),
+                ) => offset
+                    .checked_add(bytes)
+                    .is_some_and(|end| end <= item_bytes),
+                _ => false,
+            }
+        };
+        let are_known = self.parts(names).is_none_or(|names| {
+            names.iter().all(|name| {
+                let name = self.str_of(*name);
+                name.is_some()
+                    && pairs
+                        .chunks_exact(2)
+                        .any(|pair| pair.first().is_some_and(|&key| self.str_of(key) == name))
+            })
+        });
+        are_known
+            && pairs
+                .chunks_exact(2)
+                .all(|pair| pair.get(1).is_some_and(|&value| fits(value)))
+    }
+
+    /// Whether the parts of an item make up the item.
+    fn sub_fits(&self, sub: Value, item_bytes: u32) -> bool {
+        let parts = self.parts(sub).unwrap_or_default();
+        let &[kind, shape] = parts.as_slice() else {
+            return false;
+        };
+        let sides = match shape {
+            Value::Int(side) => u64::try_from(side).ok().map(|side| vec![side]),
+            _ => self.shape(shape),
+        };
+        match (self.kind(kind), sides) {
+            (
+                Some(Kind::Dtype {
+                    item_bytes: Some(bytes),
+                    ..
+                }),
+                Some(sides),
+            ) => {
+                product(&sides).and_then(|count| count.checked_mul(bytes.into()))
+                    == Some(item_bytes.into())
+            }
+            _ => false,
+        }
+    }
+
+    /// Holds the state of an array against its shape: NumPy reads as many objects as the shape says, whether the list
+    /// has them or not, and makes room for them first.
+    pub(super) fn array_fits(&self, state: Value) -> bool {
+        let parts = self.parts(state).unwrap_or_default();
+        let (&[Value::Int(_), shape, kind, _, data]
+        | &[Value::Int(_), shape, kind, _, data, _, _]
+        | &[shape, kind, _, data]) = parts.as_slice()
+        else {
+            return false;
+        };
+        let Some(count) = self.shape(shape).as_deref().and_then(product) else {
+            return false;
+        };
+        let has_objects = self.flags(kind) & OBJECT_TYPE != 0;
+        let is_type = matches!(
+            self.kind(kind),
+            Some(Kind::Dtype { .. } | Kind::Instance { .. })
+        );
+        let holds_it = match (self.kind(data), data) {
+            (Some(Kind::List { count: given }), _) => u64::from(given) == count,
+            (_, Value::Bytes | Value::Text(_)) => !has_objects,
+            _ => false,
+        };
+        is_type && holds_it
     }
 
     /// Passes over the bytes of an array, which follow the object that describes it.
@@ -76,9 +228,13 @@ impl Machine<'_, '_> {
             )
         });
         let described = match (kind.and_then(|kind| self.kind(kind)), shape) {
-            (Some(Kind::Dtype { item_bytes }), Some(shape)) if class_is_array => {
-                Some((item_bytes, shape))
-            }
+            (
+                Some(Kind::Dtype {
+                    item_bytes: Some(item_bytes),
+                    ..
+                }),
+                Some(shape),
+            ) if class_is_array => Some((item_bytes, shape)),
             _ => None,
         };
         let Some((item_bytes, shape)) = described else {
@@ -200,6 +356,7 @@ impl Machine<'_, '_> {
             &mut operations,
             self.nesting,
         );
+        other.is_other_reader = true;
         other.protocol = self.protocol;
         other.stack.clone_from(&self.stack);
         other.marks.clone_from(&self.marks);
@@ -228,22 +385,72 @@ impl Machine<'_, '_> {
     }
 }
 
-/// Width of an item and whether it is an object, for the codes that NumPy writes.
-pub(super) fn dtype_bytes(code: &str) -> Option<(u32, bool)> {
-    let code = code.trim_start_matches(['<', '>', '|', '=']);
+/// The number of items of a shape.
+fn product(sides: &[u64]) -> Option<u64> {
+    sides
+        .iter()
+        .try_fold(1_u64, |count, &side| count.checked_mul(side))
+}
+
+/// What the code of a type says.
+struct TypeCode {
+    item_bytes: u32,
+    is_flexible: bool,
+    has_objects: bool,
+}
+
+/// Reads the code of a type in the form that NumPy writes: one letter and the width, which is never left out.
+fn type_code(code: &str) -> Option<TypeCode> {
+    let code = code.strip_prefix(['<', '>', '|', '=']).unwrap_or(code);
     let mut characters = code.chars();
     let kind = characters.next()?;
     let digits = characters.as_str();
-    let width: u32 = if digits.is_empty() {
-        0
-    } else {
-        digits.parse().ok()?
-    };
-    match kind {
-        'b' | 'i' | 'u' | 'f' | 'c' | 'M' | 'm' if width <= 32 => Some((width, false)),
-        'S' | 'a' | 'V' => Some((width, false)),
-        'U' => Some((width.checked_mul(4)?, false)),
-        'O' => Some((8, true)),
-        _ => None,
+    if digits.is_empty() || digits.len() > 10 || !digits.bytes().all(|digit| digit.is_ascii_digit())
+    {
+        return None;
     }
+    let width: u32 = digits.parse().ok()?;
+    let is_known = match kind {
+        'b' => width == 1,
+        'i' | 'u' => matches!(width, 1 | 2 | 4 | 8),
+        'f' => matches!(width, 2 | 4 | 8 | 10 | 12 | 16),
+        'c' => matches!(width, 8 | 16 | 20 | 24 | 32),
+        'M' | 'm' => width == 8,
+        'O' => matches!(width, 4 | 8),
+        'S' | 'a' | 'V' | 'U' => true,
+        _ => false,
+    };
+    let item_bytes = match kind {
+        'U' => width.checked_mul(4)?,
+        // Objects are pointers of the machine that reads.
+        'O' => 8,
+        _ => width,
+    };
+    is_known.then_some(TypeCode {
+        item_bytes,
+        is_flexible: matches!(kind, 'S' | 'a' | 'V' | 'U'),
+        has_objects: kind == 'O',
+    })
+}
+
+/// The code of a scalar type of NumPy.
+fn scalar_code(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "numpy.bool" | "numpy.bool_" | "builtins.bool" => "b1",
+        "numpy.int8" => "i1",
+        "numpy.int16" => "i2",
+        "numpy.int32" => "i4",
+        "numpy.int64" => "i8",
+        "numpy.uint8" => "u1",
+        "numpy.uint16" => "u2",
+        "numpy.uint32" => "u4",
+        "numpy.uint64" => "u8",
+        "numpy.float16" => "f2",
+        "numpy.float32" => "f4",
+        "numpy.float64" | "builtins.float" => "f8",
+        "numpy.complex64" => "c8",
+        "numpy.complex128" => "c16",
+        "numpy.object_" | "builtins.object" => "O8",
+        _ => return None,
+    })
 }

@@ -12,8 +12,12 @@ impl Machine<'_, '_> {
         let mut granted = self.list.find(&module_text, &name_text);
         let full = format!("{module_text}.{name_text}");
         if granted.is_none() {
-            if METHODS.contains(&(module_text.as_str(), name_text.as_str())) {
+            if METHODS.contains(&(module_text.as_str(), name_text.as_str()))
+                || self.is_entropy(&module_text, &name_text)
+            {
                 granted = Some(Use::Data);
+            } else if (module_text.as_str(), name_text.as_str()) == ZONE {
+                granted = Some(Use::Check);
             } else if (module_text.as_str(), name_text.as_str()) == ("enum", "Enum.__new__") {
                 granted = Some(Use::Mention);
             }
@@ -36,6 +40,9 @@ impl Machine<'_, '_> {
         }
         match granted {
             None => {
+                if !is_importable(&module_text, &name_text) {
+                    self.fails()?;
+                }
                 let shown: String = full.chars().take(120).collect();
                 self.find(&GLOBAL, format!("imports `{}`", shown.escape_debug()));
             }
@@ -60,6 +67,7 @@ impl Machine<'_, '_> {
                 .or_insert_with(|| word.to_owned());
             self.outcome.globals.insert(name);
         }
+        self.opens_files |= full == "numpy.memmap";
         let value = self.make(
             Kind::Global {
                 module,
@@ -93,7 +101,7 @@ impl Machine<'_, '_> {
     pub(super) fn instance(
         &mut self,
         class: Value,
-        flags: u8,
+        flags: u16,
         parts: &[Value],
     ) -> Result<Value, Halt> {
         let (depth, weight, _) = self.measure(parts);
@@ -105,16 +113,33 @@ impl Machine<'_, '_> {
     }
 
     /// Makes an instance without running its initializer.
-    pub(super) fn instantiate(&mut self, class: Value, arguments: Value) -> Result<(), Halt> {
+    pub(super) fn instantiate(
+        &mut self,
+        class: Value,
+        arguments: Value,
+        named: Option<Value>,
+    ) -> Result<(), Halt> {
         self.outcome.calls += 1;
+        let parts = [arguments, named.unwrap_or(Value::None)];
+        if let Some(Kind::Global {
+            granted: Some(Use::Call | Use::DictCall | Use::ListCall),
+            ..
+        }) = self.kind(class)
+        {
+            self.bound(class, arguments);
+        }
+        self.hand_on(arguments);
+        if named.is_some_and(|named| !matches!(self.kind(named), Some(Kind::Dict { .. }))) {
+            self.odd("the named arguments of an instance are not a dictionary");
+        }
         let made = match self.kind(class) {
             Some(Kind::Global {
                 granted: Some(granted),
                 ..
             }) => match granted {
-                Use::Class | Use::Call => self.instance(class, 0, &[arguments])?,
-                Use::DictClass | Use::DictCall => self.instance(class, FILL_DICT, &[arguments])?,
-                Use::ListClass | Use::ListCall => self.instance(class, FILL_LIST, &[arguments])?,
+                Use::Class | Use::Call => self.instance(class, 0, &parts)?,
+                Use::DictClass | Use::DictCall => self.instance(class, FILL_DICT, &parts)?,
+                Use::ListClass | Use::ListCall => self.instance(class, FILL_LIST, &parts)?,
                 Use::Code => self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?,
                 Use::Data | Use::Mention | Use::Check | Use::Storage => {
                     let name = self.name_of(class);
@@ -135,6 +160,7 @@ impl Machine<'_, '_> {
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
             _ => {
+                self.fails()?;
                 self.find(
                     &ARGUMENTS,
                     "makes an instance of something that is not an imported class",
@@ -152,10 +178,7 @@ impl Machine<'_, '_> {
         if !matches!(self.kind(arguments), Some(Kind::Tuple { .. })) {
             self.odd("a call's arguments are not a tuple");
         }
-        let sets_attributes = self
-            .parts(arguments)
-            .is_some_and(|parts| parts.iter().any(|&part| self.flags(part) & DUNDER_KEY != 0));
-        if sets_attributes && self.name_of(callee).starts_with("torch.") {
+        if self.has_dunder_key(arguments, 3) && self.name_of(callee).starts_with("torch.") {
             self.find(
                 &ARGUMENTS,
                 "the state of a tensor replaces a special attribute",
@@ -166,14 +189,21 @@ impl Machine<'_, '_> {
                 granted: Some(granted),
                 ..
             }) => match granted {
-                Use::Call => self.instance(callee, 0, &[arguments])?,
+                Use::Call => {
+                    self.bound(callee, arguments);
+                    self.instance(callee, 0, &[arguments])?
+                }
                 Use::DictCall => {
+                    self.bound(callee, arguments);
                     // Keys that come in with the call are not seen one by one.
                     let is_filled = self.parts(arguments).is_none_or(|parts| !parts.is_empty());
                     let keys = if is_filled { DUNDER_KEY } else { 0 };
                     self.instance(callee, FILL_DICT | keys, &[arguments])?
                 }
-                Use::ListCall => self.instance(callee, FILL_LIST, &[arguments])?,
+                Use::ListCall => {
+                    self.bound(callee, arguments);
+                    self.instance(callee, FILL_LIST, &[arguments])?
+                }
                 Use::Code => {
                     self.pop_is_free = true;
                     let name = self.name_of(callee);
@@ -181,11 +211,18 @@ impl Machine<'_, '_> {
                         let name = self.name_of(callee);
                         self.find(&RUNS_OWN_CODE, format!("calls `{name}` while loading"));
                     }
-                    // A member of an enumeration that is carried by value is looked up by a call.
-                    let kind = if name.ends_with("._make_skeleton_enum") {
-                        CODE_TYPE
-                    } else {
-                        0
+                    if !self.code_call_fits(&name, arguments) {
+                        self.find(
+                            &RUNS_OWN_CODE,
+                            format!("gives `{name}` something that it runs while loading"),
+                        );
+                    }
+                    let kind = match name.rsplit('.').next().unwrap_or_default() {
+                        // A member of an enumeration that is carried by value is looked up by a call.
+                        "_make_skeleton_enum" => CODE_TYPE | CODE_CLASS,
+                        "_make_skeleton_class" | "_create_type" => CODE_CLASS,
+                        "subimport" | "dynamic_subimport" => CODE_MODULE,
+                        _ => 0,
                     };
                     self.make(Kind::Code, FILL_DICT | FILL_LIST | FILL_SET | kind, 1, 1.0)?
                 }
@@ -222,11 +259,23 @@ impl Machine<'_, '_> {
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
             _ => {
+                self.fails()?;
                 self.find(&ARGUMENTS, "calls a value that is not an imported name");
                 self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?
             }
         };
         self.push(made)
+    }
+
+    /// Tells arguments that a call of the allow-list must not get.
+    fn bound(&mut self, class: Value, arguments: Value) {
+        if !self.call_fits(class, arguments) {
+            let name = self.name_of(class);
+            self.find(
+                &ARGUMENTS,
+                format!("calls `{name}` with arguments that its library never writes"),
+            );
+        }
     }
 
     /// Whether a call looks up a member of an enumeration by its value.
@@ -259,7 +308,7 @@ impl Machine<'_, '_> {
         }
     }
 
-    pub(super) fn class_flags(&self, class: Value) -> u8 {
+    pub(super) fn class_flags(&self, class: Value) -> u16 {
         match self.kind(class) {
             Some(Kind::Global { granted, .. }) => match granted {
                 Some(Use::DictClass | Use::DictCall) => FILL_DICT,
@@ -281,6 +330,14 @@ impl Machine<'_, '_> {
         )
     }
 
+    /// Whether the name is the method that distributions of SciPy keep as a function.
+    fn is_entropy(&self, module: &str, name: &str) -> bool {
+        module.starts_with("scipy.stats.")
+            && name
+                .strip_suffix("._entropy")
+                .is_some_and(|class| matches!(self.list.find(module, class), Some(Use::Class)))
+    }
+
     /// Whether `owner` is a class, and `attribute` one of its methods in [`METHODS`].
     pub(super) fn is_method(&self, owner: Value, attribute: Option<&str>) -> bool {
         let Some(attribute) = attribute else {
@@ -293,6 +350,9 @@ impl Machine<'_, '_> {
         })
     }
 }
+
+/// How the time zones of Python are made again, from their keys.
+pub(super) const ZONE: (&str, &str) = ("zoneinfo", "ZoneInfo._unpickle");
 
 /// Methods and functions by a path of names, as only newer protocols can write it: mentioned, never called.
 pub(super) const METHODS: &[(&str, &str)] = &[
@@ -308,13 +368,6 @@ pub(super) const METHODS: &[(&str, &str)] = &[
         "interp1d._call_previousnext",
     ),
     ("scipy.interpolate._interpolate", "interp1d._call_spline"),
-    ("scipy.stats._discrete_distns", "randint_gen._entropy"),
-    (
-        "scipy.stats._distn_infrastructure",
-        "rv_continuous._entropy",
-    ),
-    ("scipy.stats._distn_infrastructure", "rv_discrete._entropy"),
-    ("scipy.stats._distn_infrastructure", "rv_generic._entropy"),
 ];
 
 /// Whether a name is allowed by what it looks like rather than by the list.
@@ -322,6 +375,8 @@ pub(crate) fn is_by_pattern(full: &str) -> bool {
     full.starts_with("__main__.")
         || full.starts_with("__torch__.")
         || matches!(full, "__builtin__.__main__" | "enum.Enum.__new__")
+        || full == "zoneinfo.ZoneInfo._unpickle"
+        || (full.starts_with("scipy.stats.") && full.ends_with("._entropy"))
         || METHODS.iter().any(|(module, name)| {
             full.strip_prefix(module)
                 .and_then(|rest| rest.strip_prefix('.'))
@@ -335,4 +390,15 @@ pub(super) fn is_main_namespace(module: &str, name: &str) -> bool {
         (module, name),
         ("__builtin__", "__main__") | ("__main__", "__dict__")
     )
+}
+
+/// Whether Python can import the name at all: bytes by chance are none.
+fn is_importable(module: &str, name: &str) -> bool {
+    let is_name = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '-'))
+    };
+    module.split('.').all(is_name) && name.split('.').all(is_name)
 }

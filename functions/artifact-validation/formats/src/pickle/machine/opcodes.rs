@@ -68,16 +68,6 @@ impl Machine<'_, '_> {
 
     pub(super) fn stop(&mut self) -> Result<(), Halt> {
         let value = self.pop()?;
-        // A function that opens files is harmless as the type of an array, but not with arguments bound to it.
-        let names = &self.outcome.globals;
-        if names.iter().any(|name| name == "functools.partial")
-            && names.iter().any(|name| name == "numpy.memmap")
-        {
-            self.find(
-                &ARGUMENTS,
-                "`numpy.memmap` stands beside `functools.partial`, which could bind the path of a file to it",
-            );
-        }
         if let Value::Int(integer) = value {
             self.outcome.integer = Some(integer);
         }
@@ -145,13 +135,13 @@ impl Machine<'_, '_> {
                 let value = match line.as_slice() {
                     b"00" => Value::Bool(false),
                     b"01" => Value::Bool(true),
-                    digits => self.integer(digits),
+                    digits => self.integer(digits)?,
                 };
                 self.push(value)?;
             }
             b'L' => {
                 let line = self.line()?;
-                let value = self.integer(line.strip_suffix(b"L").unwrap_or(&line));
+                let value = self.integer(line.strip_suffix(b"L").unwrap_or(&line))?;
                 self.push(value)?;
             }
             b'J' => {
@@ -175,7 +165,15 @@ impl Machine<'_, '_> {
                 self.long(length)?;
             }
             b'F' => {
-                self.line()?;
+                let line = self.line()?;
+                let is_number =
+                    std::str::from_utf8(&line).is_ok_and(|line| line.trim().parse::<f64>().is_ok());
+                if !is_number {
+                    if !looks_numeric(line.trim_ascii()) {
+                        return self.halt(&NOT_CANONICAL, "a number is none");
+                    }
+                    self.odd("a number is not written as Python writes it");
+                }
                 self.push(Value::Number)?;
             }
             b'G' => {
@@ -183,10 +181,13 @@ impl Machine<'_, '_> {
                 self.push(Value::Number)?;
             }
             b'S' => {
-                let line = self.line()?;
-                let quoted = matches!(line.as_slice(), [b'\'', .., b'\''] | [b'"', .., b'"']);
-                if !quoted {
-                    self.odd("a text is not quoted");
+                let Some(line) = self.text_line()? else {
+                    return self.push(Value::Text(TEXT_UNKNOWN));
+                };
+                let line = line.trim_ascii_end();
+                let is_quoted = matches!(line, [b'\'', .., b'\''] | [b'"', .., b'"']);
+                if !is_quoted {
+                    return self.halt(&NOT_CANONICAL, "a text is not quoted");
                 }
                 let inner = line
                     .get(1..line.len().saturating_sub(1))
@@ -201,9 +202,13 @@ impl Machine<'_, '_> {
                 self.push(value)?;
             }
             b'V' => {
-                let line = self.line()?;
-                let text = unescape(&String::from_utf8_lossy(&line));
-                let value = Value::Text(self.text(&text));
+                let value = match self.text_line()? {
+                    Some(line) => {
+                        let text = unescape(&String::from_utf8_lossy(&line));
+                        Value::Text(self.text(&text))
+                    }
+                    None => Value::Text(TEXT_UNKNOWN),
+                };
                 self.push(value)?;
             }
             b'T' | b'X' => {
@@ -258,6 +263,7 @@ impl Machine<'_, '_> {
                 if let (Value::Text(module), Value::Text(name)) = (module, name) {
                     self.import(module, name)?;
                 } else {
+                    self.fails()?;
                     self.find(&GLOBAL, "imports something whose name is not a text");
                     let made = self.make(Kind::Opaque, FILL_DICT | FILL_LIST | FILL_SET, 1, 1.0)?;
                     self.push(made)?;
@@ -267,13 +273,13 @@ impl Machine<'_, '_> {
             0x81 => {
                 let arguments = self.pop()?;
                 let class = self.pop()?;
-                self.instantiate(class, arguments)?;
+                self.instantiate(class, arguments, None)?;
             }
             0x92 => {
-                let _named = self.pop()?;
+                let named = self.pop()?;
                 let arguments = self.pop()?;
                 let class = self.pop()?;
-                self.instantiate(class, arguments)?;
+                self.instantiate(class, arguments, Some(named))?;
             }
             b'i' => {
                 self.odd("an instance is made in the way of Python 1");
@@ -296,7 +302,7 @@ impl Machine<'_, '_> {
             }
             b'b' => self.build()?,
             b']' => {
-                let made = self.make(Kind::List, 0, 1, 1.0)?;
+                let made = self.make(Kind::List { count: 0 }, 0, 1, 1.0)?;
                 self.push(made)?;
             }
             b'}' => {
@@ -329,7 +335,11 @@ impl Machine<'_, '_> {
             b'l' => {
                 let parts = self.pop_marked()?;
                 let (depth, weight, flags) = self.measure(&parts);
-                let made = self.make(Kind::List, flags, depth, weight)?;
+                let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+                for &part in &parts {
+                    self.hand_on(part);
+                }
+                let made = self.make(Kind::List { count }, flags, depth, weight)?;
                 self.push(made)?;
             }
             b'd' => {
@@ -342,6 +352,9 @@ impl Machine<'_, '_> {
             }
             0x91 => {
                 let parts = self.pop_marked()?;
+                for &part in &parts {
+                    self.hash(part)?;
+                }
                 let (depth, weight, flags) = self.measure(&parts);
                 let made = self.make(Kind::FrozenSet, flags, depth, weight)?;
                 self.push(made)?;
@@ -366,6 +379,9 @@ impl Machine<'_, '_> {
             0x90 => {
                 let parts = self.pop_marked()?;
                 let target = self.top()?;
+                for &part in &parts {
+                    self.hash(part)?;
+                }
                 if self.flags(target) & FILL_SET == 0 {
                     self.odd("something that is no set is filled like one");
                 }
@@ -411,6 +427,7 @@ impl Machine<'_, '_> {
                     _ => 4,
                 };
                 self.skip(width)?;
+                self.fails()?;
                 self.find(
                     &GLOBAL,
                     "imports a name by a number of the process that loads",
@@ -423,17 +440,28 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn integer(&mut self, digits: &[u8]) -> Value {
+    pub(super) fn integer(&mut self, digits: &[u8]) -> Result<Value, Halt> {
         if digits.len() as u64 > MAX_INTEGER_BYTES * 3 {
             self.find(&BOMB, "an integer has more digits than any model needs");
         }
-        match std::str::from_utf8(digits)
-            .ok()
-            .and_then(|text| text.parse().ok())
-        {
-            Some(value) => Value::Int(value),
-            None => Value::Number,
+        let digits = digits.trim_ascii();
+        let plain = digits.strip_prefix(b"-").unwrap_or(digits);
+        if plain.is_empty() || !plain.iter().all(u8::is_ascii_digit) {
+            // Python also takes other bases, signs and underscores, which no pickler writes.
+            if !looks_numeric(digits) {
+                return self.halt(&NOT_CANONICAL, "an integer is none");
+            }
+            self.odd("an integer is not written in plain digits");
         }
+        Ok(
+            match std::str::from_utf8(digits)
+                .ok()
+                .and_then(|text| text.parse().ok())
+            {
+                Some(value) => Value::Int(value),
+                None => Value::Number,
+            },
+        )
     }
 
     pub(super) fn index(&mut self, digits: &[u8]) -> Result<u64, Halt> {
@@ -447,7 +475,7 @@ impl Machine<'_, '_> {
     }
 
     pub(super) fn long(&mut self, length: u64) -> Result<(), Halt> {
-        if length > MAX_INTEGER_BYTES {
+        if length > MAX_INTEGER_BYTES && !self.is_other_reader {
             self.find(
                 &BOMB,
                 format!("an integer of {length} bytes is larger than any model needs"),
@@ -476,7 +504,7 @@ impl Machine<'_, '_> {
     }
 
     pub(super) fn counted_text(&mut self, length: u64) -> Result<(), Halt> {
-        if length > MAX_NAME as u64 {
+        if length > MAX_READ as u64 {
             self.skip(length)?;
             return self.push(Value::Text(TEXT_UNKNOWN));
         }
@@ -548,4 +576,12 @@ pub(super) fn unescape(line: &str) -> String {
     }
     text.push_str(rest);
     text
+}
+
+/// Whether Python may take a text for a number, however unusual.
+fn looks_numeric(text: &[u8]) -> bool {
+    matches!(text, [b'0'..=b'9' | b'+' | b'-' | b'.', ..])
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.'))
 }

@@ -17,7 +17,7 @@ impl Machine<'_, '_> {
     pub(super) fn make(
         &mut self,
         kind: Kind,
-        flags: u8,
+        flags: u16,
         depth: u16,
         weight: f32,
     ) -> Result<Value, Halt> {
@@ -57,12 +57,12 @@ impl Machine<'_, '_> {
         self.object(value).map(|object| object.kind)
     }
 
-    pub(super) fn flags(&self, value: Value) -> u8 {
+    pub(super) fn flags(&self, value: Value) -> u16 {
         self.object(value).map_or(0, |object| object.flags)
     }
 
     /// Depth, weight and inherited flags of a container with these parts.
-    pub(super) fn measure(&self, parts: &[Value]) -> (u16, f32, u8) {
+    pub(super) fn measure(&self, parts: &[Value]) -> (u16, f32, u16) {
         let mut depth = 0;
         let mut weight = 1.0_f32;
         let mut flags = 0;
@@ -144,6 +144,15 @@ impl Machine<'_, '_> {
         if let Some(&known) = self.known.get(text) {
             return known;
         }
+        if states::is_template(text) {
+            return TEXT_TEMPLATE;
+        }
+        if bounds::names_zone_file(text) {
+            self.find(
+                &ARGUMENTS,
+                "a time zone is named by the path of a file, which would be opened",
+            );
+        }
         let dunder = text.len() > 4 && text.starts_with("__") && text.ends_with("__");
         let keeps = text.len() <= MAX_NAME
             && self.texts.len() < MAX_TEXTS
@@ -153,19 +162,25 @@ impl Machine<'_, '_> {
         if !keeps && !is_word {
             return if dunder { TEXT_DUNDER } else { TEXT_UNKNOWN };
         }
-        let start = u32::try_from(self.text_bytes.len()).unwrap_or(u32::MAX);
-        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        let index = u32::try_from(self.texts.len()).unwrap_or(u32::MAX);
-        self.text_bytes.push_str(text);
-        self.texts.push((start, length));
+        let index = self.keep_text(text);
         if is_word {
             self.known.insert(text.to_owned(), index);
         }
         index
     }
 
+    /// Keeps a text, whether it is kept already or not.
+    pub(super) fn keep_text(&mut self, text: &str) -> u32 {
+        let start = u32::try_from(self.text_bytes.len()).unwrap_or(u32::MAX);
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(self.texts.len()).unwrap_or(u32::MAX);
+        self.text_bytes.push_str(text);
+        self.texts.push((start, length));
+        index
+    }
+
     pub(super) fn text_of(&self, index: u32) -> Option<&str> {
-        if index <= TEXT_DUNDER {
+        if index <= TEXT_TEMPLATE {
             return None;
         }
         let (start, length) = *self.texts.get(index as usize)?;
@@ -195,6 +210,9 @@ impl Machine<'_, '_> {
     }
 
     pub(super) fn tuple(&mut self, parts: &[Value]) -> Result<Value, Halt> {
+        for &part in parts {
+            self.hand_on(part);
+        }
         let (depth, weight, flags) = self.measure(parts);
         let start = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
         // Arguments are short; of longer tuples nothing is asked.
