@@ -16,6 +16,7 @@ mod tensors;
 mod values;
 
 pub(crate) use calls::is_by_pattern;
+pub(crate) use states::{TEMPLATE_ATTRIBUTE, is_called_attribute, is_template};
 
 use super::globals::{AllowList, Use};
 use super::input::{Input, InputError};
@@ -164,7 +165,7 @@ enum Value {
 const TEXT_UNKNOWN: u32 = 0;
 /// A text that was not kept, with two underscores at both ends.
 const TEXT_DUNDER: u32 = 1;
-/// The text of functions that SciPy makes of a distribution's parameters, as SciPy writes it.
+/// The text of functions that `SciPy` makes of a distribution's parameters, as `SciPy` writes it.
 const TEXT_TEMPLATE: u32 = 2;
 
 #[derive(Debug, Clone, Copy)]
@@ -266,6 +267,10 @@ fn run_nested(
     Ok(machine.outcome)
 }
 
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact about the program so far"
+)]
 struct Machine<'m, 's> {
     input: &'m mut Input<'s>,
     list: &'m AllowList,

@@ -13,8 +13,8 @@ mod never;
 pub use globals::{ALLOW_LIST, AllowList, AllowListError, Use};
 pub use input::{Input, InputError};
 
-pub(crate) use machine::is_by_pattern;
 pub use machine::{Outcome, Storage, Style};
+pub(crate) use machine::{TEMPLATE_ATTRIBUTE, is_by_pattern, is_called_attribute, is_template};
 
 use crate::check::Check;
 use crate::compressed::{self, Coding};

@@ -1,7 +1,10 @@
 //! Calls whose arguments decide whether they are harmless.
 
 use super::calls::ZONE;
-use super::*;
+use super::{
+    ARGUMENTS, CODE_TYPE, DUNDER_KEY, FILL_DICT, FILL_LIST, FILL_SET, Halt, Kind, Machine,
+    OBJECT_TYPE, OWN_CODE, TEMPLATE_KEY, Use, Value,
+};
 
 impl Machine<'_, '_> {
     /// Calls whose arguments decide whether they are harmless.
@@ -79,7 +82,7 @@ impl Machine<'_, '_> {
             ),
             ("builtins.bytes", []) => (true, Value::Bytes),
             ("builtins.range" | "builtins.xrange", _) => {
-                (self.range_fits(&parts), self.make(Kind::Range, 0, 1, 1.0)?)
+                (Self::range_fits(&parts), self.make(Kind::Range, 0, 1, 1.0)?)
             }
             ("builtins.slice", _) => {
                 let numbers = parts.iter().all(|part| {

@@ -1,7 +1,10 @@
 //! Types and arrays of NumPy, and the bytes that joblib writes behind an object.
 
 use super::opcodes::protocol_of;
-use super::*;
+use super::{
+    ARGUMENTS, BOMB, BUILT, Halt, Input, Kind, Machine, OBJECT_TYPE, PLAIN_WINDOW, Style,
+    TRUNCATED, Value, Verdict, Window, run_nested,
+};
 
 impl Machine<'_, '_> {
     /// Makes a type out of the arguments of `numpy.dtype`; `None` if NumPy writes no such call.
@@ -18,16 +21,17 @@ impl Machine<'_, '_> {
             // A type by its class; NumPy itself always writes codes.
             Some(Kind::Global {
                 granted: Some(_), ..
-            }) => match scalar_code(&self.name_of(*code)) {
-                Some(written) => written,
-                None => {
+            }) => {
+                if let Some(written) = scalar_code(&self.name_of(*code)) {
+                    written
+                } else {
                     let kind = Kind::Dtype {
                         item_bytes: None,
                         is_flexible: false,
                     };
                     return Some((kind, 0));
                 }
-            },
+            }
             _ => self.str_of(*code)?,
         };
         let code = type_code(written)?;

@@ -1,18 +1,18 @@
 //! Arguments of calls that the allow-list permits: none may exhaust the loader, open a file, or reach a method of
 //! another value.
 
-use super::*;
+use super::{CODE_CLASS, CODE_MODULE, Kind, Machine, Use, Value};
 
 /// Longest range, in numbers; what walks over it makes each of them.
 const MAX_RANGE: i128 = 1 << 24;
-/// Largest number that constructors of scikit-learn and SciPy take; they make room for as many values.
+/// Largest number that constructors of scikit-learn and `SciPy` take; they make room for as many values.
 const MAX_COUNT: i64 = 1 << 24;
 /// Longest text of a fraction or a number.
 const MAX_DIGITS: usize = 400;
 
 impl Machine<'_, '_> {
     /// Whether a range is short enough to be walked over.
-    pub(super) fn range_fits(&self, parts: &[Value]) -> bool {
+    pub(super) fn range_fits(parts: &[Value]) -> bool {
         let bounds: Option<Vec<i128>> = parts
             .iter()
             .map(|part| match part {
@@ -49,8 +49,7 @@ impl Machine<'_, '_> {
             },
             "collections.deque" => match parts.as_slice() {
                 [] => true,
-                [content] => self.is_sequence(*content),
-                [content, Value::None | Value::Int(_)] => self.is_sequence(*content),
+                [content] | [content, Value::None | Value::Int(_)] => self.is_sequence(*content),
                 _ => false,
             },
             // The name of a zone is looked up in the folder of zones.
@@ -70,8 +69,8 @@ impl Machine<'_, '_> {
                         .all(|byte| byte.is_ascii_digit() || matches!(byte, b'/' | b'-'));
                     text.len() <= MAX_DIGITS && (name == "decimal.Decimal" || is_digits)
                 }),
-                [Value::Int(_) | Value::Number] | [Value::Int(_), Value::Int(_)] => true,
-                [Value::Int(_) | Value::Number, Value::Int(_) | Value::Number] => true,
+                [Value::Int(_) | Value::Number]
+                | [Value::Int(_) | Value::Number, Value::Int(_) | Value::Number] => true,
                 _ => false,
             },
             _ if module.starts_with("sklearn.")

@@ -1,7 +1,10 @@
 //! Containers that are filled, and objects that get their state.
 
 use super::states::SUBCLASS;
-use super::*;
+use super::{
+    ARGUMENTS, BUILT, DUNDER_KEY, FILL_DICT, FILL_LIST, Halt, Kind, MAX_ITEMS, Machine, NOT_KEPT,
+    ReadError, Value,
+};
 
 impl Machine<'_, '_> {
     pub(super) fn set_items(&mut self, pairs: &[Value]) -> Result<(), Halt> {
@@ -40,7 +43,7 @@ impl Machine<'_, '_> {
         };
         let first = self.items.len();
         let old = start as usize..start as usize + if asks { kept as usize * 2 } else { 0 };
-        let count = (old.len() + pairs.len()) / 2;
+        let count = usize::midpoint(old.len(), pairs.len());
         let (start, kept) = if asks && count <= MAX_KEPT {
             if first + count * 2 > MAX_ITEMS {
                 return Err(Halt::Read(ReadError::Exhausted(

@@ -1,6 +1,9 @@
 //! Imports, instances and calls.
 
-use super::*;
+use super::{
+    ARGUMENTS, CODE_CLASS, CODE_MODULE, CODE_TYPE, DUNDER_KEY, FILL_DICT, FILL_LIST, FILL_SET,
+    GLOBAL, Halt, Kind, Machine, OWN_CODE, RUNS_OWN_CODE, Style, TEXT_DUNDER, Use, Value,
+};
 
 impl Machine<'_, '_> {
     pub(super) fn import(&mut self, module: u32, name: u32) -> Result<(), Halt> {
@@ -330,7 +333,7 @@ impl Machine<'_, '_> {
         )
     }
 
-    /// Whether the name is the method that distributions of SciPy keep as a function.
+    /// Whether the name is the method that distributions of `SciPy` keep as a function.
     fn is_entropy(&self, module: &str, name: &str) -> bool {
         module.starts_with("scipy.stats.")
             && name

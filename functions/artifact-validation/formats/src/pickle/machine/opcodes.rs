@@ -1,7 +1,11 @@
 //! The opcodes, one by one.
 
 use super::calls::is_main_namespace;
-use super::*;
+use super::{
+    BOMB, FILL_DICT, FILL_LIST, FILL_SET, GLOBAL, Halt, Kind, MAX_INTEGER_BYTES, MAX_MARKS,
+    MAX_READ, Machine, NOT_CANONICAL, PERSISTENT_ID, ReadError, TEXT_DUNDER, TEXT_UNKNOWN,
+    TRUNCATED, Value,
+};
 
 impl Machine<'_, '_> {
     pub(super) fn follow(&mut self) -> Result<(), Halt> {

@@ -3,15 +3,17 @@
 //! A class of the allow-list sets its state with code of its own, which runs some attributes and calls methods of
 //! others; those attributes may only hold what the library writes into them.
 
-use super::*;
+use super::{
+    ARGUMENTS, BOMB, DUNDER_KEY, Halt, Kind, Machine, TEMPLATE_KEY, TEXT_TEMPLATE, Use, Value,
+};
 
 /// Names of attributes that have rules; every machine keeps their texts first, in this order.
 ///
 /// The first three have rules of their own; the others are methods that loaders call on what a state holds, so that a
 /// function under their name would be called while loading.
-pub(super) const GUARDED: &[&str] = &[
+pub(super) const GUARDED: [&str; 44] = [
     "subclass",
-    "_parse_arg_template",
+    TEMPLATE_ATTRIBUTE,
     "_qhull",
     "_free",
     "add",
@@ -56,11 +58,20 @@ pub(super) const GUARDED: &[&str] = &[
     "write",
 ];
 
+/// The attribute of `SciPy`'s distributions whose text is run when they take their state.
+pub(crate) const TEMPLATE_ATTRIBUTE: &str = "_parse_arg_template";
+
+/// Whether loaders call what they find under this name.
+pub(crate) fn is_called_attribute(name: &str) -> bool {
+    GUARDED.iter().skip(3).any(|guarded| *guarded == name)
+}
+
 /// The text of the first guarded name; those before stand for texts that are not kept.
 const FIRST_GUARDED: u32 = TEXT_TEMPLATE + 1;
 pub(super) const SUBCLASS: u32 = FIRST_GUARDED;
 const TEMPLATE: u32 = FIRST_GUARDED + 1;
 const QHULL: u32 = FIRST_GUARDED + 2;
+const LAST_GUARDED: u32 = FIRST_GUARDED + 43;
 
 /// Heaviest value that may be a key: what hashes it visits all its parts, however often they are shared.
 const MAX_KEY_WEIGHT: f32 = 1e6;
@@ -78,7 +89,7 @@ impl Machine<'_, '_> {
             if text != SUBCLASS {
                 self.hand_on(value);
             }
-            if !(TEMPLATE..FIRST_GUARDED + GUARDED.len() as u32).contains(&text) {
+            if !(TEMPLATE..=LAST_GUARDED).contains(&text) {
                 continue;
             }
             let is_honest = match text {
@@ -178,10 +189,10 @@ impl Machine<'_, '_> {
     }
 }
 
-/// Whether a text is the one that SciPy makes of the names of a distribution's parameters, for `exec`.
+/// Whether a text is the one that `SciPy` makes of the names of a distribution's parameters, for `exec`.
 ///
-/// The form is that of `parse_arg_template` in `scipy/stats/_distn_infrastructure.py`, unchanged since SciPy 0.14.
-pub(super) fn is_template(text: &str) -> bool {
+/// The form is that of `parse_arg_template` in `scipy/stats/_distn_infrastructure.py`, unchanged since `SciPy` 0.14.
+pub(crate) fn is_template(text: &str) -> bool {
     const START: &str = "\ndef _parse_args(self, ";
     let Some(rest) = text.strip_prefix(START) else {
         return false;

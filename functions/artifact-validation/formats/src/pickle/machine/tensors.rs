@@ -1,6 +1,6 @@
 //! Storages and tensors of PyTorch.
 
-use super::*;
+use super::{Halt, Kind, Machine, PERSISTENT_ID, Storage, Style, Use, Value};
 
 impl Machine<'_, '_> {
     /// Holds a tensor's view against the storage that it is a view of.

@@ -1,6 +1,10 @@
 //! Values on the stack, in containers and in the memo.
 
-use super::*;
+use super::{
+    ARGUMENTS, BOMB, Halt, Kind, MAX_DEPTH, MAX_ITEMS, MAX_MEMO, MAX_NAME, MAX_OBJECTS, MAX_STACK,
+    MAX_TEXT_BYTES, MAX_TEXTS, MAX_WEIGHT, Machine, NOT_CANONICAL, OBJECT_TYPE, Object, ReadError,
+    TEXT_DUNDER, TEXT_TEMPLATE, TEXT_UNKNOWN, Value, bounds, states,
+};
 
 impl Machine<'_, '_> {
     pub(super) fn push(&mut self, value: Value) -> Result<(), Halt> {
