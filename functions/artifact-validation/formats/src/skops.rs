@@ -382,7 +382,11 @@ impl Walk {
                     && matches!(module.as_str(), "numpy.random" | "numpy.random._generator")
             }
             "SparseMatrixNode" => module.starts_with("scipy.sparse") && is_plain_class(class, true),
-            "ObjectNode" => is_type_allowed(&name) || is_listed(module, class, false),
+            "ObjectNode" => {
+                is_type_allowed(&name)
+                    || is_listed(module, class, false)
+                    || (module == "_loss" && is_plain_class(class, false))
+            }
             "TypeNode" => is_type_allowed(&name) || is_listed(module, class, true),
             // What it binds is a node of its own, and it is not called while loading.
             "PartialNode" => name == "functools.partial",

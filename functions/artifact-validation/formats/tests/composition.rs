@@ -68,7 +68,10 @@ fn instance(name: &str) -> Vec<u8> {
 }
 
 fn build(object: Vec<u8>, state: &[u8]) -> Vec<u8> {
-    [object.as_slice(), state, b"b"].concat()
+    let mut made = object;
+    made.extend(state);
+    made.push(b'b');
+    made
 }
 
 fn pickle(body: &[u8]) -> Vec<u8> {
@@ -161,7 +164,7 @@ fn namespace(name: &str, value: Vec<u8>) -> Vec<u8> {
 const NORM: &str = "scipy.stats._continuous_distns.norm_gen";
 const TEMPLATE: &str = "_parse_arg_template";
 
-/// The text that SciPy writes for a distribution with one parameter.
+/// The text that `SciPy` writes for a distribution with one parameter.
 const HONEST: &str = "\ndef _parse_args(self, s,  loc=0, scale=1):\n    return (s, ), loc, scale\n\n\
 def _parse_args_rvs(self, s,  loc=0, scale=1, size=None):\n    \
 return self._argcheck_rvs(s,  loc, scale, size=size)\n\n\
@@ -604,7 +607,7 @@ fn code_by_value_cannot_run_while_it_comes_to_life() {
 #[test]
 fn pickles_in_text_form_are_found_behind_any_beginning() {
     let tail = b"cposix\ngetpid\n(S'x'\ntR.".as_slice();
-    let beginnings = vec![
+    let beginnings = [
         [b"S'", vec![b'a'; 70_000].as_slice(), b"'\n0"].concat(),
         [b"V", vec![b'b'; 2_000_000].as_slice(), b"\n0"].concat(),
         b"S'line'\n0".repeat(30_000),
