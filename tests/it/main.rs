@@ -24,6 +24,7 @@ mod notifications;
 mod openapi;
 mod packages;
 mod policy;
+mod reads;
 mod tenants;
 mod tracking;
 mod validation;

@@ -44,7 +44,7 @@ async fn uploaded(world: &World) {
 }
 
 /// Delivers what tells of uploads, one after the other, until none is left or the process is cut.
-async fn validate(world: &World) {
+pub(crate) async fn validate(world: &World) {
     loop {
         let waiting = world.stack.deliveries().await.unwrap();
         let Some(next) = waiting

@@ -5,6 +5,7 @@ mod large;
 use bytes::Bytes;
 use model_formats::{Bundle, BundleFile, Limits, ReadError, Report, Source, Verdict, inspect};
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const GIB: u64 = 1 << 30;
@@ -75,6 +76,10 @@ fn files_of_a_gibibyte_are_judged_by_less_than_a_mebibyte() {
         (large::gguf(GIB), 24),
         (large::onnx(GIB - 4096), 24),
         (large::pickle(GIB), 24),
+        (large::hdf5(), 24),
+        (large::keras(b"{}", b"{}"), 24),
+        (large::tar(GIB), 24),
+        (large::zip(GIB), 24),
     ] {
         let name = layout.name;
         let source = Sparse::new(layout.size, layout.parts);
@@ -87,6 +92,59 @@ fn files_of_a_gibibyte_are_judged_by_less_than_a_mebibyte() {
         if name == "model.pt" {
             assert_eq!(report.files[0].facts["tensor_count"], 64);
         }
+    }
+}
+
+/// A file that remembers which ranges of it were read.
+struct Remembered {
+    bytes: Bytes,
+    ranges: Mutex<Vec<Range<u64>>>,
+}
+
+impl Source for Remembered {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
+        self.ranges.lock().expect("unharmed").push(range.clone());
+        self.bytes.read(range)
+    }
+}
+
+#[test]
+fn what_must_be_read_whole_is_read_once() {
+    for (name, bytes) in large::dense(9 << 20) {
+        let source = Remembered {
+            bytes: bytes.into(),
+            ranges: Mutex::default(),
+        };
+        let report = inspect(
+            &Bundle::new(vec![BundleFile {
+                path: name,
+                source: &source,
+            }]),
+            &Limits::default(),
+        );
+        assert_eq!(report.verdict, Verdict::Clean, "{:?}", report.findings);
+        let mut ranges = source.ranges.into_inner().expect("unharmed");
+        let fetched: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        ranges.sort_by_key(|range| (range.start, range.end));
+        let mut end = 0;
+        for range in ranges {
+            assert!(
+                range.start <= end,
+                "{name}: nothing is passed over at {end}"
+            );
+            end = end.max(range.end);
+        }
+        let size = source.bytes.len() as u64;
+        assert_eq!(end, size, "{name} is read to its end");
+        // Its ends told the format, and are small.
+        assert!(
+            fetched <= size + 128 * 1024,
+            "{name}: {fetched} of {size} bytes"
+        );
     }
 }
 

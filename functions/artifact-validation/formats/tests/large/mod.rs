@@ -2,6 +2,10 @@
 //!
 //! Each is honest, and as large as it is asked to be; the stories of the whole registry use them too.
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::io::Write as _;
+
 /// A file: its name, its size, and parts at their offsets, in order and with zeros between them.
 pub(crate) struct Layout {
     pub(crate) name: &'static str,
@@ -58,6 +62,7 @@ pub(crate) fn safetensors(content: u64, count: u64) -> Layout {
 }
 
 /// A stored zip whose members may be longer than what is given of them.
+#[derive(Default)]
 struct ZipBuilder {
     parts: Vec<(u64, Vec<u8>)>,
     table: Vec<u8>,
@@ -156,12 +161,7 @@ pub(crate) fn torch(content: u64, count: u32) -> Layout {
     let each = content / u64::from(count);
     let elements = u32::try_from(each / 4).expect("small");
     let program = state_dict(count, elements);
-    let mut zip = ZipBuilder {
-        parts: Vec::new(),
-        table: Vec::new(),
-        at: 0,
-        count: 0,
-    };
+    let mut zip = ZipBuilder::default();
     let crc32 = crc32fast::hash(&program);
     zip.add("archive/data.pkl", &program, program.len() as u64, crc32);
     zip.add(
@@ -261,4 +261,164 @@ pub(crate) fn pickle(content: u64) -> Layout {
     let mut start = b"\x80\x04}\x8c\x07weights\x8e".to_vec();
     start.extend_from_slice(&content.to_le_bytes());
     Layout::surrounds("m.pkl", start, content, b"s.".to_vec())
+}
+
+/// Two arrays of 48 MiB, as h5py writes them.
+///
+/// The file beside this one holds the size, and then offset and bytes of whatever is not zero.
+pub(crate) fn hdf5() -> Layout {
+    let mut lines = include_str!("weights.h5.txt").lines();
+    let number = |text: &str| text.parse().expect("a number");
+    let size = number(lines.next().expect("the size"));
+    let parts = lines
+        .map(|line| {
+            let (offset, digits) = line.split_once(' ').expect("offset and bytes");
+            let bytes = (0..digits.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("digits"))
+                .collect();
+            (number(offset), bytes)
+        })
+        .collect();
+    Layout {
+        name: "model.weights.h5",
+        size,
+        parts,
+    }
+}
+
+/// A Keras model with these weights; `configuration` and `metadata` are those of any model.
+pub(crate) fn keras(configuration: &[u8], metadata: &[u8]) -> Layout {
+    let weights = hdf5();
+    let mut zip = ZipBuilder::default();
+    for (name, content) in [("metadata.json", metadata), ("config.json", configuration)] {
+        zip.add(
+            name,
+            content,
+            content.len() as u64,
+            crc32fast::hash(content),
+        );
+    }
+    zip.add(weights.name, b"", weights.size, 0);
+    let start = zip.at - weights.size;
+    let inner = weights
+        .parts
+        .into_iter()
+        .map(|(at, part)| (start + at, part));
+    zip.parts.extend(inner);
+    zip.finish("model.keras")
+}
+
+/// A safetensors file of `content` bytes in an archive of POSIX.
+pub(crate) fn tar(content: u64) -> Layout {
+    let member = safetensors(content, 4);
+    let mut header = vec![0; 512];
+    let mut put =
+        |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, "model/model.safetensors");
+    put(100, "0000644\0");
+    put(108, "0000000\0");
+    put(116, "0000000\0");
+    put(124, &format!("{:011o}\0", member.size));
+    put(136, "00000000000\0");
+    put(148, "        ");
+    put(156, "0");
+    put(257, "ustar\0");
+    put(263, "00");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    let sum = format!("{sum:06o}\0 ");
+    header[148..156].copy_from_slice(sum.as_bytes());
+    header.extend_from_slice(&member.parts[0].1);
+    let end = (512 + member.size).div_ceil(512) * 512 + 1024;
+    let rest = end.div_ceil(10240) * 10240 - header.len() as u64;
+    Layout::begins("model.tar", header, rest)
+}
+
+/// The same file, stored in a zip archive.
+pub(crate) fn zip(content: u64) -> Layout {
+    let member = safetensors(content, 4);
+    let mut zip = ZipBuilder::default();
+    let (_, start) = &member.parts[0];
+    zip.add(member.name, start, member.size, 0);
+    zip.finish("model.zip")
+}
+
+/// Bytes that no compression makes smaller.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+/// A list of so many integers, as Python's pickler writes it: in batches, each number an opcode of its own.
+fn numbers(count: u32) -> Vec<u8> {
+    let mut program = b"\x80\x02]q\x00".to_vec();
+    for batch in (0..count).step_by(1000) {
+        program.push(b'(');
+        for number in batch..(batch + 1000).min(count) {
+            program.push(b'J');
+            program.extend_from_slice(&(number | 1 << 24).to_le_bytes());
+        }
+        program.push(b'e');
+    }
+    program.push(b'.');
+    program
+}
+
+/// Files of about so many bytes of formats of which every byte must be read; real ones, made longer.
+pub(crate) fn dense(size: usize) -> Vec<(&'static str, Vec<u8>)> {
+    // Something that says nothing, behind the first `after`, again and again.
+    let spread = |name: &'static str, bytes: &[u8], after: &str, filler: &str| {
+        let mut bytes = bytes.to_vec();
+        let at = bytes
+            .windows(after.len())
+            .position(|window| window == after.as_bytes())
+            .expect("it occurs")
+            + after.len();
+        let count = (size - bytes.len()) / filler.len();
+        bytes.splice(at..at, filler.repeat(count).into_bytes());
+        (name, bytes)
+    };
+    let gzip = |bytes: &[u8]| {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(bytes).expect("memory is written");
+        gzip.finish().expect("memory is written")
+    };
+    let content = noise(size);
+    let mut program = b"\x80\x04\x8e".to_vec();
+    program.extend_from_slice(&(content.len() as u64).to_le_bytes());
+    program.extend_from_slice(&content);
+    program.push(b'.');
+    vec![
+        spread(
+            "xgb.json",
+            include_bytes!("../fixtures/benign/xgb.json"),
+            "\"gradient_booster\":",
+            " ",
+        ),
+        spread(
+            "cat.json",
+            include_bytes!("../fixtures/benign/cat.json"),
+            "\"features_info\":",
+            " ",
+        ),
+        spread(
+            "tree.pmml",
+            include_bytes!("../fixtures/benign/tree.pmml"),
+            "description\">",
+            "<Extension name=\"a\" value=\"b\"/>",
+        ),
+        (
+            "numbers.pkl",
+            numbers(u32::try_from(size / 5).expect("few")),
+        ),
+        ("noise.pkl.gz", gzip(&program)),
+    ]
 }
