@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod approvals;
 mod architecture;
 mod artifacts;
 mod audit;
@@ -24,7 +25,9 @@ mod notifications;
 mod openapi;
 mod packages;
 mod policy;
+mod promotion;
 mod reads;
+mod rollouts;
 mod tenants;
 mod tracking;
 mod validation;
