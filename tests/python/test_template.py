@@ -203,7 +203,7 @@ NEEDED = {
         "incoming": ["ListMultipartUploadParts", "PutObject"],
         "runs": ["GetObject"],
     },
-    "Promote": {"Table": [*READ, *WRITE, *CHECK], "Bucket": ["ListBucket"], "documents": ["GetObject"]},
+    "Promote": {"Table": [*READ, *WRITE, *DELETE, *CHECK], "Bucket": ["ListBucket"], "documents": ["GetObject"]},
     "Query": {
         "Table": READ,
         "Bucket": ["ListBucket"],
@@ -225,6 +225,7 @@ NEEDED = {
         "dropzone": ["GetObject", "GetObjectVersion"],
         "incoming": ["GetObject", "GetObjectVersion"],
         "incoming/*/_SLIPWAY_CONTINUE_*": ["PutObject"],
+        "incoming/*/_SLIPWAY_DIGEST": ["AbortMultipartUpload", "PutObject"],
         "incoming/*/_SLIPWAY_DIGEST": ["AbortMultipartUpload", "PutObject"],
         "models": ["GetObject", "GetObjectVersion"],
         "reports": ["GetObject", "PutObject"],
@@ -287,7 +288,7 @@ def place_of(resource: dict) -> str:
     if resource.get("Fn::Sub", "").endswith(":${AWS::StackName}-*"):
         return "topics"
     if "Fn::Sub" in resource:
-        within = re.fullmatch(r"\$\{(?:Bucket|Table)\.Arn\}/([a-z]+(?:/\*/_SLIPWAY_(?:[A-Z]+_)?\*)?)(?:/\*)?", resource["Fn::Sub"])
+        within = re.fullmatch(r"\$\{(?:Bucket|Table)\.Arn\}/([a-z]+(?:/\*/_SLIPWAY_[A-Z_]*\*?)?)(?:/\*)?", resource["Fn::Sub"])
         return within.group(1)
     name, attribute = resource["Fn::GetAtt"]
     return {"Arn": name, "StreamArn": "Stream"}[attribute]
