@@ -15,6 +15,7 @@ mod allowance;
 mod archive;
 mod attest;
 mod collect;
+mod collect_model;
 mod files;
 mod handler;
 mod handlers;
