@@ -153,7 +153,13 @@ impl Story {
             }
             (true, 0 | 1) => drop(self.world.post(&format!("{path}/restore"), json!({})).await),
             (true, _) => {
-                let created = self.world.post("/v1/models", json!({"name": model})).await;
+                let created = self
+                    .world
+                    .post(
+                        "/v1/models",
+                        json!({"name": model, "replace_deleted": true}),
+                    )
+                    .await;
                 let id = created.expect(201)["model_id"].as_str().unwrap().to_owned();
                 assert_ne!(id, self.homes[model]);
                 self.homes.insert(model, id);

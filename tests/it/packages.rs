@@ -228,6 +228,76 @@ async fn purging_survives_every_cut() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn purging_a_deleted_model_survives_every_cut() {
+    cut_everywhere_with(
+        &[],
+        async |world| {
+            world.create_model("iris").await;
+            world.publish("iris", &content()).await;
+            // Its uploads never came.
+            world.register("iris", &content()).await;
+            world.pass(2 * HOUR).await;
+            world.delete("/v1/models/iris").await.expect(200);
+            world.drain().await;
+            world.clock.advance_millis(31 * DAY);
+        },
+        async |world, _| {
+            let schedule =
+                json!({"detail-type": "Scheduled Event", "source": "aws.events", "detail": {}});
+            packaging::handle(world.stack.app().clone(), schedule)
+                .await
+                .is_ok()
+        },
+        async |world| {
+            world.pass(8 * HOUR).await;
+            assert_eq!(world.object_versions().await, vec![]);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_model_keeps_its_files_until_it_cannot_be_restored_and_others_keep_what_they_share()
+ {
+    let world = World::start().await;
+    for model in ["iris", "lily"] {
+        world.create_model(model).await;
+        world.publish(model, &content()).await;
+    }
+    world.delete("/v1/models/iris").await.expect(200);
+    world.drain().await;
+    world.pass(20 * DAY).await;
+    world
+        .post("/v1/models/iris/restore", json!({}))
+        .await
+        .expect(200);
+    world.drain().await;
+    world.pass(20 * DAY).await;
+    assert_eq!(
+        files_of(&world, "iris", 1).await.len(),
+        content().len() + 1,
+        "the files and their signature"
+    );
+    world.delete("/v1/models/iris").await.expect(200);
+    world.drain().await;
+    world.pass(31 * DAY).await;
+    world
+        .post("/v1/models/iris/restore", json!({}))
+        .await
+        .expect_error(409, "deleted");
+    let downloads = world
+        .get("/v1/models/lily/versions/1/downloads")
+        .await
+        .expect(200);
+    let weights = world.download(&downloads["downloads"][1]).await;
+    assert_eq!(weights, content()["weights.safetensors"]);
+    world.delete("/v1/models/lily").await.expect(200);
+    world.drain().await;
+    world.pass(31 * DAY).await;
+    assert_eq!(world.object_versions().await, vec![]);
+}
+
 /// The archive once it is there.
 async fn archived(world: &World, format: &str) -> Vec<u8> {
     let path = "/v1/models/iris/versions/1/archives";
