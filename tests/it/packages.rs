@@ -65,6 +65,22 @@ async fn a_ready_version_lies_as_it_is_under_its_own_prefix_and_its_uploads_go()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_management_that_is_throttled_delays_a_package_and_spoils_nothing() {
+    let world = World::start().await;
+    world.create_model("iris").await;
+    let public = world.get("/v1/signing-key").await;
+    assert_eq!(public.status, 200);
+    world.register("iris", &content()).await;
+    world.upload("iris", 1, &content()).await;
+    // The client tries a call four times; then the message comes again.
+    world.stack.kms().throttle(6);
+    world.drain().await;
+    let found = files_of(&world, "iris", 1).await;
+    assert!(found.contains_key("model.sig"));
+    assert_eq!(found.len(), content().len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_the_tenant_has_are_not_stored_twice_and_stay_until_the_last_is_purged() {
     let world = World::start().await;
     world.create_model("iris").await;
