@@ -13,6 +13,7 @@ mod bad_input;
 mod budgets;
 mod concurrency;
 mod crashes;
+mod endpoints;
 mod events;
 mod growth;
 mod idempotency;
