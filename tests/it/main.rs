@@ -15,6 +15,7 @@ mod concurrency;
 mod crashes;
 mod events;
 mod growth;
+mod holding;
 mod idempotency;
 mod interleavings;
 mod journey;
