@@ -27,6 +27,7 @@ mod openapi;
 mod packages;
 mod policy;
 mod promotion;
+mod reads;
 mod rollouts;
 mod tenants;
 mod tracking;

@@ -8,7 +8,6 @@ use crate::facts::Facts;
 use crate::lanes::{End, Run, Sender};
 use crate::seals;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS, SubscriptionStatus};
 use shared::domain::{
     Delivery, Event, EventType, Model, ModelName, Subscription, TenantName, Timestamp, VersionId,
@@ -130,7 +129,7 @@ impl Batch {
         let fresh_work = fresh.work()?;
         let grace = self.app.config.collect_grace_seconds.saturating_mul(1000);
         let window = self.app.config.restore_seconds.saturating_mul(1000);
-        let mut work = work_of(event, grace, window);
+        let mut work = work_of(event, grace, window)?;
         if fresh.bus || !fresh.lanes.is_empty() {
             work.push(fresh_work.clone());
         }
@@ -365,12 +364,12 @@ pub(crate) fn due_of(subscription: &Subscription, at: Timestamp) -> Timestamp {
 /// What must happen after an event: what would otherwise be lost with it, and what has a time of its own.
 ///
 /// What nothing needs any more is freed after `grace` milliseconds, what was deleted after `window`.
-fn work_of(event: &Event, grace: u64, window: u64) -> Vec<WorkItem> {
+fn work_of(event: &Event, grace: u64, window: u64) -> Result<Vec<WorkItem>> {
     // A version whose files lie elsewhere is ready from the beginning.
     if event.kind == EventType::VersionRegistered
         && event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY")
     {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let kinds: &[(WorkKind, u64)] = match event.kind {
         EventType::VersionRegistered => &[(WorkKind::Validate, WORK_DUE_MILLIS)],
@@ -386,19 +385,19 @@ fn work_of(event: &Event, grace: u64, window: u64) -> Vec<WorkItem> {
         ],
         EventType::VersionPackaged | EventType::VersionFailed => &[(WorkKind::Collect, grace)],
         EventType::VersionDeleted => &[(WorkKind::Collect, window)],
-        _ => return Vec::new(),
+        _ => return Ok(Vec::new()),
     };
-    let (Some(home), Some(version)) = (event.home(), event.version) else {
-        return Vec::new();
+    let (Some(home), Some(number)) = (event.home(), event.version) else {
+        return Ok(Vec::new());
     };
-    let subject = json!({"tenant": event.tenant, "model": home, "version": version}).to_string();
+    let id = VersionId {
+        tenant: event.tenant.clone(),
+        model: ModelName::of_home(home)?,
+        number,
+    };
     kinds
         .iter()
-        .map(|(kind, wait)| WorkItem {
-            kind: *kind,
-            due: event.time.plus_millis(*wait),
-            subject: subject.clone(),
-        })
+        .map(|(kind, wait)| WorkItem::about_version(*kind, event.time.plus_millis(*wait), &id))
         .collect()
 }
 
