@@ -27,6 +27,8 @@ pub mod lambda;
 #[cfg(feature = "aws")]
 pub mod mlflow;
 #[cfg(feature = "aws")]
+pub mod oci;
+#[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
 pub mod seal;

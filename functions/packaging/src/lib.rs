@@ -19,6 +19,7 @@ mod files;
 mod handler;
 mod handlers;
 mod manifest;
+mod oci;
 mod package;
 mod retention;
 mod sweep;

@@ -11,6 +11,7 @@ pub mod metadata;
 pub mod model;
 pub mod model_name;
 pub mod name;
+pub mod repository;
 pub mod retention;
 pub mod subscription;
 pub mod tenure;
@@ -30,6 +31,7 @@ pub use model_name::ModelName;
 pub use name::{
     AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
 };
+pub use repository::Repository;
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;
 pub use version::{Status, Version, VersionId};

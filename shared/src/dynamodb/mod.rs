@@ -11,9 +11,9 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Archive, ArchiveFormat, ArtifactRoot, Chained, Decide, Dispatch, FEED_DAYS, Held,
-    Holder, Judgement, Lane, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS, Moved, Naming,
-    Neighbours, NewExperiment, Packing, Page, Place, Position, Registration, Registry, Rejudgement,
-    RunChange, RunLink, RunWithExperiment, StoredPolicy, TrustedKey, VersionChange, WorkItem,
-    WorkKind,
+    AliasChange, Archive, ArchiveFormat, ArtifactRoot, Blob, Chained, Contents, Decide, Dispatch,
+    FEED_DAYS, Held, Holder, Holding, Judgement, Lane, Listed, Loaded, LoggedModelChange,
+    MAX_TRUSTED_KEYS, Moved, Naming, Neighbours, NewExperiment, Packing, Page, Place, Position,
+    Registration, Registry, Rejudgement, RunChange, RunLink, RunWithExperiment, StoredPolicy,
+    TrustedKey, VersionChange, WorkItem, WorkKind,
 };
