@@ -88,7 +88,7 @@ impl Registry {
             .map(drop)
     }
 
-    /// The versions of a model that have something by a digest, newest first: one eventually consistent read.
+    /// The versions of a model that have something by a digest, newest first: one read.
     ///
     /// The model is looked for under the home that is known, or under its name.
     pub async fn holdings(
@@ -98,12 +98,14 @@ impl Registry {
         digest: &Digest,
         limit: usize,
         after: Option<String>,
+        consistent: bool,
     ) -> Result<Page<Holding>> {
-        let query = Query::new(keys::content_partition(tenant, digest))
+        let mut query = Query::new(keys::content_partition(tenant, digest))
             .prefix(keys::content_prefix(model))
             .backward()
             .limit(limit)
             .after(after);
+        query.consistent = consistent;
         let (items, after) = self.table.query(query).await?;
         Ok(Page {
             items: items.iter().map(holding_of).collect::<Result<_>>()?,
