@@ -806,7 +806,7 @@ async fn pulls_keep_their_budget() {
         (
             "/v2/iris/tags/list".to_owned(),
             vec!["GetItem", "Query", "BatchGetItem"],
-            4.0,
+            6.0,
         ),
     ] {
         // The redirect is not followed: its bytes come from S3 without the registry.

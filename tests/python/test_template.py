@@ -175,7 +175,7 @@ def test_no_policy_allows_everything_of_anything(expanded: dict) -> None:
         for policy in properties["Policies"]
         for statement in policy["PolicyDocument"]["Statement"]
     ]
-    assert len(of_type(expanded, "AWS::IAM::Role")) == 9
+    assert len(of_type(expanded, "AWS::IAM::Role")) == 10
     assert all("ManagedPolicyArns" not in role for role in of_type(expanded, "AWS::IAM::Role").values())
     for name, statement in statements:
         for action in listed(statement["Action"]):

@@ -107,26 +107,11 @@ pub fn code_of(error: &Error) -> OciCode {
         ErrorCode::PermissionDenied => OciCode::Denied,
         ErrorCode::RouteNotFound => OciCode::NoEndpoint,
         ErrorCode::MethodNotAllowed | ErrorCode::BodyTooLarge => OciCode::PullOnly,
-        ErrorCode::InvalidArgument
-        | ErrorCode::MalformedBody
-        | ErrorCode::InvalidCursor
-        | ErrorCode::UnsupportedMediaType
-        | ErrorCode::IdempotencyKeyReused
-        | ErrorCode::Conflict
-        | ErrorCode::ModelExists
-        | ErrorCode::ExperimentExists
-        | ErrorCode::ExperimentNotFound
-        | ErrorCode::RunNotFound
-        | ErrorCode::LoggedModelNotFound
-        | ErrorCode::TagNotFound
-        | ErrorCode::SubscriptionNotFound
-        | ErrorCode::TokenNotFound
-        | ErrorCode::NotRejudgeable
-        | ErrorCode::VersionInUse
-        | ErrorCode::UploadIncomplete => OciCode::Unreadable,
         ErrorCode::Throttled => OciCode::TooManyRequests,
         ErrorCode::Internal => OciCode::Unknown,
         ErrorCode::Unavailable => OciCode::Unavailable,
+        // What cannot be read, and what only other routes than these answer.
+        _ => OciCode::Unreadable,
     }
 }
 

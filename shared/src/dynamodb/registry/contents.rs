@@ -148,32 +148,6 @@ impl Registry {
         }
         Ok((version, document))
     }
-
-    /// Versions of a model whose head was read, by their numbers, as far as they are there: one `BatchGetItem` for every
-    /// hundred.
-    pub async fn versions_by_number(
-        &self,
-        tenant: &TenantName,
-        model: &ModelName,
-        numbers: &[VersionNumber],
-    ) -> Result<Vec<Version>> {
-        let wanted: Vec<_> = numbers
-            .iter()
-            .map(|number| {
-                keys::version(&VersionId {
-                    tenant: tenant.clone(),
-                    model: model.clone(),
-                    number: *number,
-                })
-            })
-            .collect();
-        self.table
-            .batch_get(&wanted, false)
-            .await?
-            .iter()
-            .map(|item| version_from_item(tenant, model, item))
-            .collect()
-    }
 }
 
 fn document_of(item: &Item) -> Result<OciDocument> {
