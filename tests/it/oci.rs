@@ -425,9 +425,10 @@ async fn every_name_has_a_repository_in_its_tenant() {
         ("検 査", "x__e6__a4__9c__20__e6__9f__bb"),
     ] {
         world.create_model(name).await;
-        world
-            .publish(name.replace('#', "%23").as_str(), &small)
-            .await;
+        let path = name.replace('#', "%23");
+        world.publish(&path, &small).await;
+        let view = world.version(&path, 1).await;
+        assert_eq!(view["package"]["oci_repository"], repository);
         let manifest = pull(&world, &format!("/v2/{repository}/manifests/1"))
             .await
             .expect(200);
