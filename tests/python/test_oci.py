@@ -75,7 +75,7 @@ def test_attestations_are_pulled_as_referrers(registry: Registry, address: str, 
 def test_nothing_is_pushed(registry: Registry, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.bin").write_bytes(b"model")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="405|Method Not Allowed"):
+    with pytest.raises(ValueError, match="UNSUPPORTED.*only pulled"):
         client(address).push(files=["model.bin"], target=f"{address}/{REPOSITORY}:2")
     digest = f"sha256:{hashlib.sha256(b'model').hexdigest()}"
     answer = send("HEAD", f"{registry.base_url}/v2/{REPOSITORY}/blobs/{digest}")
@@ -93,8 +93,9 @@ def test_a_token_is_the_password(tmp_path: Path) -> None:
         token = host.registry.call("POST", "/v1/tokens", scope, **administrator).expect(201)["token"]
         address = host.registry.base_url.removeprefix("http://")
         assert client(address, "anyone", token).get_tags(f"{address}/iris") == []
-        for login in [(), ("anyone", "slw_default_wrong")]:
-            with pytest.raises(Exception, match="401|Unauthorized|requires a token|JSON"):
-                client(address, *login).get_tags(f"{address}/iris")
+        refused = host.registry.call("GET", "/v2/iris/tags/list")
+        assert refused.status == 401
+        realm = f'Bearer realm="{host.registry.base_url}/v2/token",service="slipway"'
+        assert refused.headers["www-authenticate"] == realm
     finally:
         host.stop()
