@@ -9,11 +9,11 @@ use shared::test_util::Cut;
 
 const SECRET: &str = "a secret of the tests, and of nobody else";
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     World::start_with(&[("TOKEN_SECRET", SECRET), ("TRUST_ACTOR_HEADER", "false")]).await
 }
 
-fn administrator() -> String {
+pub(crate) fn administrator() -> String {
     authorizer::administrator_token(SECRET)
 }
 

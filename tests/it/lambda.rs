@@ -31,7 +31,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
 /// Every bootstrap, and whether it answers HTTP requests and handles events.
-const BOOTSTRAPS: [(&str, bool, bool); 9] = [
+const BOOTSTRAPS: [(&str, bool, bool); 10] = [
     ("register", true, true),
     ("promote", true, true),
     ("query", true, false),
@@ -41,6 +41,7 @@ const BOOTSTRAPS: [(&str, bool, bool); 9] = [
     ("tracking", true, false),
     ("artifacts", true, false),
     ("authorizer", true, false),
+    ("oci", true, false),
 ];
 
 /// The caller of `api-iam.json`.
@@ -512,6 +513,7 @@ async fn a_model_travels_the_whole_way_through_the_bootstraps() {
         ("tracking", "/health"),
         ("artifacts", "/api/2.0/mlflow-artifacts/artifacts?path=0"),
         ("authorizer", "/v1/tokens"),
+        ("oci", "/v2/"),
     ] {
         let (status, _) = lambda.send(function, "GET", path, None).await;
         assert_eq!(status, 200, "{function}");

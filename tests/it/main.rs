@@ -24,6 +24,7 @@ mod lambda;
 mod mlflow;
 mod names;
 mod notifications;
+mod oci;
 mod openapi;
 mod packages;
 mod policy;

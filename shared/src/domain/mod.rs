@@ -13,6 +13,7 @@ pub mod model;
 pub mod model_name;
 pub mod name;
 pub mod protection;
+pub mod repository;
 pub mod request;
 pub mod retention;
 pub mod rollout;
@@ -37,6 +38,7 @@ pub use name::{
     AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
 };
 pub use protection::{PromotionTarget, Protection, Protections, Waiver, Waivers};
+pub use repository::Repository;
 pub use settings::{Realm, SettingsHead, SettingsKind};
 pub use stage::StageRules;
 pub use subscription::{Delivery, Subscription};
