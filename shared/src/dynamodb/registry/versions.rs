@@ -108,6 +108,7 @@ impl Registry {
     ) -> Result<Outcome<Version>> {
         let key = keys::model(tenant, name);
         let mut known = self.hints.get(&key);
+        let mut may_link = true;
         for attempt in 1..=RACE_ATTEMPTS {
             let fresh = known.is_none();
             let head = match known.take() {
@@ -158,6 +159,13 @@ impl Registry {
                 writes.push(put_document(&version.id, document, json));
             }
             writes.extend(Self::link_to_origin(&version));
+            // Last but for the stored answer, so that its own refusal can be told from the others'.
+            let link = match &version.origin {
+                Some(origin) if may_link => self.link_to_logged_model(&version.id, origin).await?,
+                _ => None,
+            };
+            let link_at = link.is_some().then_some(writes.len());
+            writes.extend(link);
             match self.try_commit(writes, tenant, registration.answer).await? {
                 Ok(Outcome::Done(())) => {
                     let mut head = head;
@@ -169,6 +177,8 @@ impl Registry {
                 }
                 Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
                 Err(refusals) => {
+                    let refused = |at: usize| refusals.get(at).is_some_and(|one| one.refused);
+                    may_link &= !link_at.is_some_and(refused);
                     // The refusal brings the truth, which is good for another try at once; after a few lost
                     // tries it is better to wait, and then to look again, than to stay in step with the others.
                     self.hints.forget(&key);
