@@ -18,6 +18,7 @@ mod idempotency;
 mod interleavings;
 mod journey;
 mod lambda;
+mod lineage;
 mod mlflow;
 mod names;
 mod notifications;
