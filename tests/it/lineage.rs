@@ -198,3 +198,34 @@ async fn registering_a_version_from_a_logged_model_survives_every_cut() {
     )
     .await;
 }
+
+/// Both were registered from the run, and only one of them is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_found_by_its_run_once_though_its_models_name_was_used_before() {
+    let world = World::start().await;
+    let body = json!({"name": "iris", "source": "s3://elsewhere/model", "run_id": "r1"});
+    for life in 0..2 {
+        world
+            .mlflow("registered-models/create", json!({"name": "iris"}))
+            .await
+            .expect(200);
+        world
+            .mlflow("model-versions/create", body.clone())
+            .await
+            .expect(200);
+        if life == 0 {
+            let path = "/api/2.0/mlflow/registered-models/delete";
+            world
+                .send(Method::DELETE, path, Some(json!({"name": "iris"})), &[])
+                .await
+                .expect(200);
+        }
+    }
+    for filter in ["run_id%20%3D%20%27r1%27", "run_id%20IN%20(%27r1%27)"] {
+        let found = world
+            .ask_mlflow(&format!("model-versions/search?filter={filter}"))
+            .await
+            .expect(200);
+        assert_eq!(found["model_versions"].as_array().unwrap().len(), 1);
+    }
+}
