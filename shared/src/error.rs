@@ -22,6 +22,8 @@ pub enum ErrorCode {
     Unauthenticated,
     /// The caller may not do this.
     PermissionDenied,
+    /// A protection keeps the version from where it shall go; `details.conditions` says why.
+    PromotionDenied,
     /// No such route.
     RouteNotFound,
     /// No such registered model.
@@ -36,6 +38,12 @@ pub enum ErrorCode {
     TokenNotFound,
     /// No such artifact, report or package.
     ArtifactNotFound,
+    /// No such promotion request.
+    RequestNotFound,
+    /// No such waiver.
+    WaiverNotFound,
+    /// Nothing was ever served at the place, or not at that revision.
+    RolloutNotFound,
     /// No such experiment.
     ExperimentNotFound,
     /// No such run.
@@ -58,8 +66,10 @@ pub enum ErrorCode {
     VersionRevoked,
     /// What is stored of the version does not suffice to judge it again.
     NotRejudgeable,
-    /// The version, or one of the model's versions, is held by an alias.
+    /// The version, or one of the model's versions, is held by an alias, a promotion request or a rollout.
     VersionInUse,
+    /// The rules of the stages do not name this transition.
+    TransitionNotAllowed,
     /// The thing was deleted; restore it first.
     Deleted,
     /// Not every declared artifact has arrived.
@@ -86,6 +96,7 @@ impl ErrorCode {
         Self::InvalidCursor,
         Self::Unauthenticated,
         Self::PermissionDenied,
+        Self::PromotionDenied,
         Self::RouteNotFound,
         Self::ModelNotFound,
         Self::VersionNotFound,
@@ -93,6 +104,9 @@ impl ErrorCode {
         Self::SubscriptionNotFound,
         Self::TokenNotFound,
         Self::ArtifactNotFound,
+        Self::RequestNotFound,
+        Self::WaiverNotFound,
+        Self::RolloutNotFound,
         Self::ExperimentNotFound,
         Self::RunNotFound,
         Self::LoggedModelNotFound,
@@ -105,6 +119,7 @@ impl ErrorCode {
         Self::VersionRevoked,
         Self::NotRejudgeable,
         Self::VersionInUse,
+        Self::TransitionNotAllowed,
         Self::Deleted,
         Self::UploadIncomplete,
         Self::BodyTooLarge,
@@ -123,6 +138,7 @@ impl ErrorCode {
             Self::InvalidCursor => ("invalid_cursor", 400, false),
             Self::Unauthenticated => ("unauthenticated", 401, false),
             Self::PermissionDenied => ("permission_denied", 403, false),
+            Self::PromotionDenied => ("promotion_denied", 403, false),
             Self::RouteNotFound => ("route_not_found", 404, false),
             Self::ModelNotFound => ("model_not_found", 404, false),
             Self::VersionNotFound => ("version_not_found", 404, false),
@@ -130,6 +146,9 @@ impl ErrorCode {
             Self::SubscriptionNotFound => ("subscription_not_found", 404, false),
             Self::TokenNotFound => ("token_not_found", 404, false),
             Self::ArtifactNotFound => ("artifact_not_found", 404, false),
+            Self::RequestNotFound => ("request_not_found", 404, false),
+            Self::WaiverNotFound => ("waiver_not_found", 404, false),
+            Self::RolloutNotFound => ("rollout_not_found", 404, false),
             Self::ExperimentNotFound => ("experiment_not_found", 404, false),
             Self::RunNotFound => ("run_not_found", 404, false),
             Self::LoggedModelNotFound => ("logged_model_not_found", 404, false),
@@ -142,6 +161,7 @@ impl ErrorCode {
             Self::VersionRevoked => ("version_revoked", 409, false),
             Self::NotRejudgeable => ("not_rejudgeable", 409, false),
             Self::VersionInUse => ("version_in_use", 409, false),
+            Self::TransitionNotAllowed => ("transition_not_allowed", 409, false),
             Self::Deleted => ("deleted", 409, false),
             Self::UploadIncomplete => ("upload_incomplete", 409, false),
             Self::BodyTooLarge => ("body_too_large", 413, false),

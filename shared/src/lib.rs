@@ -13,6 +13,8 @@ mod aws;
 #[cfg(feature = "aws")]
 pub mod bus;
 #[cfg(feature = "aws")]
+pub mod check_token;
+#[cfg(feature = "aws")]
 pub mod config;
 #[cfg(feature = "aws")]
 pub mod documents;

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod approvals;
 mod architecture;
 mod artifacts;
 mod audit;
@@ -25,6 +26,8 @@ mod notifications;
 mod openapi;
 mod packages;
 mod policy;
+mod promotion;
+mod rollouts;
 mod tenants;
 mod tracking;
 mod validation;

@@ -572,6 +572,7 @@ pub(crate) mod tests {
             revision: 1,
             validation: None,
             package: None,
+            standing: shared::domain::Standing::default(),
             files_of: None,
             declared_at: None,
             revoked_at: None,

@@ -4,7 +4,7 @@ use crate::messages;
 use crate::mlflow::payload as mlflow;
 use shared::domain::subscription::Format;
 use shared::domain::{Event, Subscription};
-use shared::{App, Result};
+use shared::{App, Result, check_token};
 
 /// One message to an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +44,12 @@ pub(crate) async fn messages_of(
     let is_digest = events.len() > 1;
     let (subject, body) = match subscription.format {
         Format::Cloudevents | Format::Mlflow if is_digest => {
-            (String::new(), messages::batch(events))
+            (String::new(), messages::batch(app, events))
         }
-        Format::Cloudevents | Format::Mlflow => (String::new(), first.to_wire().to_string()),
+        Format::Cloudevents | Format::Mlflow => {
+            let wire = check_token::to_delivered_wire(&app.config, first);
+            (String::new(), wire.to_string())
+        }
         Format::Slack => (String::new(), messages::slack(app, subscription, events)?),
         Format::Teams => (String::new(), messages::teams(app, subscription, events)?),
         Format::Email => messages::email(app, subscription, events)?,

@@ -7,8 +7,7 @@ use crate::dispatch::Batch;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::tenure::{Tenure, alias_tenures, stage_tenures};
-use shared::domain::version::find_stage;
-use shared::domain::{AliasName, ModelName, Timestamp};
+use shared::domain::{AliasName, ModelName, StageName, Timestamp};
 use shared::dynamodb::outbox::GRACE_MILLIS;
 use shared::http::Caller;
 use shared::{App, Error, Result};
@@ -23,9 +22,9 @@ pub(crate) struct Wanted {
     /// Of the alias of this name; this or `stage`.
     #[serde(default)]
     alias: Option<AliasName>,
-    /// Of this stage; this or `alias`.
+    /// Of this stage, in any case; this or `alias`.
     #[serde(default)]
-    stage: Option<String>,
+    stage: Option<StageName>,
     /// Only those that contain this instant.
     #[serde(default)]
     at: Option<Timestamp>,
@@ -50,7 +49,6 @@ pub(crate) async fn list(app: &App, caller: &Caller, wanted: &Wanted) -> Result<
                 .await?,
         ),
         (None, Some(stage)) => {
-            let stage = find_stage(stage)?;
             let events = app
                 .registry
                 .stage_changes_until(tenant, stage.as_str(), forever)

@@ -135,6 +135,7 @@ mod tests {
                 policy_revision: None,
             }),
             package: None,
+            standing: shared::domain::Standing::default(),
             files_of: None,
             declared_at: None,
             revoked_at: None,

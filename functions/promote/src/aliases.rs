@@ -1,14 +1,16 @@
 //! Aliases: set, remove, roll back; each is a compare-and-swap with actor, reason and history in one transaction.
 
+use crate::gate::{self, Ask, Consent, Verdict};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use shared::domain::alias::{alias_not_found, lost};
 use shared::domain::model::{MAX_REASON, check_text, deleted_model};
 use shared::domain::version::version_not_found;
 use shared::domain::{
-    Alias, AliasName, EventType, Expectation, ModelName, VersionId, VersionNumber,
+    Alias, AliasName, EventType, Expectation, ModelName, PromotionTarget, TenantName, VersionId,
+    VersionNumber,
 };
-use shared::dynamodb::{AliasChange, Loaded, Moved, Outcome};
+use shared::dynamodb::{AliasChange, Committed, DECISIONS, Loaded, Outcome};
 use shared::http::Caller;
 use shared::http::views::AliasView;
 use shared::{App, Error, ErrorCode, Result};
@@ -105,6 +107,8 @@ pub(crate) async fn set(
         expectation: expectation(command.expected_version, command.unconditional)?,
         expected_sequence: command.expected_sequence,
         reason: command.reason.clone(),
+        held_before: Some(false),
+        request: None,
     };
     move_alias(app, caller, model, name, &move_to, &|alias| {
         native(app, alias)
@@ -125,6 +129,8 @@ pub(crate) async fn remove(
         expectation: expectation(command.expected_version, command.unconditional)?,
         expected_sequence: command.expected_sequence,
         reason: command.reason.clone(),
+        held_before: Some(false),
+        request: None,
     };
     move_alias(app, caller, model, name, &move_to, &|alias| {
         native(app, alias)
@@ -150,18 +156,11 @@ pub(crate) async fn roll_back(
     {
         return Err(lost(name, model, Some(&known)));
     }
-    let target = command.to_version.or(known.previous).ok_or_else(|| {
-        Error::new(
-            ErrorCode::Conflict,
-            format!(
-                "alias `{name}` of `{model}` held no version before; name one with `to_version`"
-            ),
-        )
-    })?;
     if let Some(expected) = command.expected_version {
         Expectation::Version(expected).check(name, model, Some(&known))?;
     }
-    let move_to = Move {
+    let show = |alias: &Alias| native(app, alias);
+    let back_to = |target, held_before| Move {
         kind: EventType::AliasRolledBack,
         target: Some(target),
         // What was read decides where back is, so nothing else may have moved it since.
@@ -170,25 +169,130 @@ pub(crate) async fn roll_back(
             .map_or(Expectation::Absent, Expectation::Version),
         expected_sequence: Some(known.sequence),
         reason: command.reason.clone(),
+        held_before,
+        request: None,
     };
-    move_alias(app, caller, model, name, &move_to, &|alias| {
-        native(app, alias)
-    })
-    .await
+    if let Some(target) = command.to_version {
+        let held_before = (known.previous == Some(target)).then_some(true);
+        return move_alias(
+            app,
+            caller,
+            model,
+            name,
+            &back_to(target, held_before),
+            &show,
+        )
+        .await;
+    }
+    let previous = known.previous.ok_or_else(|| {
+        Error::new(
+            ErrorCode::Conflict,
+            format!(
+                "alias `{name}` of `{model}` held no version before; name one with `to_version`"
+            ),
+        )
+    })?;
+    let outcome = move_alias(
+        app,
+        caller,
+        model,
+        name,
+        &back_to(previous, Some(true)),
+        &show,
+    )
+    .await;
+    let Err(error) = outcome else {
+        return outcome;
+    };
+    if !matches!(
+        error.code,
+        ErrorCode::VersionNotReady
+            | ErrorCode::VersionRevoked
+            | ErrorCode::Deleted
+            | ErrorCode::VersionNotFound
+    ) {
+        return Err(error);
+    }
+    match earlier_holder(app, caller, &known).await? {
+        Some(target) => {
+            move_alias(
+                app,
+                caller,
+                model,
+                name,
+                &back_to(target, Some(true)),
+                &show,
+            )
+            .await
+        }
+        None => Err(error),
+    }
+}
+
+/// The version that an alias held last of those that are still ready; looks at its newest hundred changes.
+async fn earlier_holder(
+    app: &App,
+    caller: &Caller,
+    alias: &Alias,
+) -> Result<Option<VersionNumber>> {
+    let held = held_versions(app, &caller.tenant, &alias.model, &alias.name).await?;
+    let wanted: Vec<VersionNumber> = held
+        .into_iter()
+        .filter(|number| Some(*number) != alias.version)
+        .collect();
+    let found = app
+        .registry
+        .versions_by_number(&caller.tenant, &alias.model, &wanted)
+        .await?;
+    Ok(wanted.into_iter().find(|number| {
+        found
+            .iter()
+            .any(|version| version.id.number == *number && version.require_promotable().is_ok())
+    }))
+}
+
+/// The versions that an alias held, the last one first, as far as its newest hundred changes tell.
+async fn held_versions(
+    app: &App,
+    tenant: &TenantName,
+    model: &ModelName,
+    name: &AliasName,
+) -> Result<Vec<VersionNumber>> {
+    let page = app
+        .registry
+        .alias_history(tenant, model, name, false, 100, None)
+        .await?;
+    let mut held = Vec::new();
+    for event in &page.items {
+        for field in ["to", "from"] {
+            let number = event.data.get(field).and_then(serde_json::Value::as_u64);
+            if let Some(number) = number.and_then(|number| VersionNumber::new(number).ok())
+                && !held.contains(&number)
+            {
+                held.push(number);
+            }
+        }
+    }
+    Ok(held)
 }
 
 /// A wanted change of an alias.
+#[derive(Debug, Clone)]
 pub(crate) struct Move {
-    kind: EventType,
-    target: Option<VersionNumber>,
-    expectation: Expectation,
-    expected_sequence: Option<u64>,
-    reason: Option<String>,
+    pub(crate) kind: EventType,
+    pub(crate) target: Option<VersionNumber>,
+    pub(crate) expectation: Expectation,
+    pub(crate) expected_sequence: Option<u64>,
+    pub(crate) reason: Option<String>,
+    /// Whether the alias is known to have held the version before; `None` if a return must ask.
+    pub(crate) held_before: Option<bool>,
+    /// The promotion request that ends with it.
+    pub(crate) request: Option<String>,
 }
 
 impl Move {
-    /// Sets an alias to a version, or removes it.
-    pub(crate) fn to(target: Option<VersionNumber>, expectation: Expectation) -> Self {
+    /// Sets an alias to a version, or removes it, whatever it holds.
+    pub(crate) fn to(target: Option<VersionNumber>) -> Self {
         Self {
             kind: if target.is_some() {
                 EventType::AliasSet
@@ -196,9 +300,19 @@ impl Move {
                 EventType::AliasRemoved
             },
             target,
-            expectation,
+            expectation: Expectation::Unconditional,
             expected_sequence: None,
             reason: None,
+            held_before: Some(false),
+            request: None,
+        }
+    }
+
+    /// What policies and events call it.
+    pub(crate) fn action(&self) -> &'static str {
+        match self.kind {
+            EventType::AliasRolledBack => "roll_back",
+            _ => "set_alias",
         }
     }
 }
@@ -207,7 +321,7 @@ impl Move {
 pub(crate) type Show<'a> = &'a (dyn Fn(&Alias) -> Value + Send + Sync);
 
 /// As the native API shows an alias.
-fn native(app: &App, alias: &Alias) -> Value {
+pub(crate) fn native(app: &App, alias: &Alias) -> Value {
     serde_json::to_value(AliasView::of(app, alias)).unwrap_or_default()
 }
 
@@ -220,40 +334,80 @@ pub(crate) async fn move_alias(
     show: Show<'_>,
 ) -> Result<Outcome<Value>> {
     check_text("reason", wanted.reason.as_deref(), MAX_REASON)?;
-    let outcome = app
-        .registry
-        .change_alias(&caller.tenant, model, name, wanted.target, |loaded| {
-            decide(app, caller, model, name, wanted, loaded, show)
-        })
-        .await?;
-    match outcome {
-        Outcome::Replayed(stored) => Ok(Outcome::Replayed(stored)),
-        Outcome::Done(Moved::Unchanged(None)) => Err(alias_not_found(name, model)),
-        Outcome::Done(Moved::Unchanged(Some(alias))) => {
-            app.keep_unchanged(caller, 200, show(&alias)).await
-        }
-        Outcome::Done(Moved::Changed(alias)) => {
-            let kind = wanted.kind;
-            tracing::info!(
-                model.name = model.as_str(),
-                alias.name = name.as_str(),
-                alias.sequence = alias.sequence,
-                "{kind}: alias `{name}` of `{model}`"
-            );
-            Ok(Outcome::Done(show(&alias)))
-        }
-    }
+    let outcome = try_to_move(app, caller, model, name, wanted, show).await;
+    let Some(target) = wanted.target else {
+        return outcome;
+    };
+    let id = VersionId {
+        tenant: caller.tenant.clone(),
+        model: model.clone(),
+        number: target,
+    };
+    let reason = wanted.reason.as_deref();
+    gate::denied(app, caller, &id, wanted.action(), reason, outcome).await
 }
 
-/// Decides what an alias becomes; `None` if it is so already.
-fn decide(
+async fn try_to_move(
     app: &App,
     caller: &Caller,
     model: &ModelName,
     name: &AliasName,
     wanted: &Move,
-    loaded: &Loaded,
     show: Show<'_>,
+) -> Result<Outcome<Value>> {
+    let mut use_hints = true;
+    let consent = Consent::of(caller);
+    for attempt in 1..=DECISIONS {
+        let now = app.clock.now();
+        let loaded = app
+            .registry
+            .load_alias(&caller.tenant, model, name, wanted.target, use_hints, now)
+            .await?;
+        let mut change = match decide(app, caller, model, name, wanted, &consent, &loaded).await {
+            Ok(Some(change)) => change,
+            // What a hint says must be confirmed before it refuses, or decides that nothing is to do.
+            Ok(None) | Err(_) if !loaded.is_fresh => {
+                use_hints = false;
+                continue;
+            }
+            Ok(None) => {
+                let alias = loaded.alias.ok_or_else(|| alias_not_found(name, model))?;
+                return app.keep_unchanged(caller, 200, show(&alias)).await;
+            }
+            Err(error) => return Err(error),
+        };
+        change.answer = caller.answer(200, &show(&change.alias), change.alias.changed_at)?;
+        match app
+            .registry
+            .commit_alias(&change, loaded.alias.as_ref(), attempt)
+            .await?
+        {
+            Committed::Done => {
+                let kind = wanted.kind;
+                tracing::info!(
+                    model.name = model.as_str(),
+                    alias.name = name.as_str(),
+                    alias.sequence = change.alias.sequence,
+                    "{kind}: alias `{name}` of `{model}`"
+                );
+                return Ok(Outcome::Done(show(&change.alias)));
+            }
+            Committed::Replayed(response) => return Ok(Outcome::Replayed(response)),
+            Committed::Lost => use_hints = false,
+        }
+    }
+    Err(gate::too_busy(&format!("alias `{name}` of `{model}`")))
+}
+
+/// Decides what an alias becomes, without an answer; `None` if it is so already.
+pub(crate) async fn decide(
+    app: &App,
+    caller: &Caller,
+    model: &ModelName,
+    name: &AliasName,
+    wanted: &Move,
+    consent: &Consent,
+    loaded: &Loaded,
 ) -> Result<Option<AliasChange>> {
     if let Some(at) = loaded.model_deleted_at {
         return Err(deleted_model(model, at));
@@ -283,6 +437,33 @@ fn decide(
     if held == wanted.target {
         return Ok(None);
     }
+    let verdict = match &loaded.version {
+        Some(version) => {
+            let governs =
+                loaded.governing.registry.protections + loaded.governing.model.protections > 0;
+            let held_before = match wanted.held_before {
+                Some(known) => known,
+                None if governs => held_versions(app, &caller.tenant, model, name)
+                    .await?
+                    .contains(&version.id.number),
+                None => false,
+            };
+            let target = PromotionTarget::Alias(name.to_string());
+            let ask = Ask {
+                action: wanted.action(),
+                target: &target,
+                version,
+                holder: held,
+                held_before,
+                consent,
+                governing: loaded.governing,
+            };
+            let verdict = gate::judge(app, &ask).await?;
+            verdict.require(&version.id, &target)?;
+            verdict
+        }
+        None => Verdict::default(),
+    };
     let event = app
         .event(
             wanted.kind,
@@ -295,6 +476,14 @@ fn decide(
         .because(wanted.reason.clone())
         .with("from", held.map(VersionNumber::get))
         .with("to", wanted.target.map(VersionNumber::get));
+    let event = match verdict.record() {
+        Some(policy) => event.with("policy", policy),
+        None => event,
+    };
+    let event = match &wanted.request {
+        Some(request) => event.with("request_id", request.as_str()),
+        None => event,
+    };
     // Clocks of two environments may differ; within one alias, time never runs backwards.
     let changed_at = current.map_or(event.time, |alias| event.time.max(alias.changed_at));
     let mut event = wanted
@@ -315,12 +504,22 @@ fn decide(
             .map(|package| package.manifest_digest.clone()),
         changed_by: caller.principal.clone(),
         changed_at,
+        deprecated_at: loaded
+            .version
+            .as_ref()
+            .and_then(|version| version.standing.deprecated_at),
+        end_of_life_at: loaded
+            .version
+            .as_ref()
+            .and_then(|version| version.standing.end_of_life_at),
     };
-    let answer = caller.answer(200, &show(&alias), changed_at)?;
     Ok(Some(AliasChange {
         alias,
         from: held,
+        version: loaded.version.clone(),
+        guards: verdict.guards,
+        closes_request: wanted.request.is_some(),
         event,
-        answer,
+        answer: None,
     }))
 }

@@ -1,10 +1,21 @@
 //! Transport: parse, call, render.
 
 use crate::aliases::{self, RemoveAlias, RollBack, SetAlias};
-use crate::stages::{self, ChangeStage};
+use crate::lifecycle::{self, SetLifecycle};
+use crate::requests::{self, AnswerCheck, RequestPromotion, Step};
+use crate::rollouts::{self, ListRollouts, PutRollout, RollRolloutBack};
+use crate::settings::{self, Put, Which};
+use crate::simulate::{self, Simulate};
+use crate::stages::{self, Archiving, ChangeStage, Wish};
+use crate::waivers::{self, GrantWaiver};
 use axum::extract::State;
-use shared::http::{Body, Caller, Reply, Target, respond};
-use shared::{App, Result};
+use serde_json::{Value, json};
+use shared::domain::request::{Comment, Decision};
+use shared::domain::rollout::{Rollout, check_name};
+use shared::domain::{Protections, Realm, StageRules};
+use shared::dynamodb::Page;
+use shared::http::{Body, Caller, Pages, Paging, Params, Reply, Target, respond};
+use shared::{App, Error, Result};
 
 pub(crate) async fn set_alias(
     State(app): State<App>,
@@ -45,6 +56,386 @@ pub(crate) async fn change_stage(
     Body(command): Body<ChangeStage>,
 ) -> Result<Reply> {
     let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, command).await;
+    let outcome = stages::change(&app, &caller, &id, &Wish::To(command), &|version| {
+        stages::native(&app, version)
+    })
+    .await;
     respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn archive(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Archiving>,
+) -> Result<Reply> {
+    let id = target.version_id(&caller.tenant)?;
+    let outcome = stages::change(&app, &caller, &id, &Wish::Archive(command), &|version| {
+        stages::native(&app, version)
+    })
+    .await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn unarchive(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Archiving>,
+) -> Result<Reply> {
+    let id = target.version_id(&caller.tenant)?;
+    let outcome = stages::change(&app, &caller, &id, &Wish::Unarchive(command), &|version| {
+        stages::native(&app, version)
+    })
+    .await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn set_lifecycle(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<SetLifecycle>,
+) -> Result<Reply> {
+    let id = target.version_id(&caller.tenant)?;
+    let outcome = lifecycle::set(&app, &caller, &id, &command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_registry_stages(
+    State(app): State<App>,
+    caller: Caller,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    Reply::ok(settings::get::<StageRules>(&app, &caller, Realm::Registry, &which).await?)
+}
+
+pub(crate) async fn put_registry_stages(
+    State(app): State<App>,
+    caller: Caller,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let outcome = settings::put::<StageRules>(&app, &caller, Realm::Registry, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_model_stages(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    let scope = Realm::Model(target.model()?);
+    Reply::ok(settings::get::<StageRules>(&app, &caller, scope, &which).await?)
+}
+
+pub(crate) async fn put_model_stages(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let scope = Realm::Model(target.model()?);
+    let outcome = settings::put::<StageRules>(&app, &caller, scope, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_registry_protections(
+    State(app): State<App>,
+    caller: Caller,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    Reply::ok(settings::get::<Protections>(&app, &caller, Realm::Registry, &which).await?)
+}
+
+pub(crate) async fn put_registry_protections(
+    State(app): State<App>,
+    caller: Caller,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let outcome = settings::put::<Protections>(&app, &caller, Realm::Registry, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_model_protections(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(which): Params<Which>,
+) -> Result<Reply> {
+    let scope = Realm::Model(target.model()?);
+    Reply::ok(settings::get::<Protections>(&app, &caller, scope, &which).await?)
+}
+
+pub(crate) async fn put_model_protections(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Put>,
+) -> Result<Reply> {
+    let scope = Realm::Model(target.model()?);
+    let outcome = settings::put::<Protections>(&app, &caller, scope, command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn list_waivers(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(waivers::list(&app, &caller, &target.model()?).await?)
+}
+
+pub(crate) async fn grant_waiver(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<GrantWaiver>,
+) -> Result<Reply> {
+    let outcome = waivers::grant(&app, &caller, &target.model()?, command).await;
+    respond(&app, &caller, 201, outcome).await
+}
+
+pub(crate) async fn revoke_waiver(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    let outcome = waivers::revoke(&app, &caller, &target.model()?, &target.id()?).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn simulate(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<Simulate>,
+) -> Result<Reply> {
+    Reply::ok(simulate::simulate(&app, &caller, &target.model()?, &command).await?)
+}
+
+pub(crate) async fn request_promotion(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<RequestPromotion>,
+) -> Result<Reply> {
+    let outcome = requests::open(&app, &caller, &target.model()?, &command).await;
+    respond(&app, &caller, 201, outcome).await
+}
+
+pub(crate) async fn approve(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(said): Body<Comment>,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Decide(Decision::Approve, said)).await
+}
+
+pub(crate) async fn reject(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(said): Body<Comment>,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Decide(Decision::Reject, said)).await
+}
+
+pub(crate) async fn withdraw(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(said): Body<Comment>,
+) -> Result<Reply> {
+    step(
+        state,
+        caller,
+        target,
+        Step::Decide(Decision::Withdraw, said),
+    )
+    .await
+}
+
+pub(crate) async fn answer_check(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+    Body(answer): Body<AnswerCheck>,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Answer(answer)).await
+}
+
+pub(crate) async fn promote_request(
+    state: State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    step(state, caller, target, Step::Promote).await
+}
+
+async fn step(State(app): State<App>, caller: Caller, target: Target, step: Step) -> Result<Reply> {
+    let (model, id) = (target.model()?, target.id()?);
+    let outcome = requests::step(&app, &caller, &model, &id, &step).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn get_request(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(requests::get(&app, &caller, &target.model()?, &target.id()?).await?)
+}
+
+pub(crate) async fn list_requests(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let model = target.model()?;
+    let pages = Pages::new(&app, &caller, &["requests", model.as_str()]);
+    let (limit, after) = page(&pages, &paging)?;
+    let is_first = after.is_none();
+    let found = app
+        .registry
+        .requests(&caller.tenant, &model, limit, after)
+        .await?;
+    if found.items.is_empty() && is_first {
+        app.registry.model(&caller.tenant, &model).await?;
+    }
+    let items = found.items.iter().map(|request| json!(request)).collect();
+    Reply::ok(pages.render("requests", items, found.after.as_deref()))
+}
+
+pub(crate) async fn list_inbox(
+    State(app): State<App>,
+    caller: Caller,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let pages = Pages::new(&app, &caller, &["inbox"]);
+    let (limit, after) = page(&pages, &paging)?;
+    let found = app.registry.inbox(&caller.tenant, limit, after).await?;
+    let items = found
+        .items
+        .iter()
+        .filter(|request| caller.sees(&request.model))
+        .map(|request| json!(request))
+        .collect();
+    Reply::ok(pages.render("requests", items, found.after.as_deref()))
+}
+
+/// The size and the beginning of a page whose order nobody may choose.
+fn page(pages: &Pages, paging: &Paging) -> Result<(usize, Option<String>)> {
+    if paging.order.is_some() {
+        return Err(Error::invalid(
+            "order",
+            "the order is fixed; leave `order` out",
+        ));
+    }
+    Ok((paging.limit()?, pages.after(paging.cursor.as_deref())?))
+}
+
+pub(crate) async fn get_rollout(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+) -> Result<Reply> {
+    Reply::ok(rollouts::get(&app, &caller, &target.place()?).await?)
+}
+
+pub(crate) async fn put_rollout(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<PutRollout>,
+) -> Result<Reply> {
+    let place = target.place()?;
+    let outcome = rollouts::put(&app, &caller, &place, &command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn roll_rollout_back(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Body(command): Body<RollRolloutBack>,
+) -> Result<Reply> {
+    let place = target.place()?;
+    let outcome = rollouts::roll_back(&app, &caller, &place, &command).await;
+    respond(&app, &caller, 200, outcome).await
+}
+
+pub(crate) async fn list_rollout_history(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let place = target.place()?;
+    let pages = Pages::new(&app, &caller, &["rollout", &place.to_string()]);
+    let (limit, after) = page(&pages, &paging)?;
+    let found = app
+        .registry
+        .rollout_history(&caller.tenant, &place, limit, after)
+        .await?;
+    Reply::ok(rollout_page(&caller, &pages, &found))
+}
+
+pub(crate) async fn list_rollouts(
+    State(app): State<App>,
+    caller: Caller,
+    Params(wanted): Params<ListRollouts>,
+) -> Result<Reply> {
+    let environment = wanted.environment.as_deref();
+    if let Some(name) = environment {
+        check_name("environment", name)?;
+    }
+    let paging = Paging {
+        limit: wanted.limit,
+        cursor: wanted.cursor.clone(),
+        order: None,
+    };
+    let pages = Pages::new(
+        &app,
+        &caller,
+        &["rollouts", environment.unwrap_or_default()],
+    );
+    let (limit, after) = page(&pages, &paging)?;
+    let found = app
+        .registry
+        .rollouts(&caller.tenant, environment, limit, after)
+        .await?;
+    Reply::ok(rollout_page(&caller, &pages, &found))
+}
+
+pub(crate) async fn list_rollouts_of_model(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    Params(paging): Params<Paging>,
+) -> Result<Reply> {
+    let model = target.model()?;
+    let pages = Pages::new(&app, &caller, &["rollouts of", model.as_str()]);
+    let (limit, after) = page(&pages, &paging)?;
+    let is_first = after.is_none();
+    let found = app
+        .registry
+        .rollouts_of_model(&caller.tenant, &model, limit, after)
+        .await?;
+    if found.items.is_empty() && is_first {
+        app.registry.model(&caller.tenant, &model).await?;
+    }
+    Reply::ok(rollout_page(&caller, &pages, &found))
+}
+
+fn rollout_page(caller: &Caller, pages: &Pages, found: &Page<Rollout>) -> Value {
+    let items = found
+        .items
+        .iter()
+        .filter(|rollout| caller.sees(&rollout.model))
+        .map(|rollout| json!(rollout))
+        .collect();
+    pages.render("rollouts", items, found.after.as_deref())
 }

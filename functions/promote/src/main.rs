@@ -2,5 +2,5 @@
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), shared::lambda::HostError> {
-    shared::lambda::run_http(promote::router).await
+    shared::lambda::run(promote::router, promote::handle).await
 }

@@ -1,12 +1,10 @@
 //! MLflow's edge of promoting: aliases and stages; the use cases are those of the native API.
 
-use crate::{aliases, stages};
+use crate::stages::{ChangeStage, Wish};
+use crate::{aliases, settings, stages};
 use axum::extract::State;
-use serde_json::{Value, json};
-use shared::domain::alias::Expectation;
-use shared::domain::version::find_stage;
+use serde_json::json;
 use shared::domain::{ModelName, StageName, Version, VersionId};
-use shared::dynamodb::Outcome;
 use shared::http::{Caller, Reply, Route, delete, post, respond};
 use shared::mlflow::limits::{self, Wanted, checked_model_name, known_alias, new_alias};
 use shared::mlflow::{Fields, MlflowCode, error, invalid, refused};
@@ -59,7 +57,7 @@ async fn set_registered_model_alias(
     let name = checked_model_name(&name)?;
     let alias = new_alias(&alias)?;
     let id = named(&caller, name, &version)?;
-    let wanted = aliases::Move::to(Some(id.number), Expectation::Unconditional);
+    let wanted = aliases::Move::to(Some(id.number));
     let outcome =
         aliases::move_alias(&app, &caller, &id.model, &alias, &wanted, &|_| json!({})).await;
     // In MLflow's words it is the version that is not there, whatever happened to its model.
@@ -91,7 +89,7 @@ async fn delete_registered_model_alias(
             .require_live()?;
         return Reply::ok(json!({}));
     };
-    let wanted = aliases::Move::to(None, Expectation::Unconditional);
+    let wanted = aliases::Move::to(None);
     let outcome = aliases::move_alias(&app, &caller, &name, &alias, &wanted, &|_| json!({})).await;
     // An alias that is not there is removed already.
     let outcome = match outcome {
@@ -112,61 +110,58 @@ async fn transition_model_version_stage(
     let version = fields.required("version")?;
     let stage = fields.required("stage")?;
     let archives = fields.flag("archive_existing_versions")?.unwrap_or(false);
-    let to = limits::stage(&stage)?;
-    if archives && !ACTIVE_STAGES.contains(&to.as_str()) {
+    let id = checked_model_name(&name).and_then(|name| named(&caller, name, &version));
+    let (to, is_active) = match &id {
+        Ok(id) => self::stage(&app, id, &stage).await?,
+        Err(_) => (limits::stage(&stage)?, true),
+    };
+    if archives && !is_active {
         return Err(invalid(format!(
             "Model version transition cannot archive existing model versions because '{stage}' is not an Active stage. \
              Valid stages are ['Staging', 'Production']"
         )));
     }
-    let id = named(&caller, checked_model_name(&name)?, &version)?;
+    let id = id?;
     let before = app.registry.live_version(&id).await?;
     // What is to be shown of the version is read before it moves: after that, nothing may fail.
     let notes = app
         .load_document(&id, "notes", &before.notes)
         .await?
         .unwrap_or_default();
-    if archives {
-        archive_others(&app, &caller, &id, &to).await?;
-    }
+    let wish = Wish::To(ChangeStage {
+        stage: to.to_string(),
+        expected_stage: None,
+        archive_existing: archives,
+        reason: None,
+    });
     let show = |version: &Version| json!({"model_version": shared::mlflow::shapes::model_version(version, &notes)});
-    let outcome = stages::move_to(&app, &caller, &id, &stages::Wanted::of(to), &show).await;
+    let outcome = stages::change(&app, &caller, &id, &wish, &show).await;
     respond(&app, &caller, 200, outcome).await
 }
 
-/// Archives every other version of a stage, newest first.
-async fn archive_others(
-    app: &App,
-    caller: &Caller,
-    id: &VersionId,
-    stage: &StageName,
-) -> Result<()> {
-    let archived = find_stage("Archived")?;
-    let head = app.registry.model(&caller.tenant, &id.model).await?;
-    head.require_live()?;
-    let mut span = head.span(stage);
-    while let Some(version) = app
-        .registry
-        .newest_in_stage(&caller.tenant, &head.name, stage, span)
-        .await?
-    {
-        span.top = version.id.number.get() - 1;
-        if version.id == *id {
-            continue;
+/// A stage in its canonical spelling, and whether versions are at work in it.
+///
+/// Beside MLflow's own stages it may be one that the model's rules name; those are read only then.
+async fn stage(app: &App, id: &VersionId, name: &str) -> Result<(StageName, bool)> {
+    let unknown = match limits::stage(name) {
+        Ok(stage) => {
+            let is_active = ACTIVE_STAGES.contains(&stage.as_str());
+            return Ok((stage, is_active));
         }
-        let wanted = stages::Wanted::of(archived.clone());
-        let outcome: Outcome<Value> = stages::move_to(
-            app,
-            &Caller {
-                idempotency: None,
-                ..caller.clone()
-            },
-            &version.id,
-            &wanted,
-            &|_| Value::Null,
-        )
+        Err(error) => error,
+    };
+    let Ok(version) = app.registry.live_version(id).await else {
+        return Err(unknown);
+    };
+    let id = &version.id;
+    let governing = app
+        .registry
+        .governing(&id.tenant, &id.model, app.clock.now())
         .await?;
-        drop(outcome);
-    }
-    Ok(())
+    let rules = settings::rules(app, id, governing).await?;
+    let Ok(stage) = rules.find(name) else {
+        return Err(unknown);
+    };
+    let is_active = rules.archive_stage().as_ref() != Some(&stage);
+    Ok((stage, is_active))
 }

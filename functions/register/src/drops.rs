@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use shared::domain::model::Notes;
 use shared::domain::{
-    ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, TenantName,
+    ArtifactPath, DeclaredArtifact, EventType, Metadata, ModelName, Principal, Source, TenantName,
     Timestamp, Version, VersionId, VersionNumber,
 };
 use shared::dynamodb::idempotency::Answer;
@@ -266,6 +266,7 @@ async fn register_drop(
         artifacts: artifacts.clone(),
         metadata: Metadata::default(),
         notes: Notes::default(),
+        source: Source::Drop,
         origin: None,
     };
     let show = |version: &Version| native(app, version);

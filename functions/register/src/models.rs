@@ -209,11 +209,11 @@ async fn in_use(app: &App, caller: &Caller, name: &ModelName) -> Result<Error> {
         .take(20)
         .map(|alias| alias.name.as_str())
         .collect();
-    let example = names.first().map_or_else(
+    let held = names.first().map_or_else(
         || "an alias that holds a version".to_owned(),
         |alias| format!("the alias `{alias}`"),
     );
-    let message = format!("registered model `{name}` has {example}; remove its aliases first");
+    let message = format!("registered model `{name}` has {held}; remove its aliases first");
     Ok(Error::new(ErrorCode::VersionInUse, message).with("aliases", names))
 }
 

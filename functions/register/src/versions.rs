@@ -9,8 +9,8 @@ use shared::domain::metadata::{Code, Dataset, Framework, Run, Signature};
 use shared::domain::model::{MAX_REASON, Notes, NotesChange, check_text};
 use shared::domain::version::{Document, Origin, version_not_found};
 use shared::domain::{
-    ArtifactPath, DeclaredArtifact, Digest, EventType, Metadata, ModelName, Status, Version,
-    VersionId,
+    ArtifactPath, DeclaredArtifact, Digest, EventType, Metadata, ModelName, Source, Standing,
+    Status, Version, VersionId,
 };
 use shared::dynamodb::{Outcome, Registration, VersionChange};
 use shared::http::Caller;
@@ -112,6 +112,7 @@ impl RegisterVersion {
             artifacts,
             metadata,
             notes,
+            source: Source::Upload,
             origin: None,
         })
     }
@@ -139,6 +140,7 @@ pub(crate) struct Draft {
     pub(crate) artifacts: Vec<DeclaredArtifact>,
     pub(crate) metadata: Metadata,
     pub(crate) notes: Notes,
+    pub(crate) source: Source,
     /// Where it came from, if it was registered by URI; only then it may have no artifacts.
     pub(crate) origin: Option<Origin>,
 }
@@ -175,6 +177,7 @@ pub(crate) async fn register_draft(
         mut artifacts,
         metadata,
         notes,
+        source,
         origin,
     } = draft;
     if artifacts.is_empty() && origin.is_none() {
@@ -263,6 +266,10 @@ pub(crate) async fn register_draft(
                 revision: 1,
                 validation: None,
                 package: None,
+                standing: Standing {
+                    source,
+                    ..Standing::default()
+                },
                 files_of: None,
                 declared_at: None,
                 revoked_at: None,
@@ -526,6 +533,19 @@ async fn change_existence(
                 ),
             )
             .with("aliases", names))
+        }
+        Err(Some(version))
+            if is_deletion && version.standing.open_requests + version.standing.rollouts > 0 =>
+        {
+            let advice = if version.standing.rollouts > 0 {
+                "is served by a rollout; change the rollout first"
+            } else {
+                "awaits a decision on its promotion; decide on the request or withdraw it first"
+            };
+            Err(Error::new(
+                ErrorCode::VersionInUse,
+                format!("{id} {advice}"),
+            ))
         }
         Err(Some(version)) if !is_deletion && version.purged_at.is_some() => Err(Error::new(
             ErrorCode::Deleted,

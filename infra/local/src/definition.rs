@@ -47,6 +47,8 @@ pub fn table() -> Value {
 pub enum Function {
     /// Registers what was dropped, and ends what was abandoned.
     Register,
+    /// Tells dates that have come.
+    Promote,
     /// Judges the artifacts of a version.
     ArtifactValidation,
     /// Packages ready versions.
@@ -57,8 +59,9 @@ pub enum Function {
 
 impl Function {
     /// Every function that handles events.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Register,
+        Self::Promote,
         Self::ArtifactValidation,
         Self::Packaging,
         Self::Notifications,
@@ -68,6 +71,7 @@ impl Function {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Register => "register",
+            Self::Promote => "promote",
             Self::ArtifactValidation => "artifact-validation",
             Self::Packaging => "packaging",
             Self::Notifications => "notifications",
@@ -77,7 +81,7 @@ impl Function {
     /// How long one call may take.
     pub const fn timeout(self) -> Duration {
         match self {
-            Self::Register => Duration::from_mins(1),
+            Self::Register | Self::Promote => Duration::from_mins(1),
             Self::ArtifactValidation | Self::Packaging => Duration::from_mins(15),
             Self::Notifications => Duration::from_mins(2),
         }
@@ -209,7 +213,7 @@ pub struct Schedule {
 }
 
 /// The schedules, in the order in which work travels.
-pub const SCHEDULES: [Schedule; 4] = [
+pub const SCHEDULES: [Schedule; 5] = [
     Schedule {
         function: Function::Register,
         every: Duration::from_mins(1),
@@ -225,6 +229,11 @@ pub const SCHEDULES: [Schedule; 4] = [
         function: Function::Packaging,
         every: Duration::from_mins(5),
         locally_every: Duration::from_secs(15),
+    },
+    Schedule {
+        function: Function::Promote,
+        every: Duration::from_mins(1),
+        locally_every: Duration::from_secs(5),
     },
     Schedule {
         function: Function::Notifications,

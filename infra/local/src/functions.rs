@@ -38,6 +38,7 @@ impl Functions {
             handlers: BTreeMap::new(),
         };
         none.with_handler(Function::Register, register::handle)
+            .with_handler(Function::Promote, promote::handle)
             .with_handler(Function::ArtifactValidation, artifact_validation::handle)
             .with_handler(Function::Packaging, packaging::handle)
             .with_handler(Function::Notifications, notifications::handle)

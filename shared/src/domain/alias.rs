@@ -29,6 +29,10 @@ pub struct Alias {
     pub changed_by: Principal,
     /// When it was changed last.
     pub changed_at: Timestamp,
+    /// From when on its version should not be used any more.
+    pub deprecated_at: Option<Timestamp>,
+    /// From when on its version must not be used any more.
+    pub end_of_life_at: Option<Timestamp>,
 }
 
 impl Alias {
@@ -40,6 +44,8 @@ impl Alias {
             previous: self.version.or(self.previous),
             sequence: self.sequence + 1,
             manifest_digest: None,
+            deprecated_at: None,
+            end_of_life_at: None,
             changed_by: event.actor.clone(),
             // Clocks of two environments may differ; within one alias, time never runs backwards.
             changed_at: event.time.max(self.changed_at),

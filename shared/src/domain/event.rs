@@ -63,6 +63,12 @@ event_types! {
     VersionUpdated => "version.updated",
     /// A version moved to another stage.
     VersionStageChanged => "version.stage_changed",
+    /// The days of a version's deprecation and end of life were set.
+    VersionLifecycleSet => "version.lifecycle_set",
+    /// The day of a version's deprecation has come.
+    VersionDeprecated => "version.deprecated",
+    /// The day has come on which a version's life ends.
+    VersionEndOfLife => "version.end_of_life",
     /// A version was deleted, restorably.
     VersionDeleted => "version.deleted",
     /// A version was restored.
@@ -75,6 +81,32 @@ event_types! {
     AliasRolledBack => "alias.rolled_back",
     /// An alias was removed.
     AliasRemoved => "alias.removed",
+    /// A protection kept a version from an alias or a stage.
+    PromotionDenied => "promotion.denied",
+    /// Somebody asked for a promotion.
+    PromotionRequested => "promotion.requested",
+    /// Somebody approved a promotion request.
+    PromotionApproved => "promotion.approved",
+    /// Somebody rejected a promotion request.
+    PromotionRejected => "promotion.rejected",
+    /// A promotion request was withdrawn.
+    PromotionWithdrawn => "promotion.withdrawn",
+    /// A promotion request stayed open for too long.
+    PromotionExpired => "promotion.expired",
+    /// An automatic check is asked for its verdict.
+    CheckRequested => "check.requested",
+    /// An automatic check gave its verdict, or gave none in time.
+    CheckAnswered => "check.answered",
+    /// A condition was waived.
+    WaiverGranted => "waiver.granted",
+    /// A waiver was revoked.
+    WaiverRevoked => "waiver.revoked",
+    /// The stages of a registry or a model were configured.
+    StagesChanged => "stages.changed",
+    /// The protections of a registry or a model were configured.
+    ProtectionsChanged => "protections.changed",
+    /// What is served at a place changed.
+    RolloutChanged => "rollout.changed",
     /// The retention rules of a model were set.
     RetentionSet => "retention.set",
     /// The retention rules of a model were removed.

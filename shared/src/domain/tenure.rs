@@ -100,7 +100,11 @@ pub fn stage_tenures(stage: &str, mut events: Vec<Event>) -> Vec<Tenure> {
         if let Some(index) = open.remove(&key) {
             tenures[index].end(event);
         }
-        let enters = event.data.get("to").and_then(|to| to.as_str()) == Some(stage);
+        let enters = event
+            .data
+            .get("to")
+            .and_then(|to| to.as_str())
+            .is_some_and(|to| to.to_lowercase() == stage.to_lowercase());
         if enters && let Some(tenure) = Tenure::begun_by(event) {
             open.insert(key, tenures.len());
             tenures.push(tenure);

@@ -240,12 +240,114 @@ pub struct Version {
     pub validation: Option<Validation>,
     /// The package that was made.
     pub package: Option<Package>,
+    /// Where it came from, where it has been, and what holds on to it.
+    pub standing: Standing,
     /// The version at which this one is counted because both have the same files; none if it keeps its own.
     pub files_of: Option<FilesOf>,
     /// The object that held the declaration before the version was judged, if it was an object.
     pub declared_at: Option<String>,
     /// When a ready version was judged again and no longer accepted, if it is not.
     pub revoked_at: Option<Timestamp>,
+}
+
+/// How the artifacts of a version came into the registry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// By uploads that the registry presigned.
+    #[default]
+    Upload,
+    /// Through the drop zone.
+    Drop,
+    /// From the artifacts of a run.
+    Run,
+    /// From another version.
+    Copy,
+    /// They stayed elsewhere.
+    Reference,
+}
+
+impl Source {
+    /// As stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Drop => "drop",
+            Self::Run => "run",
+            Self::Copy => "copy",
+            Self::Reference => "reference",
+        }
+    }
+
+    /// Reads the stored form.
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::Upload,
+            Self::Drop,
+            Self::Run,
+            Self::Copy,
+            Self::Reference,
+        ]
+        .into_iter()
+        .find(|source| source.as_str() == text)
+    }
+}
+
+/// Where a version came from, where it has been, and what holds on to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How its artifacts came.
+    pub source: Source,
+    /// The stages that it left, each once, the one that it left last at the end.
+    pub past_stages: Vec<StageName>,
+    /// How many promotion requests for it are open.
+    pub open_requests: u32,
+    /// How many rollouts serve it.
+    pub rollouts: u32,
+    /// From when on it should not be used any more.
+    pub deprecated_at: Option<Timestamp>,
+    /// From when on it must not be used any more.
+    pub end_of_life_at: Option<Timestamp>,
+}
+
+impl Standing {
+    /// The past stages once another one is left as well.
+    pub fn after_leaving(&self, stage: &StageName) -> Vec<StageName> {
+        let mut past: Vec<StageName> = self
+            .past_stages
+            .iter()
+            .filter(|past| *past != stage)
+            .cloned()
+            .collect();
+        past.push(stage.clone());
+        // Names that were configured away must not fill the item.
+        let surplus = past.len().saturating_sub(crate::domain::stage::MAX_STAGES);
+        past.split_off(surplus)
+    }
+
+    /// What an answer must warn of at a moment.
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        warnings(self.deprecated_at, self.end_of_life_at, now)
+    }
+}
+
+/// What an answer must warn of, given when something is deprecated and when its life ends.
+pub fn warnings(
+    deprecated_at: Option<Timestamp>,
+    end_of_life_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Vec<String> {
+    let past = |at: Option<Timestamp>| at.filter(|at| *at <= now);
+    if let Some(at) = past(end_of_life_at) {
+        return vec![format!("its life ended at {at}; stop using it")];
+    }
+    let Some(at) = past(deprecated_at) else {
+        return Vec::new();
+    };
+    vec![match end_of_life_at {
+        Some(end) => format!("it is deprecated since {at}, and its life ends at {end}; move on"),
+        None => format!("it is deprecated since {at}; move on"),
+    }]
 }
 
 impl Version {
@@ -316,32 +418,6 @@ impl Version {
     pub fn first_stage() -> StageName {
         StageName::parse("None").expect("the literal is a valid stage")
     }
-}
-
-/// The stages that a registry has until it configures its own, in their order; as in MLflow.
-pub const DEFAULT_STAGES: &[&str] = &["None", "Staging", "Production", "Archived"];
-
-/// Finds a stage by its name in any case.
-pub fn find_stage(name: &str) -> Result<StageName> {
-    DEFAULT_STAGES
-        .iter()
-        .find(|stage| stage.eq_ignore_ascii_case(name))
-        .map_or_else(
-            || {
-                Err(Error::invalid(
-                    "stage",
-                    format!(
-                        "stage `{}` does not exist; use one of {}",
-                        name.chars()
-                            .take(60)
-                            .flat_map(char::escape_debug)
-                            .collect::<String>(),
-                        DEFAULT_STAGES.join(", ")
-                    ),
-                ))
-            },
-            |stage| StageName::parse(*stage),
-        )
 }
 
 /// The error for a version that does not exist.

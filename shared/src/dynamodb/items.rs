@@ -5,7 +5,7 @@
 use super::registry::StoredPolicy;
 use super::table::{Item, bytes, number, text};
 use crate::domain::model::{Notes, Pointers, Span};
-use crate::domain::version::{Document, FilesOf, Package, Validation};
+use crate::domain::version::{Document, FilesOf, Package, Source, Standing, Validation};
 use crate::domain::{
     Alias, AliasName, Delivery, Digest, Event, Model, ModelName, Principal, StageName, Status,
     Subscription, TenantName, Timestamp, Version, VersionId, VersionNumber,
@@ -333,10 +333,24 @@ pub(super) fn version_to_item(version: &Version) -> Result<Item> {
     if let Some(package) = &version.package {
         builder = builder.json("pkg", package)?;
     }
+    let standing = &version.standing;
+    if standing.source != Source::default() {
+        builder = builder.text("src", standing.source.as_str());
+    }
+    if !standing.past_stages.is_empty() {
+        builder = builder.json("been", &standing.past_stages)?;
+    }
     if let Some(files) = &version.files_of {
         builder = builder.json("held", files)?;
     }
     Ok(builder
+        .maybe_number(
+            "reqs",
+            Some(standing.open_requests).filter(|count| *count > 0),
+        )
+        .maybe_number("served", Some(standing.rollouts).filter(|count| *count > 0))
+        .maybe_number("depr", standing.deprecated_at.map(Timestamp::millis))
+        .maybe_number("eol", standing.end_of_life_at.map(Timestamp::millis))
         .maybe_number("revoked", version.revoked_at.map(Timestamp::millis))
         .build())
 }
@@ -349,6 +363,8 @@ pub(super) fn version_from_item(
     let reader = Reader(item);
     let sk = reader.text("sk")?;
     let digits = sk.strip_prefix("V#").unwrap_or(sk).trim_start_matches('0');
+    let count =
+        |name: &str| u32::try_from(reader.maybe_number(name).unwrap_or(0)).unwrap_or(u32::MAX);
     Ok(Version {
         id: VersionId {
             tenant: tenant.clone(),
@@ -379,6 +395,17 @@ pub(super) fn version_from_item(
         revision: reader.number("rev")?,
         validation: reader.maybe_json::<Validation>("val")?,
         package: reader.maybe_json::<Package>("pkg")?,
+        standing: Standing {
+            source: match reader.maybe_text("src") {
+                Some(text) => Source::parse(text).ok_or_else(|| reader.broken("src"))?,
+                None => Source::default(),
+            },
+            past_stages: reader.maybe_json("been")?.unwrap_or_default(),
+            open_requests: count("reqs"),
+            rollouts: count("served"),
+            deprecated_at: reader.maybe_time("depr"),
+            end_of_life_at: reader.maybe_time("eol"),
+        },
         declared_at: reader.maybe_text("declared_at").map(str::to_owned),
         files_of: reader.maybe_json::<FilesOf>("held")?,
         revoked_at: reader.maybe_time("revoked"),
@@ -413,6 +440,8 @@ pub(super) fn alias_to_item(alias: &Alias) -> Item {
         .maybe_text("digest", alias.manifest_digest.as_ref().map(Digest::hex))
         .text("by", alias.changed_by.as_str())
         .number("at", alias.changed_at.millis())
+        .maybe_number("depr", alias.deprecated_at.map(Timestamp::millis))
+        .maybe_number("eol", alias.end_of_life_at.map(Timestamp::millis))
         .build()
 }
 
@@ -440,6 +469,8 @@ pub(super) fn alias_from_item(
         },
         changed_by: stored(Principal::parse(reader.text("by")?))?,
         changed_at: reader.time("at")?,
+        deprecated_at: reader.maybe_time("depr"),
+        end_of_life_at: reader.maybe_time("eol"),
     })
 }
 

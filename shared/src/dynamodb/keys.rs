@@ -11,8 +11,17 @@
 //! marks of a moved    T#<tenant>#M#<home>                E#! | E#~ | H#<alias>#! | H#<alias>#~
 //! name of a home      T#<tenant>#M#<home>                @
 //! holders of a name   T#<tenant>#NAME#<model>            <time, 13 digits>#<event ulid>
+//! model's settings    T#<tenant>#M#<home>                G#head | G#<kind>#<revision>
+//! exclusive stage     T#<tenant>#M#<home>                S#<stage>
+//! promotion request   T#<tenant>#M#<home>                R#<ulid>
+//! open for a target   T#<tenant>#M#<home>                Q#A#<alias> | Q#S#<version>#<stage>
+//! rollout of a model  T#<tenant>#M#<home>                O#<environment>/<endpoint>
+//! registry's settings T#<tenant>#C                       G#head | G#<kind>#<revision>
+//! inbox of requests   T#<tenant>#R                       <ulid>
+//! rollout             T#<tenant>#O                       <environment>/<endpoint>
+//! rollout's history   T#<tenant>#O#<environment>/<endpoint>  <revision>
 //! chained events      T#<tenant>#M#<home>                C#<sequence>
-//! changes by time     T#<tenant>#AT#alias#<alias> | T#<tenant>#AT#stage#<stage>   <time, 13 digits>#<event ulid>
+//! changes by time     T#<tenant>#AT#alias#<alias> | T#<tenant>#AT#stage#<stage in lower case>   <time, 13 digits>#<event ulid>
 //! sealed days         T#<tenant>#SEAL                    <day>
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<home>                notes
@@ -49,7 +58,8 @@
 
 use crate::domain::tracking::ExperimentId;
 use crate::domain::{
-    AliasName, Digest, ModelName, TenantName, Timestamp, VersionId, VersionNumber,
+    AliasName, Digest, ModelName, PromotionTarget, Realm, SettingsKind, StageName, TenantName,
+    Timestamp, VersionId, VersionNumber,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -164,6 +174,88 @@ pub fn tenant_event(tenant: &TenantName, id: &str) -> Key {
     key(format!("T#{tenant}#E"), format!("E#{id}"))
 }
 
+fn settings_partition(tenant: &TenantName, scope: &Realm) -> String {
+    match scope {
+        Realm::Registry => format!("T#{tenant}#C"),
+        Realm::Model(model) => model_partition(tenant, model),
+    }
+}
+
+/// Sort key of which settings of a registry or a model are in force.
+pub const SETTINGS_HEAD: &str = "G#head";
+
+/// Which settings of a registry or a model are in force.
+pub fn settings_head(tenant: &TenantName, scope: &Realm) -> Key {
+    key(settings_partition(tenant, scope), SETTINGS_HEAD)
+}
+
+/// One revision of a document of settings.
+pub fn settings(tenant: &TenantName, scope: &Realm, kind: SettingsKind, revision: u64) -> Key {
+    key(
+        settings_partition(tenant, scope),
+        format!("G#{}#{revision:010}", kind.as_str()),
+    )
+}
+
+/// Which version stands in an exclusive stage.
+pub fn exclusive_stage(tenant: &TenantName, model: &ModelName, stage: &StageName) -> Key {
+    key(model_partition(tenant, model), format!("S#{stage}"))
+}
+
+/// A promotion request.
+pub fn request(tenant: &TenantName, model: &ModelName, id: &str) -> Key {
+    key(model_partition(tenant, model), format!("R#{id}"))
+}
+
+/// Which promotion request is open for a target; a stage has one for each version.
+pub fn open_request(
+    tenant: &TenantName,
+    model: &ModelName,
+    target: &PromotionTarget,
+    version: VersionNumber,
+) -> Key {
+    let sk = match target {
+        PromotionTarget::Alias(alias) => format!("Q#A#{alias}"),
+        PromotionTarget::Stage(stage) => format!("Q#S#{:010}#{stage}", version.get()),
+    };
+    key(model_partition(tenant, model), sk)
+}
+
+/// Partition of a tenant's open promotion requests.
+pub fn inbox(tenant: &TenantName) -> String {
+    format!("T#{tenant}#R")
+}
+
+/// An open promotion request in the inbox.
+pub fn inbox_entry(tenant: &TenantName, id: &str) -> Key {
+    key(inbox(tenant), id)
+}
+
+/// Partition of a tenant's rollouts.
+pub fn rollouts(tenant: &TenantName) -> String {
+    format!("T#{tenant}#O")
+}
+
+/// What is served at a place, `<environment>/<endpoint>`.
+pub fn rollout(tenant: &TenantName, place: &str) -> Key {
+    key(rollouts(tenant), place)
+}
+
+/// Partition of the history of a place.
+pub fn rollout_history(tenant: &TenantName, place: &str) -> String {
+    format!("T#{tenant}#O#{place}")
+}
+
+/// One revision of what was served at a place.
+pub fn rollout_revision(tenant: &TenantName, place: &str, revision: u64) -> Key {
+    key(rollout_history(tenant, place), format!("{revision:010}"))
+}
+
+/// That a model is served at a place.
+pub fn rollout_of_model(tenant: &TenantName, model: &ModelName, place: &str) -> Key {
+    key(model_partition(tenant, model), format!("O#{place}"))
+}
+
 /// Prefix of the events of a model in the order of their chain.
 pub const CHAIN: &str = "C#";
 
@@ -180,9 +272,9 @@ pub fn alias_changes(tenant: &TenantName, alias: &AliasName) -> String {
     format!("T#{tenant}#AT#alias#{alias}")
 }
 
-/// Partition of the changes to and from one stage, of all versions, by time.
+/// Partition of the changes to and from one stage, of all versions, by time; the stage in any case, as its name is found.
 pub fn stage_changes(tenant: &TenantName, stage: &str) -> String {
-    format!("T#{tenant}#AT#stage#{stage}")
+    format!("T#{tenant}#AT#stage#{}", stage.to_lowercase())
 }
 
 /// Sort key of a change in such a partition.
@@ -498,6 +590,43 @@ mod tests {
         assert_eq!(
             text(feed(&tenant, Timestamp::from_millis(0), "01J")),
             "T#team-a#F#1970-01-01 | 01J"
+        );
+        let scope = Realm::Model(iris.clone());
+        assert_eq!(
+            text(settings_head(&tenant, &Realm::Registry)),
+            "T#team-a#C | C#head"
+        );
+        assert_eq!(
+            text(settings(&tenant, &scope, SettingsKind::Protections, 3)),
+            "T#team-a#M#iris | C#protections#0000000003"
+        );
+        let stage = StageName::parse("Production").unwrap();
+        assert_eq!(
+            text(exclusive_stage(&tenant, &iris, &stage)),
+            "T#team-a#M#iris | S#Production"
+        );
+        assert_eq!(
+            text(request(&tenant, &iris, "01J")),
+            "T#team-a#M#iris | R#01J"
+        );
+        for (target, expected) in [
+            (PromotionTarget::Alias("champion".into()), "Q#A#champion"),
+            (PromotionTarget::Stage("Live".into()), "Q#S#0000000001#Live"),
+        ] {
+            assert_eq!(
+                open_request(&tenant, &iris, &target, VersionNumber::FIRST).sk,
+                expected
+            );
+        }
+        assert_eq!(text(inbox_entry(&tenant, "01J")), "T#team-a#R | 01J");
+        assert_eq!(text(rollout(&tenant, "eu/score")), "T#team-a#O | eu/score");
+        assert_eq!(
+            text(rollout_revision(&tenant, "eu/score", 2)),
+            "T#team-a#O#eu/score | 0000000002"
+        );
+        assert_eq!(
+            text(rollout_of_model(&tenant, &iris, "eu/score")),
+            "T#team-a#M#iris | O#eu/score"
         );
         assert_eq!(
             text(feed_entry(&tenant, Timestamp::from_millis(0), "01J")),

@@ -10,7 +10,7 @@ pub mod target;
 pub mod views;
 
 pub use access::Subject;
-pub use body::{Body, Params};
+pub use body::{Body, Params, parse as parse_body};
 pub use caller::Caller;
 pub use cursor::{Pages, Paging};
 pub use reply::{Reply, respond};

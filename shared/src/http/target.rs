@@ -1,5 +1,6 @@
 //! The names in a route's path, parsed.
 
+use crate::domain::rollout::Place;
 use crate::domain::tracking::{ExperimentId, LoggedModelId, RunId};
 use crate::domain::{AliasName, ModelName, TenantName, VersionId, VersionNumber};
 use crate::error::{Error, Result};
@@ -49,6 +50,11 @@ impl Target {
     /// The alias.
     pub fn alias(&self) -> Result<AliasName> {
         AliasName::parse(self.get("alias")?)
+    }
+
+    /// Where something is served.
+    pub fn place(&self) -> Result<Place> {
+        Place::parse(self.get("environment")?, self.get("endpoint")?)
     }
 
     /// A calendar day, written `2026-03-01` or `20260301`.

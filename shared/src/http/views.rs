@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::domain::model::Notes;
-use crate::domain::version::Origin;
+use crate::domain::version::{Origin, warnings};
 use crate::domain::{Alias, Metadata, Model, Timestamp, Version, VersionNumber};
 use crate::s3::keys;
 use serde::Serialize;
@@ -138,6 +138,17 @@ pub struct VersionView {
     /// The package.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<PackageView>,
+    /// How its artifacts came.
+    pub source: &'static str,
+    /// From when on it should not be used any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deprecated_at: Option<Timestamp>,
+    /// From when on it must not be used any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_of_life_at: Option<Timestamp>,
+    /// What whoever uses it should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Where it came from, if it was registered by URI.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
@@ -191,6 +202,10 @@ impl VersionView {
                         key: signature.key.clone(),
                     }),
             }),
+            source: version.standing.source.as_str(),
+            deprecated_at: version.standing.deprecated_at,
+            end_of_life_at: version.standing.end_of_life_at,
+            warnings: version.standing.warnings(app.clock.now()),
             origin: version.origin.clone(),
             is_reference: version.is_reference(),
         }
@@ -247,6 +262,9 @@ pub struct AliasView {
     pub changed_by: String,
     /// When it was changed last.
     pub changed_at: Timestamp,
+    /// What whoever uses its version should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl AliasView {
@@ -270,6 +288,7 @@ impl AliasView {
             manifest_digest: alias.manifest_digest.as_ref().map(ToString::to_string),
             changed_by: alias.changed_by.to_string(),
             changed_at: alias.changed_at,
+            warnings: warnings(alias.deprecated_at, alias.end_of_life_at, app.clock.now()),
         }
     }
 }

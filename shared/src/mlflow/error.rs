@@ -165,7 +165,9 @@ pub fn translated(error: &Error) -> (MlflowCode, String) {
             (MlflowCode::BadRequest, own())
         }
         ErrorCode::Unauthenticated => (MlflowCode::Unauthenticated, own()),
-        ErrorCode::PermissionDenied => (MlflowCode::PermissionDenied, own()),
+        ErrorCode::PermissionDenied | ErrorCode::PromotionDenied => {
+            (MlflowCode::PermissionDenied, own())
+        }
         ErrorCode::RouteNotFound | ErrorCode::MethodNotAllowed => (MlflowCode::EndpointNotFound, own()),
         ErrorCode::SubscriptionNotFound
         | ErrorCode::TokenNotFound
@@ -173,13 +175,17 @@ pub fn translated(error: &Error) -> (MlflowCode, String) {
         | ErrorCode::ExperimentNotFound
         | ErrorCode::RunNotFound
         | ErrorCode::LoggedModelNotFound
-        | ErrorCode::TagNotFound => (MlflowCode::ResourceDoesNotExist, own()),
+        | ErrorCode::TagNotFound
+        | ErrorCode::RequestNotFound
+        | ErrorCode::WaiverNotFound
+        | ErrorCode::RolloutNotFound => (MlflowCode::ResourceDoesNotExist, own()),
         ErrorCode::ExperimentExists => (MlflowCode::ResourceAlreadyExists, own()),
         ErrorCode::Conflict
         | ErrorCode::VersionNotReady
         | ErrorCode::VersionRevoked
         | ErrorCode::NotRejudgeable
         | ErrorCode::VersionInUse
+        | ErrorCode::TransitionNotAllowed
         | ErrorCode::UploadIncomplete
         | ErrorCode::IdempotencyKeyReused => (MlflowCode::ResourceConflict, own()),
         ErrorCode::Throttled => (MlflowCode::RequestLimitExceeded, own()),

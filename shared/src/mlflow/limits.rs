@@ -2,7 +2,7 @@
 
 use super::error::invalid;
 use super::fields::{Fields, invalid_value, mistyped};
-use crate::domain::version::DEFAULT_STAGES;
+use crate::domain::stage::DEFAULT_STAGES;
 use crate::domain::{AliasName, ModelName, StageName, VersionNumber};
 use crate::error::Result;
 use serde_json::Value;

@@ -9,7 +9,7 @@ use crate::messages::summary::{link, summary};
 use crate::messages::template::{Target, render};
 use serde_json::{Value, json};
 use shared::domain::{Event, Subscription};
-use shared::{App, Result};
+use shared::{App, Result, check_token};
 
 /// Most events that a message tells one by one; of more it tells how many there are.
 const MOST_SHOWN: usize = 20;
@@ -18,8 +18,11 @@ const MOST_SHOWN: usize = 20;
 const SLACK_SECTION: usize = 3_000;
 
 /// Several events as one body: an array, as the batched mode of `CloudEvents` has it.
-pub(crate) fn batch(events: &[&Event]) -> String {
-    Value::Array(events.iter().map(|event| event.to_wire()).collect()).to_string()
+pub(crate) fn batch(app: &App, events: &[&Event]) -> String {
+    let wires = events
+        .iter()
+        .map(|event| check_token::to_delivered_wire(&app.config, event));
+    Value::Array(wires.collect()).to_string()
 }
 
 /// A Slack message in Block Kit: <https://docs.slack.dev/reference/block-kit>.

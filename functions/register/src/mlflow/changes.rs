@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 use shared::domain::{Alias, EventType, ModelName, VersionNumber};
-use shared::dynamodb::{AliasChange, Outcome};
+use shared::dynamodb::{AliasChange, Committed, DECISIONS, Loaded, Outcome};
 use shared::http::Caller;
-use shared::{App, ErrorCode, Result};
+use shared::{App, Error, ErrorCode, Result};
 
 /// How often a change that met another one is run again.
 const ATTEMPTS: u32 = 20;
@@ -48,39 +48,67 @@ async fn remove_alias(
     alias: &Alias,
     held: Option<VersionNumber>,
 ) -> Result<()> {
-    app.registry
-        .change_alias(&alias.tenant, &alias.model, &alias.name, None, |loaded| {
-            let Some(current) = &loaded.alias else {
-                return Ok(None);
-            };
-            let Some(from) = current
-                .version
-                .filter(|version| held.is_none() || held == Some(*version))
-            else {
-                return Ok(None);
-            };
-            let event = app
-                .event(
-                    EventType::AliasRemoved,
-                    &caller.tenant,
-                    &caller.principal,
-                    &caller.request_id,
-                )
-                .about(&loaded.model)
-                .of_alias(&alias.name, current.sequence + 1)
-                .because(Some("what it held was deleted".to_owned()))
-                .with("from", from.get())
-                .with("to", None::<u32>);
-            let after = current.moved(None, &event);
-            let mut event = event;
-            event.time = after.changed_at;
-            Ok(Some(AliasChange {
-                alias: after,
-                from: Some(from),
-                event,
-                answer: None,
-            }))
-        })
-        .await
-        .map(drop)
+    let (tenant, model, name) = (&alias.tenant, &alias.model, &alias.name);
+    let mut use_hints = true;
+    for attempt in 1..=DECISIONS {
+        let loaded = app
+            .registry
+            .load_alias(tenant, model, name, None, use_hints, app.clock.now())
+            .await?;
+        use_hints = false;
+        let Some(change) = removal(app, caller, &loaded, held) else {
+            // What a hint says must be confirmed before it is believed that nothing is to do.
+            if loaded.is_fresh {
+                return Ok(());
+            }
+            continue;
+        };
+        let committed = app
+            .registry
+            .commit_alias(&change, loaded.alias.as_ref(), attempt)
+            .await?;
+        if committed != Committed::Lost {
+            return Ok(());
+        }
+    }
+    Err(Error::new(
+        ErrorCode::Throttled,
+        format!("alias `{name}` of `{model}` changes too often at once; try again after a moment"),
+    ))
+}
+
+/// The removal of an alias; `None` if it does not hold what it shall let go.
+fn removal(
+    app: &App,
+    caller: &Caller,
+    loaded: &Loaded,
+    held: Option<VersionNumber>,
+) -> Option<AliasChange> {
+    let current = loaded.alias.as_ref()?;
+    let from = current
+        .version
+        .filter(|version| held.is_none() || held == Some(*version))?;
+    let mut event = app
+        .event(
+            EventType::AliasRemoved,
+            &caller.tenant,
+            &caller.principal,
+            &caller.request_id,
+        )
+        .about(&loaded.model)
+        .of_alias(&current.name, current.sequence + 1)
+        .because(Some("what it held was deleted".to_owned()))
+        .with("from", from.get())
+        .with("to", None::<u32>);
+    let after = current.moved(None, &event);
+    event.time = after.changed_at;
+    Some(AliasChange {
+        alias: after,
+        from: Some(from),
+        version: None,
+        guards: Vec::new(),
+        closes_request: false,
+        event,
+        answer: None,
+    })
 }

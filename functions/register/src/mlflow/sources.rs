@@ -9,7 +9,7 @@ use shared::domain::artifact::MAX_ARTIFACTS;
 use shared::domain::tracking::{LoggedModelId, RunId};
 use shared::domain::version::Origin;
 use shared::domain::{
-    Artifact, ArtifactPath, DeclaredArtifact, Location, Status, Version, VersionId,
+    Artifact, ArtifactPath, DeclaredArtifact, Location, Source, Status, Version, VersionId,
 };
 use shared::http::Caller;
 use shared::mlflow::limits::{self, Wanted, checked_model_name};
@@ -41,6 +41,31 @@ pub(super) struct Request {
 pub(super) struct Resolved {
     pub(super) artifacts: Vec<DeclaredArtifact>,
     pub(super) origin: Origin,
+    /// How the artifacts come into the registry.
+    pub(super) kind: Source,
+}
+
+impl Resolved {
+    /// What stays where it is.
+    fn reference(origin: Origin) -> Self {
+        Self {
+            artifacts: Vec::new(),
+            origin,
+            kind: Source::Reference,
+        }
+    }
+
+    /// Objects of ours, or a reference if there are none.
+    fn of(artifacts: Vec<DeclaredArtifact>, origin: Origin, kind: Source) -> Self {
+        if artifacts.is_empty() {
+            return Self::reference(origin);
+        }
+        Self {
+            artifacts,
+            origin,
+            kind,
+        }
+    }
 }
 
 pub(super) async fn resolve(app: &App, caller: &Caller, request: Request) -> Result<Resolved> {
@@ -66,10 +91,7 @@ pub(super) async fn resolve(app: &App, caller: &Caller, request: Request) -> Res
                 origin.source
             )));
         }
-        return Ok(Resolved {
-            artifacts: Vec::new(),
-            origin,
-        });
+        return Ok(Resolved::reference(origin));
     }
     check_path(&origin.source)?;
     let found = match scheme(&origin.source) {
@@ -249,10 +271,7 @@ fn not_there(name: &str, version: &str) -> Error {
 async fn copy(app: &App, version: &Version, mut origin: Origin) -> Result<Resolved> {
     if version.is_reference() {
         origin.location = Some(shapes::download_uri(version));
-        return Ok(Resolved {
-            artifacts: Vec::new(),
-            origin,
-        });
+        return Ok(Resolved::reference(origin));
     }
     let artifacts = if version.status == Status::Ready {
         let judged: Vec<Artifact> = app
@@ -283,7 +302,7 @@ async fn copy(app: &App, version: &Version, mut origin: Origin) -> Result<Resolv
         }
         declared
     };
-    Ok(Resolved { artifacts, origin })
+    Ok(Resolved::of(artifacts, origin, Source::Copy))
 }
 
 /// A version of what a run logged, `runs:/<run>/<path>`; a run that is not ours is a reference.
@@ -299,10 +318,7 @@ async fn of_run(app: &App, caller: &Caller, mut origin: Origin) -> Result<Resolv
         Err(_) => None,
     };
     let Some(found) = found else {
-        return Ok(Resolved {
-            artifacts: Vec::new(),
-            origin,
-        });
+        return Ok(Resolved::reference(origin));
     };
     let location = format!(
         "{}/{}",
@@ -346,7 +362,7 @@ async fn at(app: &App, caller: &Caller, mut origin: Origin, location: &str) -> R
         }
         None => Vec::new(),
     };
-    Ok(Resolved { artifacts, origin })
+    Ok(Resolved::of(artifacts, origin, Source::Run))
 }
 
 /// The objects below a key, or the object at it, each pinned to the version that is there now.

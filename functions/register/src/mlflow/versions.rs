@@ -66,6 +66,7 @@ async fn created(
         artifacts: resolved.artifacts,
         metadata: Metadata::default(),
         notes: notes.clone(),
+        source: resolved.kind,
         origin: Some(resolved.origin),
     };
     let outcome = register_draft(app, caller, name, draft, (200, &show)).await;

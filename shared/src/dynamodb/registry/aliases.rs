@@ -1,18 +1,19 @@
 //! Aliases: read, list, move; and the events of a model, of which their histories are part.
 
 use super::identity::{Slot, is_marked, named_as_read, slot_of, still_named, unmarked};
+use super::settings::{Governing, guard};
 use super::{Page, RACE_ATTEMPTS, Registry, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::{
-    Alias, AliasName, Event, ModelName, Status, TenantName, Timestamp, Version, VersionId,
-    VersionNumber,
+    Alias, AliasName, Event, ModelName, Realm, SettingsHead, Standing, Status, TenantName,
+    Timestamp, Version, VersionId, VersionNumber,
 };
-use crate::dynamodb::idempotency::{Answer, Outcome};
+use crate::dynamodb::idempotency::{Answer, Outcome, StoredResponse};
 use crate::dynamodb::items::{
     Reader, alias_from_item, alias_to_item, as_number, held_by, version_from_item,
 };
-use crate::dynamodb::keys;
-use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text, throttled};
+use crate::dynamodb::keys::{self, Key};
+use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text};
 use crate::error::{Error, Result};
 
 /// What is known before an alias is changed.
@@ -26,15 +27,21 @@ pub struct Loaded {
     pub version: Option<Version>,
     /// When the model was deleted, as far as it was looked at.
     pub model_deleted_at: Option<Timestamp>,
+    /// What governs the model.
+    pub governing: Governing,
+    /// Whether it was just read; what a hint says must be confirmed before it refuses anything.
+    pub is_fresh: bool,
 }
 
-/// What became of a wanted change of an alias.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Moved {
-    /// It was changed.
-    Changed(Alias),
-    /// It is as wanted already, or was never set.
-    Unchanged(Option<Alias>),
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Committed {
+    /// It was done.
+    Done,
+    /// It was done before under the same idempotency key; this was answered.
+    Replayed(StoredResponse),
+    /// Something was not as it was believed to be; load it again and decide anew.
+    Lost,
 }
 
 /// A decided change of an alias.
@@ -44,11 +51,20 @@ pub struct AliasChange {
     pub alias: Alias,
     /// What it held before.
     pub from: Option<VersionNumber>,
+    /// The version that it will hold, as it was seen.
+    pub version: Option<Version>,
+    /// The settings that the decision rests on; empty where nothing guards the alias.
+    pub guards: Vec<(Realm, SettingsHead)>,
+    /// Whether it ends a promotion request that held on to the version.
+    pub closes_request: bool,
     /// The event that tells it.
     pub event: Event,
     /// The answer to store under an idempotency key.
     pub answer: Option<Answer>,
 }
+
+/// How often a lost race is decided anew before the caller is asked to wait.
+pub const DECISIONS: u32 = RACE_ATTEMPTS;
 
 /// The aliases among items that hold a version.
 fn live_aliases(tenant: &TenantName, model: &ModelName, items: &[Item]) -> Result<Vec<Alias>> {
@@ -142,64 +158,52 @@ impl Registry {
         self.table.query_all(query, 10_000).await
     }
 
-    /// Changes an alias with its history entry, its versions' counts and the stored answer in one transaction.
-    ///
-    /// `decide` gets what is believed, with whether it was just read, and is called again if that was wrong.
-    /// It answers `None` if there is nothing to change.
-    pub async fn change_alias(
+    /// Commits a change of an alias with its history entry, its versions' counts and the stored answer.
+    pub async fn commit_alias(
         &self,
-        tenant: &TenantName,
-        model: &ModelName,
-        name: &AliasName,
-        target: Option<VersionNumber>,
-        decide: impl Fn(&Loaded) -> Result<Option<AliasChange>>,
-    ) -> Result<Outcome<Moved>> {
-        let alias_key = keys::alias(tenant, model, name);
-        let mut use_hints = true;
-        for attempt in 1..=RACE_ATTEMPTS {
-            let (loaded, fresh) = self
-                .load_alias(tenant, model, name, target, use_hints)
-                .await?;
-            let change = match decide(&loaded) {
-                Ok(Some(change)) => change,
-                // What a hint says must be confirmed before it refuses, or decides that nothing is to do.
-                Ok(None) | Err(_) if !fresh => {
-                    use_hints = false;
-                    continue;
+        change: &AliasChange,
+        before: Option<&Alias>,
+        attempt: u32,
+    ) -> Result<Committed> {
+        let alias = &change.alias;
+        let writes = Self::alias_writes(change, before)?;
+        let outcome = self
+            .try_commit(writes, &alias.tenant, change.answer.clone())
+            .await?;
+        let key = keys::alias(&alias.tenant, &alias.model, &alias.name);
+        Ok(match outcome {
+            Ok(Outcome::Done(())) => {
+                if !alias.model.is_known() {
+                    self.hints.put(key, alias_to_item(alias));
                 }
-                Ok(None) => return Ok(Outcome::Done(Moved::Unchanged(loaded.alias))),
-                Err(error) => return Err(error),
-            };
-            let writes = Self::alias_writes(&change, loaded.alias.as_ref())?;
-            match self
-                .try_commit(writes, tenant, change.answer.clone())
-                .await?
-            {
-                Ok(Outcome::Done(())) => {
-                    if !change.alias.model.is_known() {
-                        self.hints.put(alias_key, alias_to_item(&change.alias));
-                    }
-                    return Ok(Outcome::Done(Moved::Changed(change.alias)));
-                }
-                Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
-                Err(_) => {
-                    use_hints = false;
-                    self.hints.forget(&alias_key);
-                    self.table.pause(attempt.min(4)).await;
-                }
+                Committed::Done
             }
-        }
-        Err(throttled())
+            Ok(Outcome::Replayed(response)) => Committed::Replayed(response),
+            Err(_) => {
+                self.forget_alias(alias);
+                self.table.pause(attempt.min(4)).await;
+                Committed::Lost
+            }
+        })
     }
 
-    async fn load_alias(
+    /// Forgets all that a lost change of an alias believed.
+    pub(super) fn forget_alias(&self, alias: &Alias) {
+        self.hints
+            .forget(&keys::alias(&alias.tenant, &alias.model, &alias.name));
+        self.forget_heads(&alias.tenant, &alias.model);
+    }
+
+    /// Loads an alias, the version that it shall hold and what governs them: from hints, or by one `BatchGetItem`.
+    pub async fn load_alias(
         &self,
         tenant: &TenantName,
         model: &ModelName,
         name: &AliasName,
         target: Option<VersionNumber>,
         use_hints: bool,
-    ) -> Result<(Loaded, bool)> {
+        now: Timestamp,
+    ) -> Result<Loaded> {
         let alias_key = keys::alias(tenant, model, name);
         let version_key = target.map(|number| {
             keys::version(&VersionId {
@@ -219,26 +223,34 @@ impl Registry {
                         .map(|item| version_from_item(tenant, model, &item))
                         .transpose()?,
                     model_deleted_at: None,
+                    governing: Governing::default(),
+                    is_fresh: false,
                 })
             };
-        if use_hints {
+        let heads = self.believed_heads(tenant, model, now);
+        if use_hints && heads.unknown().is_empty() {
             let hinted_version = version_key.as_ref().map(|key| self.hints.get(key));
             let version_known = hinted_version.as_ref().is_none_or(Option::is_some);
             if let (Some(alias), true) = (self.hints.get(&alias_key), version_known) {
                 let version = hinted_version.flatten();
                 // What is marked is found through the head alone.
                 if !is_marked(&alias) && !version.as_ref().is_some_and(is_marked) {
-                    return Ok((parse(model, Some(alias), version)?, false));
+                    let mut loaded = parse(model, Some(alias), version)?;
+                    loaded.governing = self.take_heads(heads, &[], now);
+                    return Ok(loaded);
                 }
             }
         }
         let model_key = keys::model(tenant, model);
         let mut wanted = vec![model_key.clone(), alias_key.clone()];
         wanted.extend(version_key.clone());
-        let (mut head, mut alias, mut version) = (None, None, None);
+        wanted.extend(heads.unknown());
+        let (mut head, mut alias, mut version, mut settings) = (None, None, None, Vec::new());
         for item in self.table.batch_get(&wanted, true).await? {
             if Reader(&item).text("pk")? == model_key.pk {
                 head = Some(item);
+            } else if sort_key(&item) == keys::SETTINGS_HEAD {
+                settings.push(item);
             } else if sort_key(&item) == alias_key.sk {
                 self.hints.put(alias_key.clone(), item.clone());
                 alias = Some(item);
@@ -254,8 +266,10 @@ impl Registry {
         else {
             return Err(model_not_found(model));
         };
+        let mut heads = heads;
         if found.name.home() != model.home() {
-            (alias, version) = (None, None);
+            (alias, version, settings) = (None, None, Vec::new());
+            heads = self.believed_heads(tenant, &found.name, now);
             let (alias_key, version_key) = (
                 keys::alias(tenant, &found.name, name),
                 target.map(|number| {
@@ -266,9 +280,15 @@ impl Registry {
                     })
                 }),
             );
-            let wanted: Vec<_> = version_key.into_iter().chain([alias_key.clone()]).collect();
+            let wanted: Vec<_> = version_key
+                .into_iter()
+                .chain([alias_key.clone()])
+                .chain(heads.unknown())
+                .collect();
             for item in self.table.batch_get(&wanted, true).await? {
-                if sort_key(&item) == alias_key.sk {
+                if sort_key(&item) == keys::SETTINGS_HEAD {
+                    settings.push(item);
+                } else if sort_key(&item) == alias_key.sk {
                     alias = Some(item);
                 } else {
                     version = Some(item);
@@ -278,10 +298,12 @@ impl Registry {
         let mut loaded = parse(&found.name, alias, version)?;
         loaded.model_deleted_at = found.deleted_at;
         self.hints.put(model_key, head);
-        Ok((loaded, true))
+        loaded.governing = self.take_heads(heads, &settings, now);
+        loaded.is_fresh = true;
+        Ok(loaded)
     }
 
-    fn alias_writes(change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
+    pub(super) fn alias_writes(change: &AliasChange, before: Option<&Alias>) -> Result<Vec<Write>> {
         let alias = &change.alias;
         let id = |number| VersionId {
             tenant: alias.tenant.clone(),
@@ -302,14 +324,18 @@ impl Registry {
         if let Some(to) = alias.version {
             writes.push(Write::Update {
                 key: keys::version(&id(to)),
-                update: Expression::new("SET #aliases = #aliases + :one, #held = :one")
-                    .named("held", held_by(&alias.name))
-                    .value("one", as_number(1)),
-                condition: Expression::new(format!(
-                    "#status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked){}",
-                    unmarked(&alias.model)
-                ))
-                .value("ready", text(Status::Ready.as_str())),
+                update: Expression::new(if change.closes_request {
+                    "SET #aliases = #aliases + :one, #held = :one, #reqs = #reqs - :one"
+                } else {
+                    "SET #aliases = #aliases + :one, #held = :one"
+                })
+                .named("held", held_by(&alias.name))
+                .value("one", as_number(1)),
+                condition: as_seen(
+                    &alias.model,
+                    change.version.as_ref(),
+                    !change.guards.is_empty(),
+                ),
             });
         }
         if let Some(from) = change.from {
@@ -322,8 +348,22 @@ impl Registry {
                     .value("zero", as_number(0)),
             });
         }
-        // The model's head counts and names the aliases that hold something, so that a model is deleted only while none
-        // does; moving one from version to version leaves it alone.
+        writes.extend(Self::holding_write(change));
+        writes.extend(
+            change
+                .guards
+                .iter()
+                .map(|(realm, head)| guard(&alias.tenant, realm, *head)),
+        );
+        Ok(writes)
+    }
+
+    /// The write, or the check, of the model's head that goes with a change of an alias.
+    ///
+    /// The head counts and names the aliases that hold something, so that a model is deleted only while none does;
+    /// moving one from version to version leaves it alone.
+    fn holding_write(change: &AliasChange) -> Option<Write> {
+        let alias = &change.alias;
         let as_read = named_as_read(&alias.model);
         let (update, condition) = match (change.from, alias.version) {
             (None, Some(_)) => (
@@ -334,19 +374,39 @@ impl Registry {
                 "SET #held = #held - :one REMOVE #alias ADD #pointers :one",
                 as_read,
             ),
-            _ => {
-                writes.extend(still_named(&alias.tenant, &alias.model));
-                return Ok(writes);
-            }
+            _ => return still_named(&alias.tenant, &alias.model),
         };
-        writes.push(Write::Update {
+        Some(Write::Update {
             key: keys::model(&alias.tenant, &alias.model),
             update: Expression::new(update)
                 .named("alias", held_by(&alias.name))
                 .value("one", as_number(1)),
             condition,
-        });
-        Ok(writes)
+        })
+    }
+
+    /// Reads versions by their numbers in one `BatchGetItem`; those that do not exist are left out.
+    pub async fn versions_by_number(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        numbers: &[VersionNumber],
+    ) -> Result<Vec<Version>> {
+        let wanted: Vec<Key> = numbers
+            .iter()
+            .map(|number| {
+                keys::version(&VersionId {
+                    tenant: tenant.clone(),
+                    model: model.clone(),
+                    number: *number,
+                })
+            })
+            .collect();
+        let items = self.table.batch_get(&wanted, true).await?;
+        items
+            .iter()
+            .map(|item| version_from_item(tenant, model, item))
+            .collect()
     }
 
     /// One page of an alias's history, newest first unless `ascending`.
@@ -405,4 +465,49 @@ impl Registry {
             .into_iter()
             .find(|event| event.kind == kind && event.version == Some(id.number)))
     }
+}
+
+/// The condition that a version is ready, accepted, and as it was seen, as far as a promotion rests on it.
+///
+/// What an alias copies from it must be what it says; a guarded promotion rests on its verdict and its tags as well.
+pub(super) fn as_seen(
+    model: &ModelName,
+    version: Option<&Version>,
+    is_guarded: bool,
+) -> Expression {
+    let mut condition = Expression::new(format!(
+        "#status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked){}",
+        unmarked(model)
+    ))
+    .value("ready", text(Status::Ready.as_str()));
+    let Some(version) = version else {
+        return condition;
+    };
+    condition = dates_as_seen(condition, &version.standing);
+    if is_guarded {
+        condition = condition
+            .and("#rev = :rev")
+            .value("rev", as_number(version.revision));
+        if let Some(validation) = &version.validation {
+            condition = condition
+                .and("contains(#val, :report)")
+                .value("report", text(validation.report_digest.hex()));
+        }
+    }
+    condition
+}
+
+/// The condition, and that the dates of a version are as they were seen.
+pub(super) fn dates_as_seen(condition: Expression, standing: &Standing) -> Expression {
+    [
+        ("depr", "seen_depr", standing.deprecated_at),
+        ("eol", "seen_eol", standing.end_of_life_at),
+    ]
+    .into_iter()
+    .fold(condition, |condition, (name, value, at)| match at {
+        Some(at) => condition
+            .and(&format!("#{name} = :{value}"))
+            .value(value, as_number(at.millis())),
+        None => condition.and(&format!("attribute_not_exists(#{name})")),
+    })
 }

@@ -14,7 +14,11 @@ mod models;
 mod packages;
 mod policies;
 mod renames;
+mod requests;
 mod retention;
+mod rollouts;
+mod settings;
+mod stage_changes;
 mod stages;
 mod subscriptions;
 mod tokens;
@@ -23,7 +27,7 @@ mod trusted_keys;
 mod versions;
 mod work;
 
-pub use aliases::{AliasChange, Loaded, Moved};
+pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
 pub use archives::{Archive, ArchiveFormat};
 pub use chain::Chained;
 pub use deliveries::{Lane, Place};
@@ -31,6 +35,10 @@ pub use feed::{Dispatch, FEED_DAYS};
 pub use packages::{Held, Holder, Packing};
 pub use policies::StoredPolicy;
 pub use renames::{Decide, Naming};
+pub use requests::{NewRequest, Promotion, RequestChange, Requested};
+pub use rollouts::RolloutChange;
+pub use settings::{Evidence, Found, Governing, SettingsChange, SettingsName};
+pub use stage_changes::{LifecycleChange, StageChange, StageHolder, StageLoaded};
 pub use stages::Neighbours;
 pub use tracking::{
     ArtifactRoot, Listed, LoggedModelChange, NewExperiment, Position, RunChange, RunLink,
@@ -61,6 +69,7 @@ pub struct Registry {
     table: Table,
     pub(super) streams: Lazy<aws_sdk_dynamodbstreams::Client>,
     hints: Hints,
+    settings: settings::SettingsCache,
 }
 
 /// A page of things, and the sort key to go on after.
@@ -112,6 +121,7 @@ impl Registry {
             table: Table::new(clients, config),
             streams: clients.streams(),
             hints: Hints::new(),
+            settings: settings::SettingsCache::new(),
         }
     }
 

@@ -5,11 +5,11 @@
 //! that a top may be a version that was deleted since: whoever looks for the latest looks further down then, and the
 //! dispatch of the deletion moves the top down for those who come later.
 
+use super::Registry;
 use super::identity::{Slot, named_as_read};
 use super::tracking::link_to_run;
-use super::{Registry, VersionChange};
 use crate::domain::model::{Model, Span};
-use crate::domain::version::DEFAULT_STAGES;
+use crate::domain::stage::DEFAULT_STAGES;
 use crate::domain::{
     AliasName, ModelName, StageName, TenantName, Version, VersionId, VersionNumber,
 };
@@ -20,7 +20,7 @@ use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Write};
 use crate::error::Result;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many versions the first look at a stage reads; each further one reads more.
 const FIRST_LOOK: usize = 25;
@@ -34,6 +34,26 @@ pub struct Neighbours {
     pub latest: Vec<Version>,
     /// What its aliases hold.
     pub aliases: BTreeMap<AliasName, VersionNumber>,
+}
+
+/// A version's entering a stage, and leaving another one unless it comes back into it.
+#[derive(Debug, Clone)]
+pub(super) struct Shift {
+    /// The version.
+    pub(super) number: VersionNumber,
+    /// The stage that it leaves.
+    pub(super) from: Option<StageName>,
+    /// The stage that it enters.
+    pub(super) to: StageName,
+}
+
+/// The stages in which a model's versions may stand: those of its head, and those that every registry begins with.
+fn stages_of(model: &Model) -> Result<BTreeSet<StageName>> {
+    let mut stages: BTreeSet<StageName> = model.pointers.stages.keys().cloned().collect();
+    for stage in DEFAULT_STAGES {
+        stages.insert(StageName::parse(*stage)?);
+    }
+    Ok(stages)
 }
 
 fn id_of(model: &Model, number: VersionNumber) -> VersionId {
@@ -95,8 +115,8 @@ impl Registry {
         let mut owners: HashMap<String, usize> = HashMap::new();
         for (index, model) in models.iter().enumerate() {
             owners.insert(keys::model_partition(&model.tenant, &model.name), index);
-            for stage in DEFAULT_STAGES {
-                let span = model.span(&StageName::parse(*stage)?);
+            for stage in stages_of(model)? {
+                let span = model.span(&stage);
                 if !span.is_empty()
                     && let Ok(number) = VersionNumber::new(span.top.into())
                 {
@@ -146,8 +166,7 @@ impl Registry {
                 .filter_map(|alias| Some((alias.name, alias.version?)))
                 .collect();
         }
-        for stage in DEFAULT_STAGES {
-            let stage = StageName::parse(*stage)?;
+        for stage in stages_of(model)? {
             let span = model.span(&stage);
             if span.is_empty() || neighbours.latest.iter().any(|one| one.stage == stage) {
                 continue;
@@ -166,61 +185,80 @@ impl Registry {
         Ok(())
     }
 
-    /// The write of a model's head that goes with a version's entering a stage, and leaving another one.
+    /// The write of a model's head that goes with its versions' entering stages, and leaving others.
+    ///
+    /// 1 `GetItem`, and 1 `Query` for each stage whose latest version leaves it while no later one enters.
     pub(super) async fn span_write(
         &self,
-        id: &VersionId,
-        change: &VersionChange,
-        entered: &StageName,
+        tenant: &TenantName,
+        name: &ModelName,
+        shifts: &[Shift],
     ) -> Result<Option<Write>> {
-        let key = keys::model(&id.tenant, &id.model);
-        let Slot::Held(model, head) = self.read_slot(&id.tenant, &key).await? else {
+        let key = keys::model(tenant, name);
+        let Slot::Held(model, head) = self.read_slot(tenant, &key).await? else {
             return Ok(None);
         };
-        if model.name.home() != id.model.home() {
+        if model.name.home() != name.home() {
             // The name means another model by now; the write of the version is refused, and says so.
             return Ok(None);
         }
-        let mut changed = vec![(entered.clone(), model.span(entered).with(id.number))];
-        if let VersionChange::MoveTo { from, to } = change
-            && from != to
-            && let Some(span) = self.span_without(id, from, &model).await?
-        {
-            changed.push((from.clone(), span));
+        let touched: BTreeSet<&StageName> = shifts
+            .iter()
+            .flat_map(|shift| [Some(&shift.to), shift.from.as_ref()])
+            .flatten()
+            .collect();
+        let mut changed = Vec::new();
+        for stage in touched {
+            let seen = model.span(stage);
+            let entering: Vec<VersionNumber> = numbers(shifts, |shift| shift.to == *stage);
+            let leaving: Vec<VersionNumber> = numbers(shifts, |shift| {
+                shift.from.as_ref() == Some(stage) && shift.to != *stage
+            });
+            let is_topped = entering.iter().any(|number| number.get() >= seen.top);
+            let mut span = seen;
+            if !is_topped
+                && let Some(left) = self
+                    .span_without(tenant, name, &leaving, stage, seen)
+                    .await?
+            {
+                span = left;
+            }
+            for number in entering {
+                span = span.with(number);
+            }
+            let is_entered = shifts.iter().any(|shift| shift.to == *stage);
+            if is_entered || span != seen {
+                changed.push((stage.clone(), span));
+            }
         }
         self.hints.forget(&key);
         Ok(Some(head_write(&key, &model.name, &head, &changed)))
     }
 
-    /// The span of a stage after a version left it, if that changes it.
+    /// The span of a stage after versions left it, if that changes it.
     async fn span_without(
         &self,
-        id: &VersionId,
+        tenant: &TenantName,
+        model: &ModelName,
+        leaving: &[VersionNumber],
         stage: &StageName,
-        model: &Model,
+        span: Span,
     ) -> Result<Option<Span>> {
-        let span = model.span(stage);
-        if span.top != id.number.get() {
-            return Ok(None);
+        let leaves = |top: u32| leaving.iter().any(|number| number.get() == top);
+        let mut below = span;
+        while leaves(below.top) {
+            below.top -= 1;
+            let next = self.newest_in_stage(tenant, model, stage, below).await?;
+            let Some(version) = next else {
+                // Nothing is left below, and whatever is registered next has a higher number.
+                return Ok(Some(Span {
+                    top: span.top,
+                    floor: span.top,
+                }));
+            };
+            below.top = version.id.number.get();
         }
-        let below = Span {
-            top: span.top - 1,
-            ..span
-        };
-        let next = self
-            .newest_in_stage(&id.tenant, &id.model, stage, below)
-            .await?;
-        Ok(Some(match next {
-            Some(version) => Span {
-                top: version.id.number.get(),
-                ..span
-            },
-            // Nothing is left below, and whatever is registered next has a higher number.
-            None => Span {
-                top: span.top,
-                floor: span.top,
-            },
-        }))
+        Ok((below != span).then_some(below))
     }
 
     /// Moves the top of a stage's span down from a version that was deleted; does nothing if it moved already.
@@ -232,7 +270,16 @@ impl Registry {
         if model.name.home() != id.model.home() {
             return Ok(());
         }
-        let Some(span) = self.span_without(id, stage, &model).await? else {
+        let Some(span) = self
+            .span_without(
+                &id.tenant,
+                &id.model,
+                &[id.number],
+                stage,
+                model.span(stage),
+            )
+            .await?
+        else {
             return Ok(());
         };
         self.hints.forget(&key);
@@ -254,6 +301,15 @@ impl Registry {
         let run = crate::domain::tracking::RunId::parse(run.as_str()).ok()?;
         Some(link_to_run(&version.id, &run))
     }
+}
+
+/// The numbers of the versions whose shifts are of a kind.
+fn numbers(shifts: &[Shift], of_kind: impl Fn(&Shift) -> bool) -> Vec<VersionNumber> {
+    shifts
+        .iter()
+        .filter(|shift| of_kind(shift))
+        .map(|shift| shift.number)
+        .collect()
 }
 
 /// Rewrites spans of a head, if they are as they were read.

@@ -1,6 +1,7 @@
 //! Versions: register, read, list, change; and their checkpoints.
 
 use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
+use super::stages::Shift;
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
 use crate::domain::version::{Document, Validation, version_not_found};
@@ -39,13 +40,6 @@ pub enum VersionChange {
     Judge(Box<Judgement>),
     /// Validation judged it again.
     Rejudge(Box<Rejudgement>),
-    /// It moves to another stage.
-    MoveTo {
-        /// The stage that it leaves.
-        from: StageName,
-        /// The stage that it enters.
-        to: StageName,
-    },
     /// It is deleted, restorably.
     Delete,
     /// It is restored, into the stage in which it was deleted.
@@ -442,18 +436,12 @@ impl Registry {
                 condition_values.push(("before", text(json_of(&again.before)?)));
                 "#status = :from AND #val = :before"
             }
-            VersionChange::MoveTo { from, to } => {
-                set.push("#stage = :to");
-                values.push(("to", text(to.as_str())));
-                condition_values.push(("from", text(from.as_str())));
-                condition_values.push(("ready", text(Status::Ready.as_str())));
-                "#stage = :from AND #status = :ready AND attribute_not_exists(#deleted) AND attribute_not_exists(#revoked)"
-            }
             VersionChange::Delete => {
                 set.push("#deleted = :deleted");
                 values.push(("deleted", as_number(event.time.millis())));
                 condition_values.push(("none", as_number(0)));
-                "#aliases = :none AND attribute_not_exists(#deleted)"
+                "#aliases = :none AND attribute_not_exists(#deleted) AND (attribute_not_exists(#reqs) OR #reqs = :none) \
+                 AND (attribute_not_exists(#served) OR #served = :none)"
             }
             VersionChange::Restore { stage } => {
                 remove.push("#deleted");
@@ -495,9 +483,12 @@ impl Registry {
                 "#rev = :read AND attribute_not_exists(#deleted)"
             }
         };
-        let stage = match change {
-            VersionChange::MoveTo { to, .. } => Some(to),
-            VersionChange::Restore { stage } => Some(stage),
+        let shift = match change {
+            VersionChange::Restore { stage } => Some(Shift {
+                number: id.number,
+                from: None,
+                to: stage.clone(),
+            }),
             _ => None,
         };
         let mut update = format!("SET {}", set.join(", "));
@@ -533,8 +524,11 @@ impl Registry {
         self.hints.forget(&key);
         for attempt in 1..=RACE_ATTEMPTS {
             let mut writes = writes.clone();
-            let span = match stage {
-                Some(stage) => self.span_write(id, change, stage).await?,
+            let span = match &shift {
+                Some(shift) => {
+                    let shifts = std::slice::from_ref(shift);
+                    self.span_write(&id.tenant, &id.model, shifts).await?
+                }
                 None => None,
             };
             let has_span = span.is_some();

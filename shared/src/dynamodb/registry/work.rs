@@ -28,6 +28,10 @@ pub enum WorkKind {
     Deliver,
     /// A drop-zone folder waits to become quiet.
     Drop,
+    /// A version waits for the day of its deprecation or of its end of life.
+    Lifecycle,
+    /// A promotion request waits for its checks or its approvals.
+    Request,
     /// A day waits to be sealed.
     Seal,
 }
@@ -44,6 +48,8 @@ impl WorkKind {
             Self::Archive => "archive",
             Self::Deliver => "deliver",
             Self::Drop => "drop",
+            Self::Lifecycle => "lifecycle",
+            Self::Request => "request",
             Self::Seal => "seal",
         }
     }

@@ -1,0 +1,655 @@
+//! Conditions in Cedar: their schema, what they see, and whether they hold.
+//!
+//! Cedar is described at <https://docs.cedarpolicy.com>. An expression is the `when` of a policy that permits; it is
+//! typed against the schema when it is set, so that a condition which is in force can read nothing that is not there.
+
+use cedar_policy::{
+    Authorizer, Context, Decision, Entities, EntityUid, Expression, Policy, PolicyId, PolicySet,
+    Request, Schema, ValidationMode, Validator,
+};
+use serde_json::{Map, Value, json};
+use shared::domain::decimal::scaled;
+use shared::domain::model::Notes;
+use shared::domain::protection::{Condition, MetricScale, Weekday, minute_of_day};
+use shared::domain::{
+    Metadata, Principal, PromotionTarget, Protection, Protections, Timestamp, Version,
+};
+use shared::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr as _;
+
+/// What conditions see of a promotion.
+#[derive(Debug)]
+pub(crate) struct Facts<'a> {
+    pub(crate) action: &'static str,
+    pub(crate) target: &'a PromotionTarget,
+    pub(crate) version: &'a Version,
+    pub(crate) metadata: &'a Metadata,
+    pub(crate) notes: &'a Notes,
+    pub(crate) holder: Option<(&'a Version, &'a Metadata)>,
+    pub(crate) held_before: bool,
+    pub(crate) requester: (&'a Principal, &'a [String]),
+    pub(crate) approvers: &'a [(Principal, BTreeSet<String>)],
+    pub(crate) checks_passed: &'a BTreeSet<String>,
+    pub(crate) now: Timestamp,
+}
+
+/// Checks every expression: its syntax, and its types against the schema of its protection.
+pub(crate) fn check(protections: &Protections) -> Result<()> {
+    for protection in &protections.protections {
+        let schema = Schema::from_json_value(schema(&protection.metrics))
+            .map_err(|error| Error::internal("making the schema of conditions", error))?;
+        let validator = Validator::new(schema);
+        for condition in protection.all_conditions() {
+            let refuse = |problem: String| {
+                Error::invalid(
+                    "when",
+                    format!(
+                        "condition `{}/{}`: {}; correct the expression",
+                        protection.id,
+                        condition.id,
+                        problem.trim_end_matches('.')
+                    ),
+                )
+            };
+            let set = compile(&condition).map_err(refuse)?;
+            let answer = validator.validate(&set, ValidationMode::Strict);
+            if let Some(error) = answer.validation_errors().next() {
+                return Err(refuse(error.to_string()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compile(condition: &Condition) -> std::result::Result<PolicySet, String> {
+    // Parsed alone first, so that nothing can close the `when` and go on after it.
+    Expression::from_str(&condition.when).map_err(|error| error.to_string())?;
+    let text = format!(
+        "permit(principal, action, resource) when {{ {}\n}};",
+        condition.when
+    );
+    let policy = Policy::parse(Some(PolicyId::new(&condition.id)), text)
+        .map_err(|error| error.to_string())?;
+    PolicySet::from_policies([policy]).map_err(|error| error.to_string())
+}
+
+/// Whether a condition holds; the error says why that cannot be told, and then it does not hold.
+pub(crate) fn holds(condition: &Condition, context: &Context) -> std::result::Result<bool, String> {
+    let set = compile(condition)?;
+    let (principal, action, resource) = request_of()?;
+    let request = Request::new(principal, action, resource, context.clone(), None)
+        .map_err(|error| error.to_string())?;
+    let answer = Authorizer::new().is_authorized(&request, &set, &Entities::empty());
+    if let Some(error) = answer.diagnostics().errors().next() {
+        return Err(error.to_string());
+    }
+    Ok(answer.decision() == Decision::Allow)
+}
+
+fn request_of() -> std::result::Result<(EntityUid, EntityUid, EntityUid), String> {
+    let entity = |text: &str| EntityUid::from_str(text).map_err(|error| error.to_string());
+    Ok((
+        entity(r#"Principal::"requester""#)?,
+        entity(r#"Action::"promote""#)?,
+        entity(r#"Target::"target""#)?,
+    ))
+}
+
+/// What the conditions of a protection see.
+pub(crate) fn context(
+    facts: &Facts<'_>,
+    metrics: &BTreeMap<String, MetricScale>,
+) -> Result<Context> {
+    Context::from_json_value(describe(facts, metrics), None)
+        .map_err(|error| Error::internal("making the context of conditions", error))
+}
+
+/// What a protection's conditions need beyond the version itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) metadata: bool,
+    pub(crate) notes: bool,
+    pub(crate) holder: bool,
+}
+
+impl Needs {
+    /// Everything.
+    pub(crate) const ALL: Self = Self {
+        metadata: true,
+        notes: true,
+        holder: true,
+    };
+
+    /// Reads it off the expressions: what they never name, they cannot see.
+    pub(crate) fn of<'a>(protections: impl Iterator<Item = &'a Protection>) -> Self {
+        let mut needs = Self::default();
+        for condition in protections.flat_map(Protection::all_conditions) {
+            // An escape may hide a name.
+            if condition.when.contains('\\') {
+                return Self::ALL;
+            }
+            let names = |words: &[&str]| words.iter().any(|word| condition.when.contains(word));
+            needs.metadata |= names(&["metrics", "metadata", "datasets"]);
+            needs.notes |= names(&["tags", "licence", "risk", "pii", "evaluation", "metadata"]);
+            needs.holder |= names(&["holder"]);
+        }
+        needs
+    }
+}
+
+const DAY_MILLIS: u64 = 86_400_000;
+
+fn whole(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn age(since: Timestamp, now: Timestamp) -> Value {
+    json!({
+        "age_minutes": whole(now.since(since) / 60_000),
+        "age_days": whole(now.since(since) / DAY_MILLIS),
+    })
+}
+
+fn measured(metadata: &Metadata, metrics: &BTreeMap<String, MetricScale>) -> Value {
+    let given = metrics.iter().filter_map(|(name, scale)| {
+        let value = scaled(metadata.metrics.get(name)?, scale.digits)?;
+        Some((name.clone(), json!(value)))
+    });
+    Value::Object(given.collect())
+}
+
+/// The parts of the metadata that are filled in, by name.
+fn filled(metadata: &Metadata, notes: &Notes) -> Vec<String> {
+    let mut filled: Vec<String> = match serde_json::to_value(metadata) {
+        Ok(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
+        _ => Vec::new(),
+    };
+    if notes.description.is_some() {
+        filled.push("description".into());
+    }
+    filled
+}
+
+fn describe(facts: &Facts<'_>, metrics: &BTreeMap<String, MetricScale>) -> Value {
+    let Facts {
+        version,
+        metadata,
+        notes,
+        now,
+        ..
+    } = *facts;
+    let validation = version.validation.as_ref();
+    let mut validated = age(validation.map_or(now, |it| it.at), now);
+    validated["verdict"] = json!(validation.map_or("none", |it| it.verdict.as_str()));
+    let tag = |name: &str| {
+        notes
+            .tags
+            .get(name)
+            .map(|value| value.trim().to_lowercase())
+    };
+    let tags: Vec<String> = notes
+        .tags
+        .iter()
+        .flat_map(|(key, value)| [key.clone(), format!("{key}={value}")])
+        .collect();
+    let datasets = &metadata.datasets;
+    let is_known = !datasets.is_empty()
+        && datasets
+            .iter()
+            .all(|dataset| dataset.digest.is_some() || dataset.version.is_some());
+    let groups: BTreeSet<&String> = facts
+        .approvers
+        .iter()
+        .flat_map(|(_, groups)| groups)
+        .collect();
+    let approvers: BTreeSet<&str> = facts
+        .approvers
+        .iter()
+        .map(|(principal, _)| principal.as_str())
+        .collect();
+    let day: i64 = now.day().replace('-', "").parse().unwrap_or(0);
+    let mut context = json!({
+        "action": facts.action,
+        "model": version.id.model.as_str(),
+        "version": version.id.number.get(),
+        "target": {"kind": facts.target.kind(), "name": facts.target.name()},
+        "validation": validated,
+        "attestation": attested(version),
+        "source": version.standing.source.as_str(),
+        "registered_by": version.registered_by.as_str(),
+        "age_days": whole(now.since(version.created_at) / DAY_MILLIS),
+        "metrics": measured(metadata, metrics),
+        "tags": tags,
+        "metadata": filled(metadata, notes),
+        "datasets": {"count": datasets.len(), "known": is_known},
+        "stage": version.stage.as_str(),
+        "past_stages": version.standing.past_stages,
+        "held_before": facts.held_before,
+        "requester": {"principal": facts.requester.0.as_str(), "groups": facts.requester.1},
+        "approvers": {"count": approvers.len(), "principals": approvers, "groups": groups},
+        "checks": {"passed": facts.checks_passed},
+        "now": {
+            "date": day,
+            "minute_of_day": whole(minute_of_day(now)),
+            "weekday": Weekday::of(now).number(),
+            "epoch_seconds": whole(now.seconds()),
+        },
+    });
+    let Value::Object(fields) = &mut context else {
+        return context;
+    };
+    if let Some((holder, holder_metadata)) = facts.holder {
+        let verdict = holder
+            .validation
+            .as_ref()
+            .map_or("none", |it| it.verdict.as_str());
+        fields.insert(
+            "holder".into(),
+            json!({
+                "version": holder.id.number.get(),
+                "verdict": verdict,
+                "metrics": measured(holder_metadata, metrics),
+            }),
+        );
+    }
+    if let Some(licence) = tag("licence").or_else(|| tag("license")) {
+        fields.insert("licence".into(), json!(licence));
+    }
+    if let Some(risk) = tag("risk") {
+        fields.insert("risk".into(), json!(risk));
+    }
+    if let Some(pii) = tag("pii").and_then(|text| text.parse::<bool>().ok()) {
+        fields.insert("pii".into(), json!(pii));
+    }
+    let evaluated = notes
+        .tags
+        .get("evaluated_at")
+        .and_then(|text| serde_json::from_value::<Timestamp>(json!(text)).ok());
+    if let Some(at) = evaluated {
+        fields.insert("evaluation".into(), age(at, now));
+    }
+    context
+}
+
+/// What is signed of a version: by the registry, when its package was made, and by who uploaded it.
+fn attested(version: &Version) -> Value {
+    let signature = version
+        .package
+        .as_ref()
+        .and_then(|package| package.signature.as_ref());
+    let mut attested = json!({
+        "present": version.package.is_some(),
+        "signature": signature.map_or("none", |signature| signature.verdict.as_str()),
+    });
+    if let Some(key) = signature.and_then(|signature| signature.key.as_ref()) {
+        attested["key"] = json!(key);
+    }
+    attested
+}
+
+/// The schema of the context, in Cedar's JSON form; `metrics` are what a protection declares.
+fn schema(metrics: &BTreeMap<String, MetricScale>) -> Value {
+    let text = || json!({"type": "String"});
+    let long = || json!({"type": "Long"});
+    let flag = || json!({"type": "Boolean"});
+    let texts = || json!({"type": "Set", "element": {"type": "String"}});
+    let record = |attributes: Value| json!({"type": "Record", "attributes": attributes});
+    let optional = |mut kind: Value| {
+        kind["required"] = json!(false);
+        kind
+    };
+    let ages = || record(json!({"age_minutes": long(), "age_days": long()}));
+    let measured = || {
+        let attributes: Map<String, Value> = metrics
+            .keys()
+            .map(|name| (name.clone(), optional(long())))
+            .collect();
+        record(Value::Object(attributes))
+    };
+    let context = record(json!({
+        "action": text(),
+        "model": text(),
+        "version": long(),
+        "target": record(json!({"kind": text(), "name": text()})),
+        "validation": record(json!({"verdict": text(), "age_minutes": long(), "age_days": long()})),
+        "attestation": record(json!({"present": flag(), "signature": text(), "key": optional(text())})),
+        "source": text(),
+        "registered_by": text(),
+        "age_days": long(),
+        "metrics": measured(),
+        "holder": optional(record(json!({"version": long(), "verdict": text(), "metrics": measured()}))),
+        "evaluation": optional(ages()),
+        "licence": optional(text()),
+        "risk": optional(text()),
+        "pii": optional(flag()),
+        "tags": texts(),
+        "metadata": texts(),
+        "datasets": record(json!({"count": long(), "known": flag()})),
+        "stage": text(),
+        "past_stages": texts(),
+        "held_before": flag(),
+        "requester": record(json!({"principal": text(), "groups": texts()})),
+        "approvers": record(json!({"count": long(), "principals": texts(), "groups": texts()})),
+        "checks": record(json!({"passed": texts()})),
+        "now": record(json!({"date": long(), "minute_of_day": long(), "weekday": long(), "epoch_seconds": long()})),
+    }));
+    json!({"": {
+        "entityTypes": {"Principal": {}, "Target": {}},
+        "actions": {"promote": {"appliesTo": {
+            "principalTypes": ["Principal"], "resourceTypes": ["Target"], "context": context,
+        }}},
+    }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::domain::version::{Document, Validation};
+    use shared::domain::{
+        Digest, ModelName, Standing, Status, TenantName, VersionId, VersionNumber,
+    };
+
+    fn version(number: u64, verdict: &str) -> Version {
+        let at = Timestamp::from_millis(1_000);
+        Version {
+            id: VersionId {
+                tenant: TenantName::default_tenant(),
+                model: ModelName::parse("iris").unwrap(),
+                number: VersionNumber::new(number).unwrap(),
+            },
+            status: Status::Ready,
+            stage: Version::first_stage(),
+            alias_count: 0,
+            aliases: BTreeSet::new(),
+            origin: None,
+            registered_by: Principal::parse("ada").unwrap(),
+            request_id: "r".into(),
+            created_at: at,
+            updated_at: at,
+            finalized_at: None,
+            deleted_at: None,
+            artifact_count: 1,
+            size_bytes: 1,
+            metadata: Document::Absent,
+            artifacts: Document::Absent,
+            notes: Document::Absent,
+            metadata_digest: Digest::of(b""),
+            revision: 1,
+            validation: Some(Validation {
+                verdict: verdict.into(),
+                summary: String::new(),
+                report_digest: Digest::of(b""),
+                at,
+                policy_revision: None,
+            }),
+            package: None,
+            files_of: None,
+            declared_at: None,
+            purged_at: None,
+            revoked_at: None,
+            standing: Standing::default(),
+        }
+    }
+
+    fn protections(metrics: &Value, when: &str) -> Protections {
+        serde_json::from_value(json!({"protections": [{
+            "id": "p", "aliases": ["champion"], "metrics": metrics,
+            "conditions": [{"id": "c", "when": when, "satisfied_by": "x"}],
+        }]}))
+        .unwrap()
+    }
+
+    #[test]
+    fn expressions_are_checked_when_they_are_set() {
+        for (when, problem) in [
+            ("true", None),
+            ("context.validation.verdict == \"clean\"", None),
+            (
+                "context.metrics has accuracy && context.metrics.accuracy >= 950000",
+                None,
+            ),
+            ("context.metrics has f1", Some("")),
+            ("context has risk && context.risk == \"low\"", None),
+            (
+                "context.tags.contains(\"team=vision\") && context.past_stages.contains(\"Staging\")",
+                None,
+            ),
+            (
+                "context.now.weekday < 6 && context.now.minute_of_day >= 480",
+                None,
+            ),
+            ("context.metrics.accuracy >= 1", Some("optional attribute")),
+            ("context.holder.version > 1", Some("optional attribute")),
+            ("context.nothing == 1", Some("not found")),
+            ("context.version == \"1\"", Some("")),
+            ("context.version", Some("")),
+            ("", Some("")),
+            ("tru", Some("")),
+            (
+                "true }; permit(principal, action, resource) when { true",
+                Some(""),
+            ),
+            ("true } unless { false", Some("")),
+            ("context.version > ", Some("")),
+        ] {
+            let answer = check(&protections(&json!({"accuracy": {}}), when));
+            match (answer, problem) {
+                (Ok(()), None) => {}
+                // The validator takes a test that is always false, and warns only.
+                (Ok(()), Some("")) if when.contains("has f1") => {}
+                (Err(error), Some(part)) => {
+                    assert!(error.message.contains(part), "{when}: {}", error.message);
+                    assert!(error.message.contains("p/c"), "{}", error.message);
+                }
+                (answer, _) => panic!("{when}: {answer:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_condition_is_valid() {
+        let default: Protections =
+            serde_json::from_value(json!({"protections": [{"id": "p", "aliases": ["x"]}]}))
+                .unwrap();
+        check(&default).unwrap();
+    }
+
+    fn holds_for(when: &str, metadata: Value, holder: Option<Value>, tags: &Value) -> Value {
+        let protections = protections(&json!({"accuracy": {}, "val/f1": {"digits": 2}}), when);
+        check(&protections).unwrap();
+        let protection = &protections.protections[0];
+        let metadata: Metadata = serde_json::from_value(metadata).unwrap();
+        let notes: Notes = serde_json::from_value(json!({"tags": tags})).unwrap();
+        let holder_metadata: Option<Metadata> =
+            holder.map(|value| serde_json::from_value(value).unwrap());
+        let (new, old) = (version(2, "clean"), version(1, "contains_code"));
+        let requester = Principal::parse("ada").unwrap();
+        let groups = ["risk".to_owned()];
+        let facts = Facts {
+            action: "set_alias",
+            target: &PromotionTarget::Alias("champion".into()),
+            version: &new,
+            metadata: &metadata,
+            notes: &notes,
+            holder: holder_metadata.as_ref().map(|metadata| (&old, metadata)),
+            held_before: false,
+            requester: (&requester, &groups),
+            approvers: &[(
+                Principal::parse("ben").unwrap(),
+                BTreeSet::from(["board".to_owned()]),
+            )],
+            checks_passed: &BTreeSet::from(["smoke".to_owned()]),
+            // A Saturday at 12:30.
+            now: serde_json::from_value(json!("2026-11-21T12:30:00Z")).unwrap(),
+        };
+        // What the conditions see is what the schema says.
+        let action = EntityUid::from_str(r#"Action::"promote""#).unwrap();
+        let schema = Schema::from_json_value(schema(&protection.metrics)).unwrap();
+        let described = describe(&facts, &protection.metrics);
+        Context::from_json_value(described, Some((&schema, &action))).unwrap();
+        let context = context(&facts, &protection.metrics).unwrap();
+        match holds(&protection.all_conditions()[0], &context) {
+            Ok(answer) => json!(answer),
+            Err(error) => json!(error),
+        }
+    }
+
+    #[test]
+    fn conditions_see_what_they_are_promised() {
+        let not_worse = "context.metrics has accuracy && \
+            (if context has holder && context.holder.metrics has accuracy \
+             then context.metrics.accuracy >= context.holder.metrics.accuracy - 10000 else true)";
+        let accuracy = |value: f64| json!({"metrics": {"accuracy": value}});
+        let none = || json!({});
+        for (when, metadata, holder, tags, expected) in [
+            (
+                not_worse,
+                accuracy(0.96),
+                Some(accuracy(0.97)),
+                none(),
+                true,
+            ),
+            (
+                not_worse,
+                accuracy(0.959_999),
+                Some(accuracy(0.97)),
+                none(),
+                false,
+            ),
+            (not_worse, accuracy(0.1), None, none(), true),
+            (not_worse, json!({}), None, none(), false),
+            (not_worse, accuracy(0.1), Some(json!({})), none(), true),
+            (
+                "context.metrics has \"val/f1\" && context.metrics[\"val/f1\"] == 91",
+                json!({"metrics": {"val/f1": 0.919}}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.holder.verdict == \"contains_code\"",
+                json!({}),
+                Some(json!({})),
+                none(),
+                true,
+            ),
+            (
+                "context has risk && context.risk == \"low\" && context has pii && !context.pii",
+                json!({}),
+                None,
+                json!({"risk": "Low", "pii": "false"}),
+                true,
+            ),
+            (
+                "context has licence && [\"mit\", \"apache-2.0\"].contains(context.licence)",
+                json!({}),
+                None,
+                json!({"license": "MIT"}),
+                true,
+            ),
+            (
+                "context has evaluation && context.evaluation.age_days <= 30",
+                json!({}),
+                None,
+                json!({"evaluated_at": "2026-11-01T00:00:00Z"}),
+                true,
+            ),
+            (
+                "context has evaluation && context.evaluation.age_days <= 10",
+                json!({}),
+                None,
+                json!({"evaluated_at": "2026-11-01T00:00:00Z"}),
+                false,
+            ),
+            (
+                "context.datasets.known",
+                json!({"datasets": [{"name": "d", "digest": "x"}]}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.datasets.known",
+                json!({"datasets": [{"name": "d"}]}),
+                None,
+                none(),
+                false,
+            ),
+            (
+                "context.metadata.containsAll([\"datasets\", \"code\"])",
+                json!({"datasets": [{"name": "d"}], "code": {"commit": "c"}}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.approvers.count >= 1 && context.approvers.groups.contains(\"board\")",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.requester.groups.contains(\"risk\") && context.requester.principal == \"ada\"",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.checks.passed.contains(\"smoke\")",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.now.weekday == 6 && context.now.date == 20261121 && context.now.minute_of_day == 750",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.source == \"upload\" && !context.attestation.present",
+                json!({}),
+                None,
+                none(),
+                true,
+            ),
+            (
+                "context.version - 9223372036854775807 - 9223372036854775807 < 0",
+                json!({}),
+                None,
+                none(),
+                false,
+            ),
+        ] {
+            let when = if when.starts_with("context.holder") {
+                format!("context has holder && {when}")
+            } else {
+                when.to_owned()
+            };
+            let answer = holds_for(&when, metadata.clone(), holder.clone(), &tags);
+            if let Some(answer) = answer.as_bool() {
+                assert_eq!(answer, expected, "{when} of {metadata} against {holder:?}");
+            } else {
+                assert!(when.contains("9223372036854775807"), "{when}: {answer}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_named_is_not_read() {
+        let needs = |when: &str| Needs::of(protections(&json!({}), when).protections.iter());
+        assert_eq!(
+            needs("context.validation.verdict == \"clean\""),
+            Needs::default()
+        );
+        assert!(needs("context has holder").holder);
+        assert!(needs("context.tags.contains(\"a\")").notes);
+        assert!(needs("context.datasets.known").metadata);
+        assert_eq!(needs(r#"context["met\u{72}ics"] has a"#), Needs::ALL);
+    }
+}
