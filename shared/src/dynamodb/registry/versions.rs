@@ -1,6 +1,6 @@
 //! Versions: register, read, list, change; and their checkpoints.
 
-use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
+use super::identity::{Slot, is_marked, slot_of, still_named, touch, unmarked};
 use super::stages::Shift;
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
@@ -527,13 +527,18 @@ impl Registry {
             let span = match &shift {
                 Some(shift) => {
                     let shifts = std::slice::from_ref(shift);
-                    self.span_write(&id.tenant, &id.model, shifts).await?
+                    self.span_write(&id.tenant, &id.model, shifts, event.time)
+                        .await?
                 }
                 None => None,
             };
             let has_span = span.is_some();
             // The write of the head checks by itself that the model still has its name.
-            writes.extend(span.or_else(|| still_named(&id.tenant, &id.model)));
+            let head = match change {
+                VersionChange::Delete => Some(touch(&id.tenant, &id.model, event.time)),
+                _ => span.or_else(|| still_named(&id.tenant, &id.model)),
+            };
+            writes.extend(head);
             let refusals = match self.try_commit(writes, &id.tenant, answer.clone()).await? {
                 Ok(outcome) => return Ok(Ok(outcome)),
                 Err(refusals) => refusals,
