@@ -5,6 +5,7 @@
 
 use crate::domain::VersionId;
 use crate::domain::tracking::LoggedModelId;
+use crate::domain::tracking::logged_model::VERSIONS_TAG;
 use crate::domain::version::Origin;
 use crate::dynamodb::items::as_number;
 use crate::dynamodb::keys::{self, Key};
@@ -19,8 +20,6 @@ use std::collections::BTreeMap;
 const LINK: &str = "^";
 /// Most versions that a logged model names: more would not fit in a tag of MLflow's.
 const MOST_LINKS: u64 = 200;
-/// The tag in which MLflow keeps the versions that were registered from a logged model.
-const VERSIONS_TAG: &str = "mlflow.modelVersions";
 
 /// The attributes of a logged model's item that link it to versions.
 pub(super) fn links_of(item: &Item) -> impl Iterator<Item = (String, AttributeValue)> {
