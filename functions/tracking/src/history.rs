@@ -219,8 +219,7 @@ fn sampled(points: &[Metric], most: usize) -> Vec<&Metric> {
         }
         at.push(last);
     }
-    let sample = at.into_iter().filter_map(|at| points.get(at)).collect();
-    sample
+    at.into_iter().filter_map(|at| points.get(at)).collect()
 }
 
 #[cfg(test)]

@@ -155,7 +155,9 @@ impl Registry {
             writes.extend(Self::link_to_origin(&version));
             // Last but for the stored answer, so that its own refusal can be told from the others'.
             let link = match &version.origin {
-                Some(origin) if may_link => self.link_to_logged_model(&version.id, origin).await?,
+                Some(origin) if may_link => {
+                    Box::pin(self.link_to_logged_model(&version.id, origin)).await?
+                }
                 _ => None,
             };
             let link_at = link.is_some().then_some(writes.len());
