@@ -594,11 +594,11 @@ mod tests {
         let scope = Realm::Model(iris.clone());
         assert_eq!(
             text(settings_head(&tenant, &Realm::Registry)),
-            "T#team-a#C | C#head"
+            "T#team-a#C | G#head"
         );
         assert_eq!(
             text(settings(&tenant, &scope, SettingsKind::Protections, 3)),
-            "T#team-a#M#iris | C#protections#0000000003"
+            "T#team-a#M#iris | G#protections#0000000003"
         );
         let stage = StageName::parse("Production").unwrap();
         assert_eq!(

@@ -130,6 +130,16 @@ const FORMATS: &[Format] = &[
     format("onnx", onnx::detect, onnx::check),
 ];
 
+/// Formats that any text has under the right name.
+const TEXTS: &[&str] = &[
+    "text",
+    "environment",
+    "huggingface",
+    "mlflow",
+    "model-card",
+    "triton",
+];
+
 /// Pickles that say so in their first byte; those of protocols 0 and 1 are told only after everything that has a mark.
 fn is_binary_pickle(head: &[u8], _tail: &[u8], _path: &str, _size: u64) -> bool {
     matches!(head, [0x80, 0..=5, ..])
@@ -311,6 +321,12 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
     let found = FORMATS
         .iter()
         .find(|format| (format.detect)(&head, &tail, name, size));
+    let may_be_text = found.is_none_or(|format| TEXTS.contains(&format.name));
+    let found = if may_be_text && pickle::goes_on(&head, check.source)? {
+        FORMATS.iter().find(|format| format.name == "pickle")
+    } else {
+        found
+    };
     // Readers of zip files search their end for a directory, whatever the beginning says.
     if !head.starts_with(b"PK\x03\x04") && zip::ends_like_zip(&tail) {
         let directory = zip::Archive::open(check.source).is_ok();

@@ -8,7 +8,7 @@ use crate::check::Check;
 use crate::cursor::{Trouble, quote, settle};
 use crate::events::{Bounds, Event, Events, Json};
 use crate::inflated::{Coding, Inflated};
-use crate::pickle::{AllowList, Use};
+use crate::pickle::{self, AllowList, Use};
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::{ReadError, Source};
@@ -200,6 +200,8 @@ struct Frame {
     /// Whether a text under `content` is a plain literal, and the literal itself if it is short.
     content: Option<(bool, String)>,
     kind: Option<String>,
+    /// Whether the literal is the text that `SciPy` runs when it takes the state of a distribution, as `SciPy` writes it.
+    is_template: bool,
     /// What protocols 0 and 1 call the module and name of a function.
     old_module: Option<String>,
     old_function: Option<String>,
@@ -253,6 +255,8 @@ impl Walk {
                         if frame.key == "content" {
                             let shown = text.chars().take(100).collect();
                             frame.content = Some((is_plain_literal(&text), shown));
+                            frame.is_template = serde_json::from_str(&text)
+                                .is_ok_and(|text: String| pickle::is_template(&text));
                             continue;
                         }
                         let slot = match frame.key.as_str() {
@@ -326,6 +330,7 @@ impl Walk {
         if is_root {
             self.root = Some(name.clone());
         }
+        self.attribute(frame, offset);
         let Some(loader) = &frame.loader else {
             // Old protocols keep types in objects without a loader.
             if is_root || !is_type_allowed(&name) {
@@ -377,7 +382,14 @@ impl Walk {
                     && matches!(module.as_str(), "numpy.random" | "numpy.random._generator")
             }
             "SparseMatrixNode" => module.starts_with("scipy.sparse") && is_plain_class(class, true),
-            "TypeNode" | "ObjectNode" => is_type_allowed(&name),
+            "ObjectNode" => {
+                is_type_allowed(&name)
+                    || is_listed(module, class, false)
+                    || (module == "_loss" && is_plain_class(class, false))
+            }
+            "TypeNode" => is_type_allowed(&name) || is_listed(module, class, true),
+            // What it binds is a node of its own, and it is not called while loading.
+            "PartialNode" => name == "functools.partial",
             "LossNode" => {
                 matches!(
                     module.as_str(),
@@ -388,7 +400,10 @@ impl Walk {
             "QuantileForestNode" => name == "quantile_forest._quantile_forest_fast.QuantileForest",
             "FunctionNode" => {
                 // The functions of protocols 0 and 1 were judged above.
-                if !is_function_allowed(module, class) && frame.old_function.is_none() {
+                if !is_function_allowed(module, class)
+                    && !is_listed(module, class, true)
+                    && frame.old_function.is_none()
+                {
                     self.find(&NODE, offset, format!("the function {}", quote(&name)));
                 }
                 true
@@ -410,6 +425,35 @@ impl Walk {
             );
         }
         Ok(())
+    }
+
+    /// Looks at the value of an attribute that loaders run, or call methods of.
+    fn attribute(&mut self, frame: &Frame, offset: u64) {
+        let loader = frame.loader.as_deref().unwrap_or_default();
+        let is_callable = matches!(
+            loader,
+            "FunctionNode" | "MethodNode" | "PartialNode" | "TypeNode" | "OperatorFuncNode"
+        );
+        let is_null = matches!(&frame.content, Some((_, content)) if content == "null");
+        let is_honest = match frame.name.as_str() {
+            pickle::TEMPLATE_ATTRIBUTE => frame.is_template,
+            "_qhull" => loader == "JsonNode" && is_null,
+            name if pickle::is_called_attribute(name) => !is_callable,
+            _ => true,
+        };
+        // As one of a pair, the name would become an attribute without standing before its value.
+        let is_smuggled = matches!(&frame.content, Some((_, content))
+            if content.trim() == format!("\"{}\"", pickle::TEMPLATE_ATTRIBUTE));
+        if !is_honest || is_smuggled {
+            self.find(
+                &NODE,
+                offset,
+                format!(
+                    "the attribute {} holds something that loading would run",
+                    quote(&frame.name)
+                ),
+            );
+        }
     }
 
     /// Looks at a value that the schema keeps as JSON within its JSON.
@@ -597,6 +641,15 @@ pub(crate) fn is_type_allowed(name: &str) -> bool {
             Some("over_sampling" | "under_sampling" | "combine" | "ensemble" | "pipeline"),
         ) => is_plain_class(class, false),
         ("quantile_forest", _) => class.contains("Quantile") && is_plain_class(class, false),
+        _ => false,
+    }
+}
+
+/// Whether the allow-list of pickles has the type, or the function, which makes of it what skops does.
+fn is_listed(module: &str, name: &str, is_mentioned: bool) -> bool {
+    match AllowList::built_in().find(module, name) {
+        Some(Use::Class | Use::DictClass | Use::ListClass) => true,
+        Some(Use::Data) => is_mentioned && (module, name) != ("numpy", "memmap"),
         _ => false,
     }
 }

@@ -150,6 +150,21 @@ impl<'s> Input<'s> {
         }
     }
 
+    /// Passes over the rest of a line, however long it is; false if it has no end.
+    pub(super) fn skip_line(&mut self) -> Result<bool, InputError> {
+        loop {
+            let rest = self.buffer.get(self.at..).unwrap_or_default();
+            if let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+                self.at += end + 1;
+                return Ok(true);
+            }
+            self.at = self.buffer.len();
+            if !self.fill(1)? {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Passes over `count` bytes; false if fewer are left.
     pub fn skip(&mut self, count: u64) -> Result<bool, InputError> {
         let at_hand = (self.buffer.len() - self.at) as u64;

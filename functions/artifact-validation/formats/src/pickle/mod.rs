@@ -13,8 +13,8 @@ mod never;
 pub use globals::{ALLOW_LIST, AllowList, AllowListError, Use};
 pub use input::{Input, InputError};
 
-pub(crate) use machine::is_by_pattern;
 pub use machine::{Outcome, Storage, Style};
+pub(crate) use machine::{TEMPLATE_ATTRIBUTE, is_by_pattern, is_called_attribute, is_template};
 
 use crate::check::Check;
 use crate::compressed::{self, Coding};
@@ -154,6 +154,7 @@ pub fn looks_like_pickle(head: &[u8], size: u64) -> bool {
             | 0x82..=0x84
             | 0x88..=0x8f
             | 0x95
+            | 0x96
             | b'B'
             | b'C',
             ..,
@@ -174,10 +175,46 @@ pub fn looks_like_pickle(head: &[u8], size: u64) -> bool {
             // A text of one letter and a full stop is a pickle by chance, but a call is not.
             (outcome.finished && (input.offset() == size || !outcome.globals.is_empty()))
                 || outcome.calls > 0
+                || outcome.findings.iter().any(|(rule, ..)| rule.id == BOMB.id)
                 || (input.offset() >= 1024 && size > head.len() as u64 && outcome.operations > 100)
         }
         // More opcodes than a guess may follow.
         Err(_) => true,
+    }
+}
+
+/// Whether a pickle in text form, of which `head` is nothing but its first values, goes on to a call behind it.
+///
+/// A text is followed only if its head is a program up to where it is cut, which hardly any text is.
+pub fn goes_on(head: &[u8], source: &dyn Source) -> Result<bool, ReadError> {
+    let bytes = Bytes::copy_from_slice(head);
+    let mut operations = GUESS_OPERATIONS;
+    let list = AllowList::built_in();
+    let begun = machine::run(
+        &mut Input::file(&bytes, 0),
+        list,
+        Style::Plain,
+        &mut operations,
+    );
+    let is_cut = match begun {
+        Ok(outcome) => {
+            source.size() > head.len() as u64
+                && outcome
+                    .findings
+                    .last()
+                    .is_some_and(|(rule, ..)| rule.id == TRUNCATED.id)
+        }
+        Err(_) => false,
+    };
+    if !is_cut {
+        return Ok(false);
+    }
+    let mut operations = GUESS_OPERATIONS;
+    let mut input = Input::file(source, 0);
+    match machine::run(&mut input, list, Style::Plain, &mut operations) {
+        Ok(outcome) => Ok(outcome.calls > 0 || !outcome.globals.is_empty() && outcome.finished),
+        Err(ReadError::Exhausted(_)) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
