@@ -30,6 +30,7 @@ mod policy;
 mod promotion;
 mod reads;
 mod rollouts;
+mod searches;
 mod tenants;
 mod tracking;
 mod validation;
