@@ -16,6 +16,7 @@ mod crashes;
 mod endpoints;
 mod events;
 mod growth;
+mod holding;
 mod idempotency;
 mod interleavings;
 mod journey;

@@ -188,12 +188,14 @@ impl Registry {
     /// The write of a model's head that goes with its versions' entering stages, and leaving others.
     ///
     /// 1 `GetItem`, and 1 `Query` for each stage whose latest version leaves it while no later one enters.
+    /// A promotion request that ends with it is counted down in the same write.
     pub(super) async fn span_write(
         &self,
         tenant: &TenantName,
         name: &ModelName,
         shifts: &[Shift],
         at: Timestamp,
+        closes_request: bool,
     ) -> Result<Option<Write>> {
         let key = keys::model(tenant, name);
         let Slot::Held(model, head) = self.read_slot(tenant, &key).await? else {
@@ -239,6 +241,7 @@ impl Registry {
             &head,
             &changed,
             Some(at),
+            closes_request,
         )))
     }
 
@@ -298,6 +301,7 @@ impl Registry {
                 &head,
                 &[(stage.clone(), span)],
                 None,
+                false,
             ))
             .await
             .map(drop)
@@ -327,6 +331,7 @@ fn head_write(
     head: &Item,
     changed: &[(StageName, Span)],
     at: Option<Timestamp>,
+    closes_request: bool,
 ) -> Write {
     let (mut set, mut conditions) = (Vec::new(), Vec::new());
     let mut names = Vec::new();
@@ -353,6 +358,9 @@ fn head_write(
             }
             names.push((name, attribute));
         }
+    }
+    if closes_request {
+        set.push("#reqs = #reqs - :one".to_owned());
     }
     let with_names = |mut expression: Expression| {
         for (name, attribute) in &names {
