@@ -265,7 +265,13 @@ impl Registry {
             }));
         }
         let head = self
-            .span_write(&id.tenant, &id.model, &shifts, change.closes_request)
+            .span_write(
+                &id.tenant,
+                &id.model,
+                &shifts,
+                change.event.time,
+                change.closes_request,
+            )
             .await?;
         // The write of the head checks by itself that the model still has its name.
         writes.extend(head.or_else(|| still_named(&id.tenant, &id.model)));
