@@ -177,9 +177,8 @@ impl Machine<'_, '_> {
             "builtins" | "__builtin__" => {
                 !matches!(short, "getattr" | "setattr") || (short == "setattr" && self.carries_code)
             }
-            "numpy" | "collections" => true,
+            "collections" | "numpy" | "numpy.random._pickle" => true,
             "torch._utils" => short.starts_with("_rebuild_"),
-            "numpy.random._pickle" => true,
             _ => short == "_reconstruct",
         }
     }
