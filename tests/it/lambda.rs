@@ -7,6 +7,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use crate::reads::{declaration, large, put_layout};
 use crate::world::{digest, http_client, safetensors};
 use axum::Router;
 use axum::body::Bytes;
@@ -235,6 +236,14 @@ impl Function {
             .env("CURSOR_SECRET", &config.cursor_secret)
             // In the place of the template's `SIGNING_KMS_KEY`.
             .env("SIGNING_KEY", signing_key(&config))
+            .env(
+                "DELIVERIES_QUEUE_URL",
+                config.deliveries_queue.as_ref().unwrap(),
+            )
+            .env(
+                "AWS_ENDPOINT_URL_SQS",
+                config.sqs_endpoint.as_ref().unwrap(),
+            )
             // Where the embedded servers are.
             .env(
                 "AWS_ENDPOINT_URL_DYNAMODB",
@@ -1023,4 +1032,56 @@ async fn a_malformed_request_of_the_gateway_is_answered() {
         0,
         "nothing panicked"
     );
+}
+
+/// Most memory that a function's process ever held, in KiB, as Linux tells it.
+fn peak_kib(function: &Function) -> u64 {
+    let id = function.process.id().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn gibibytes_are_judged_in_32_mebibytes_of_memory() {
+    let mut deployment = Deployment::start(&["artifact-validation", "register"]).await;
+    let mut peaks = Vec::new();
+    for (model, content) in [("small", 1 << 20), ("large", 1 << 30)] {
+        let body = json!({ "name": model });
+        deployment
+            .expect(201, "register", "POST", "/v1/models", Some(body))
+            .await;
+        let (tensors, pickled) = (large::safetensors(content, 64), large::torch(content, 4));
+        for (number, layout) in [(1, &tensors), (2, &pickled)] {
+            let path = format!("/v1/models/{model}/versions");
+            let body = Some(declaration(layout));
+            deployment
+                .expect(201, "register", "POST", &path, body)
+                .await;
+            let key = format!("incoming/default/{model}/{number}/{}", layout.name);
+            put_layout(&deployment.stack.app().bucket, &key, layout).await;
+            let waiting = deployment.stack.deliveries().await.unwrap();
+            let upload = waiting
+                .iter()
+                .find(|delivery| delivery.what.contains(&key))
+                .unwrap();
+            let function = deployment.function("artifact-validation");
+            let answer = function.answer(message(&upload.event)).await;
+            assert_eq!(answer, json!({"batchItemFailures": []}));
+            let id = shared::domain::VersionId {
+                tenant: shared::domain::TenantName::default_tenant(),
+                model: shared::domain::ModelName::parse(model).unwrap(),
+                number: shared::domain::VersionNumber::new(number).unwrap(),
+            };
+            let version = deployment.stack.app().registry.version(&id).await.unwrap();
+            assert_eq!(version.status, shared::domain::Status::Ready, "{model}");
+        }
+        peaks.push(peak_kib(deployment.function("artifact-validation")));
+    }
+    let grown = peaks[1] - peaks[0];
+    assert!(grown <= 32 * 1024, "{peaks:?} KiB");
 }

@@ -54,6 +54,18 @@ impl Allowance {
         true
     }
 
+    /// Whether something that takes so long may begin.
+    pub(crate) fn take_millis(&self, wanted: u64) -> bool {
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = self.clock.now().plus_millis(wanted) <= self.end;
+        if bytes.is_used_up || (!fits && bytes.has_begun) {
+            bytes.is_used_up = true;
+            return false;
+        }
+        bytes.has_begun = true;
+        true
+    }
+
     /// Whether the time is over.
     pub(crate) fn is_over(&self) -> bool {
         self.clock.now() >= self.end
@@ -93,6 +105,16 @@ mod tests {
         assert!(allowance.take(8));
         assert!(!allowance.take(3));
         assert!(!allowance.take(1));
+    }
+
+    #[test]
+    fn what_would_outlast_the_invocation_begins_only_as_its_first() {
+        let (allowance, _) = allowance(None);
+        assert!(allowance.take_millis(100));
+        assert!(!allowance.take_millis(101));
+        assert!(!allowance.take_millis(1), "what is stopped stays in order");
+        let (allowance, _) = self::allowance(None);
+        assert!(allowance.take_millis(101));
     }
 
     #[test]

@@ -1,18 +1,23 @@
-//! Proves the SHA-256 of artifacts: from S3 where it has verified one, else by reading every byte once.
+//! Proves the SHA-256 of artifacts: from S3 where it has verified one, else by the cheapest way that fetches each byte
+//! at most once.
 //!
-//! Reading stops when the invocation's allowance is used up, with the state of the hash in a checkpoint.
-//! What was read is kept, within bounds, for the inspection that follows. Memory stays under 32 MiB:
-//! 16 MiB in flight and 16 MiB kept.
+//! A small artifact is read whole, hashed, and kept for the inspection that follows.
+//! A larger one is hashed by S3, which copies it for the purpose, so that nothing of it is read here.
+//! What is larger than S3 copies by one call is read by pieces; its ends are kept, for formats of that size have their
+//! headers there.
+//! It all stops when the invocation's allowance is used up, with the state of the hash in a checkpoint.
+//! Memory stays under 32 MiB: 16 MiB in flight and 16 MiB kept.
 
 use crate::allowance::Allowance;
 use crate::checkpoint::{Known, Progress, Standing};
-use crate::source::{ObjectReader, Pinned, Seed};
+use crate::source::{ObjectReader, Pinned, SMALL_BYTES, Seed};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
-use shared::domain::Digest;
-use shared::{Error, Result};
-use tokio::sync::Semaphore;
+use shared::domain::{Digest, VersionId};
+use shared::s3::{Hashed, Source, keys};
+use shared::{App, Error, Result};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Up to this size, in bytes, an artifact is read by one request.
 const WHOLE_BYTES: u64 = 16 * 1024 * 1024;
@@ -28,13 +33,15 @@ const INLINE_HASH_BYTES: usize = 256 * 1024;
 const PERMIT_BYTES: u64 = 1024;
 /// Artifacts that are read at the same time.
 const PARALLEL_ARTIFACTS: usize = 16;
+/// S3 copies faster than this, in bytes for each millisecond; slower copies may outlast an invocation.
+const COPIED_BYTES_PER_MILLI: u64 = 16 * 1024;
 
 /// The proven digest of an artifact, and what was read to prove it.
 #[derive(Debug, Clone)]
 pub(crate) struct Proof {
     /// SHA-256 of the whole content.
     pub(crate) digest: Digest,
-    /// Whether S3 had verified it, so that nothing was read.
+    /// Whether S3 verified it when the artifact was uploaded, so that nothing had to be computed.
     pub(crate) by_s3: bool,
     /// Bytes that were read, as far as they are kept.
     pub(crate) seed: Seed,
@@ -61,13 +68,22 @@ enum Outcome {
     Stopped(Option<Standing>),
 }
 
-/// Proves the digests of all artifacts, going on where `progress` ends.
-pub(crate) async fn prove_all(
-    reader: &ObjectReader,
-    artifacts: &[Pinned],
-    allowance: &Allowance,
-    progress: &Progress,
-) -> Result<Proven> {
+/// Proves the digests of the artifacts of one version.
+pub(crate) struct Prover<'a> {
+    /// The world.
+    pub(crate) app: &'a App,
+    /// The version.
+    pub(crate) id: &'a VersionId,
+    /// Reads its artifacts.
+    pub(crate) reader: &'a ObjectReader,
+    /// What this invocation may spend.
+    pub(crate) allowance: &'a Allowance,
+    /// How far earlier ones came.
+    pub(crate) progress: &'a Progress,
+}
+
+/// Proves the digests of all artifacts, going on where the prover's progress ends.
+pub(crate) async fn prove_all(prover: &Prover<'_>, artifacts: &[Pinned]) -> Result<Proven> {
     let permits = usize::try_from(WHOLE_BYTES / PERMIT_BYTES).unwrap_or(usize::MAX);
     let budget = Budget {
         in_flight: Semaphore::new(permits),
@@ -76,7 +92,7 @@ pub(crate) async fn prove_all(
     // Collected first: a lazy iterator of futures that borrow would not be `Send`.
     let proofs: Vec<_> = artifacts
         .iter()
-        .map(|artifact| prove(reader, &budget, artifact, allowance, progress))
+        .map(|artifact| prover.prove(&budget, artifact))
         .collect();
     let outcomes: Vec<Outcome> = stream::iter(proofs)
         .buffered(PARALLEL_ARTIFACTS)
@@ -108,56 +124,93 @@ pub(crate) async fn prove_all(
     Ok(Proven::All(proofs))
 }
 
-async fn prove(
-    reader: &ObjectReader,
-    budget: &Budget,
-    artifact: &Pinned,
-    allowance: &Allowance,
-    progress: &Progress,
-) -> Result<Outcome> {
-    let without_reading = |digest: &Digest, by_s3| {
-        Outcome::Done(Proof {
-            digest: digest.clone(),
+impl Prover<'_> {
+    async fn prove(&self, budget: &Budget, artifact: &Pinned) -> Result<Outcome> {
+        if let Some(digest) = &artifact.head.digest {
+            return Ok(Outcome::without_reading(digest.clone(), true));
+        }
+        let (start, hasher) = match self.progress.of(artifact) {
+            Known::Done(digest) => return Ok(Outcome::without_reading(digest, false)),
+            Known::Hashed(start, hasher) => (start, hasher),
+        };
+        let size = artifact.head.size_bytes;
+        let is_kept = size <= WHOLE_BYTES && keep(budget, size);
+        // What is small is cheaper to read twice than to copy, should memory be full.
+        if is_kept || size <= SMALL_BYTES {
+            return self.prove_whole(budget, artifact, is_kept).await;
+        }
+        if start == 0 && size <= self.app.config.copy_bytes {
+            match self.prove_by_s3(artifact).await? {
+                Some(outcome) => return Ok(outcome),
+                None if size <= WHOLE_BYTES => {
+                    return self.prove_whole(budget, artifact, false).await;
+                }
+                None => {}
+            }
+        }
+        let _permit = in_flight(budget, WHOLE_BYTES).await?;
+        let kept = keep(budget, KEPT_HEAD_BYTES + KEPT_TAIL_BYTES);
+        prove_by_pieces(self.reader, artifact, kept, self.allowance, start, hasher).await
+    }
+
+    /// Reads an artifact by one request.
+    async fn prove_whole(
+        &self,
+        budget: &Budget,
+        artifact: &Pinned,
+        is_kept: bool,
+    ) -> Result<Outcome> {
+        let size = artifact.head.size_bytes;
+        let _permit = in_flight(budget, size).await?;
+        if !self.allowance.take(size) {
+            return Ok(Outcome::Stopped(None));
+        }
+        let bytes = self.reader.read(artifact, 0..size).await?;
+        let digest = if bytes.len() <= INLINE_HASH_BYTES {
+            Digest::of(&bytes)
+        } else {
+            let bytes = bytes.clone();
+            blocking(move || Digest::of(&bytes)).await?
+        };
+        Ok(Outcome::Done(Proof {
+            digest,
+            by_s3: false,
+            seed: if is_kept {
+                Seed::Whole(bytes)
+            } else {
+                Seed::None
+            },
+        }))
+    }
+
+    /// Lets S3 compute the digest; `None` if it does not tell.
+    async fn prove_by_s3(&self, artifact: &Pinned) -> Result<Option<Outcome>> {
+        let size = artifact.head.size_bytes;
+        if !self.allowance.take_millis(size / COPIED_BYTES_PER_MILLI) {
+            return Ok(Some(Outcome::Stopped(None)));
+        }
+        let source = Source {
+            key: artifact.key.clone(),
+            object_version: artifact.head.object_version.clone(),
+            etag: artifact.head.etag.clone(),
+        };
+        let key = keys::hashing(self.id);
+        match self.app.bucket.hash(&source, size, &key).await? {
+            Hashed::Sha256(digest) => Ok(Some(Outcome::without_reading(digest, false))),
+            Hashed::SourceGone => Err(artifact.exchanged()),
+            Hashed::Untold => Ok(None),
+        }
+    }
+}
+
+impl Outcome {
+    fn without_reading(digest: Digest, by_s3: bool) -> Self {
+        Self::Done(Proof {
+            digest,
             by_s3,
             seed: Seed::None,
         })
-    };
-    if let Some(digest) = &artifact.head.digest {
-        return Ok(without_reading(digest, true));
     }
-    let (start, hasher) = match progress.of(artifact) {
-        Known::Done(digest) => return Ok(without_reading(&digest, false)),
-        Known::Hashed(start, hasher) => (start, hasher),
-    };
-    let size = artifact.head.size_bytes;
-    let _permit = budget
-        .in_flight
-        .acquire_many(permits(size.min(WHOLE_BYTES)))
-        .await
-        .map_err(|error| Error::internal("waiting for memory", error))?;
-    if size > WHOLE_BYTES {
-        let kept = keep(budget, KEPT_HEAD_BYTES + KEPT_TAIL_BYTES);
-        return prove_by_pieces(reader, artifact, kept, allowance, start, hasher).await;
-    }
-    if !allowance.take(size) {
-        return Ok(Outcome::Stopped(None));
-    }
-    let bytes = reader.read(artifact, 0..size).await?;
-    let digest = if bytes.len() <= INLINE_HASH_BYTES {
-        Digest::of(&bytes)
-    } else {
-        let bytes = bytes.clone();
-        blocking(move || Digest::of(&bytes)).await?
-    };
-    Ok(Outcome::Done(Proof {
-        digest,
-        by_s3: false,
-        seed: if keep(budget, size) {
-            Seed::Whole(bytes)
-        } else {
-            Seed::None
-        },
-    }))
 }
 
 /// Reads the next piece while the last one is hashed.
@@ -227,6 +280,15 @@ async fn prove_by_pieces(
 /// The piece that begins at `start`; empty at the end.
 fn piece_at(start: u64, size: u64) -> std::ops::Range<u64> {
     start..start.saturating_add(PIECE_BYTES).min(size)
+}
+
+/// Takes memory for a read.
+async fn in_flight(budget: &Budget, bytes: u64) -> Result<SemaphorePermit<'_>> {
+    budget
+        .in_flight
+        .acquire_many(permits(bytes.min(WHOLE_BYTES)))
+        .await
+        .map_err(|error| Error::internal("waiting for memory", error))
 }
 
 /// Takes memory for what is kept until the inspection is over; whether there was enough.

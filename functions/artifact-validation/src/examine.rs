@@ -3,7 +3,7 @@
 use crate::SERVICE;
 use crate::allowance::Allowance;
 use crate::checkpoint::{self, Checkpoint, Progress};
-use crate::digest::{Proof, Proven, prove_all};
+use crate::digest::{Proof, Proven, Prover, prove_all};
 use crate::locate::{Located, locate};
 use crate::report::{self, Judged, UploadFindings};
 use crate::ruling::Ruling;
@@ -62,7 +62,14 @@ pub(crate) async fn examine(
     };
     let reader = Arc::new(ObjectReader::new(app.bucket.clone()));
     let checkpoint = Checkpoint::load(app, id, &artifacts, known).await?;
-    let proofs = match prove_all(&reader, &artifacts, allowance, checkpoint.progress()).await? {
+    let prover = Prover {
+        app,
+        id,
+        reader: &reader,
+        allowance,
+        progress: checkpoint.progress(),
+    };
+    let proofs = match prove_all(&prover, &artifacts).await? {
         // What remains of this invocation's time is too little to look into the artifacts.
         Proven::All(proofs) if allowance.is_half_over() => {
             let progress = checkpoint::done(&artifacts, &proofs);

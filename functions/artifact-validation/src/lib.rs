@@ -7,8 +7,9 @@
 //! - **On failure:** HTTP answers the error envelope and changes nothing; the messages of that version are reported for redelivery; what is never redelivered, the sweep finishes.
 //! - **Permissions:** `dynamodb:GetItem`, `Query`, `UpdateItem`, `PutItem`, `DeleteItem` on the table;
 //!   `s3:ListBucket`; `s3:GetObject` on `documents/*` and `reports/*`; `s3:GetObject` and `s3:GetObjectVersion` on
-//!   `advisories/*`, `incoming/*` and `dropzone/*`;
-//!   `s3:PutObject` on `reports/*`, `documents/*` and `incoming/*/_SLIPWAY_CONTINUE_*`.
+//!   `advisories/*`, `incoming/*`, `dropzone/*`, `runs/*` and `models/*`;
+//!   `s3:PutObject` on `reports/*`, `documents/*` and `incoming/*/_SLIPWAY_CONTINUE_*`; `s3:PutObject` and
+//!   `s3:AbortMultipartUpload` on `incoming/*/_SLIPWAY_DIGEST`, by which S3 computes digests.
 
 mod allowance;
 mod checkpoint;

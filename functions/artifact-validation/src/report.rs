@@ -432,7 +432,7 @@ fn rows_of<'a>(
                 if proof.by_s3 {
                     "digest_by_s3"
                 } else {
-                    "digest_by_reading"
+                    "digest_computed"
                 },
             ];
             checks.extend(file.map(|_| "format"));

@@ -22,7 +22,7 @@ const BLOCK_BYTES: u64 = 64 * 1024;
 /// What the first read at the head of an artifact brings, in bytes.
 const HEAD_BYTES: u64 = 512 * 1024;
 /// Up to this size, in bytes, an artifact is read whole at once.
-const SMALL_BYTES: u64 = 1024 * 1024;
+pub(crate) const SMALL_BYTES: u64 = 1024 * 1024;
 /// Most that a read brings beyond what was asked for, in bytes.
 const MAX_AHEAD_BYTES: u64 = 4 * 1024 * 1024;
 /// Pieces over this size, in bytes, are read as they are asked for, and not kept.

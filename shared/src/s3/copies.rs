@@ -6,6 +6,7 @@
 use super::bucket::{Bucket, CompletedPart, code_of, failed};
 use crate::domain::Digest;
 use crate::error::{Error, ErrorCode, Result};
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart as SdkPart,
@@ -14,6 +15,10 @@ use aws_sdk_s3::types::{
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ops::Range;
+use std::time::Duration;
+
+/// How long S3 may take to copy what one call copies: 5 GiB at 10 MB a second, and no call is answered before.
+const COPY_SECONDS: u64 = 540;
 
 /// Most bytes that one call of S3 copies, whole or as a part.
 pub const MOST_COPIED_BYTES: u64 = 5 * 1024 * 1024 * 1024;
@@ -59,6 +64,27 @@ pub enum Copy {
     SourceGone,
 }
 
+/// What S3 told of an object that it was asked to hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hashed {
+    /// Its SHA-256.
+    Sha256(Digest),
+    /// Nothing: this store copies without hashing.
+    Untold,
+    /// The object is gone, or is not what it was.
+    SourceGone,
+}
+
+/// The configuration of a call that answers when a copy is done.
+fn patient() -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::Config::builder().timeout_config(
+        TimeoutConfig::builder()
+            .connect_timeout(Duration::from_secs(3))
+            .read_timeout(Duration::from_secs(COPY_SECONDS))
+            .build(),
+    )
+}
+
 impl Bucket {
     fn source_of(&self, source: &Source) -> String {
         let key = utf8_percent_encode(&source.key, IN_SOURCE);
@@ -91,6 +117,8 @@ impl Bucket {
             .metadata_directive(MetadataDirective::Replace)
             .tagging_directive(TaggingDirective::Replace)
             .content_type(media_type)
+            .customize()
+            .config_override(patient())
             .send()
             .await;
         match sent {
@@ -145,6 +173,8 @@ impl Bucket {
             .copy_source(self.source_of(source))
             .copy_source_if_match(&source.etag)
             .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1))
+            .customize()
+            .config_override(patient())
             .send()
             .await;
         match sent {
@@ -169,6 +199,29 @@ impl Bucket {
                 _ => Err(failed("copying a part", error)),
             },
         }
+    }
+
+    /// Lets S3 compute the SHA-256 of an object of at least one byte and at most [`MOST_COPIED_BYTES`]; reads nothing.
+    ///
+    /// The object is copied as the only part of an upload under `key`, whose SHA-256 S3 tells, and the upload is given
+    /// up: no object is made, and what a cut leaves goes with other abandoned uploads.
+    /// Source: `ChecksumSHA256` of <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyPartResult.html>.
+    pub async fn hash(&self, source: &Source, size_bytes: u64, key: &str) -> Result<Hashed> {
+        let upload_id = self.begin_copy(key, "application/octet-stream").await?;
+        let copied = self
+            .copy_part(source, 0..size_bytes, key, &upload_id, 1)
+            .await;
+        let given_up = self.abort_upload(key, &upload_id).await;
+        let hashed = match copied? {
+            Some(CompletedPart {
+                digest: Some(digest),
+                ..
+            }) => Hashed::Sha256(digest),
+            Some(CompletedPart { digest: None, .. }) => Hashed::Untold,
+            None => Hashed::SourceGone,
+        };
+        given_up?;
+        Ok(hashed)
     }
 
     /// Uploads a part from memory, bound to its SHA-256.

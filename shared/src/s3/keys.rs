@@ -4,6 +4,7 @@
 //! uploads in flight     incoming/<tenant>/<home>/<version>/<path>
 //! a drop was taken      incoming/<tenant>/<home>/<version>/_SLIPWAY_DROPPED
 //! validation goes on    incoming/<tenant>/<home>/<version>/_SLIPWAY_CONTINUE_<sequence>
+//! S3 computes a digest  incoming/<tenant>/<home>/<version>/_SLIPWAY_DIGEST (uploads that never become an object)
 //! drop zone             dropzone/<tenant>/<model>/<path>
 //! advisories            advisories/<tenant>/<path>
 //! large documents       documents/<tenant>/<home>/<version>/<sha256>.json
@@ -141,6 +142,11 @@ pub fn continues(id: &VersionId, sequence: u64) -> String {
         "{}{RESERVED_PREFIX}CONTINUE_{sequence:010}",
         incoming_prefix(id)
     )
+}
+
+/// Under which S3 copies artifacts of a version to compute their digests; no such object ever comes to be.
+pub fn hashing(id: &VersionId) -> String {
+    format!("{}{RESERVED_PREFIX}DIGEST", incoming_prefix(id))
 }
 
 /// Prefix of a model's drop zone.
@@ -296,6 +302,10 @@ mod tests {
         assert_eq!(
             continues(&id, 7),
             "incoming/team-a/my model+検査/1/_SLIPWAY_CONTINUE_0000000007"
+        );
+        assert_eq!(
+            hashing(&id),
+            "incoming/team-a/my model+検査/1/_SLIPWAY_DIGEST"
         );
         assert_eq!(drop_of("dropzone/default/iris/a/b").unwrap().2, "a/b");
         assert_eq!(drop_of("dropzone/default/iris"), None);

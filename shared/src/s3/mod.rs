@@ -12,6 +12,6 @@ mod tracked;
 pub use bucket::{
     Bucket, CompletedPart, MultipartUpload, ObjectHead, ObjectInfo, PresignedRequest,
 };
-pub use copies::{Copied, Copy, MOST_COPIED_BYTES, Source};
+pub use copies::{Copied, Copy, Hashed, MOST_COPIED_BYTES, Source};
 pub use removal::ObjectVersion;
 pub use tracked::{Folder, SmallObject};
