@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const REVIEW: &str = include_str!("allow-list-review.txt");
 const CATEGORIES: &[&str] = &["value", "state", "checked", "named", "code", "native"];
 
-struct Name {
+struct Entry {
     granted: &'static str,
     module: &'static str,
     name: &'static str,
@@ -20,13 +20,13 @@ fn lines(text: &'static str) -> impl Iterator<Item = &'static str> {
         .filter(|line| !line.is_empty())
 }
 
-fn names() -> Vec<Name> {
+fn names() -> Vec<Entry> {
     lines(ALLOW_LIST)
         .flat_map(|line| {
             let mut words = line.split_whitespace();
             let granted = words.next().expect("a use");
             let module = words.next().expect("a module");
-            words.map(move |name| Name {
+            words.map(move |name| Entry {
                 granted,
                 module,
                 name,
@@ -38,7 +38,7 @@ fn names() -> Vec<Name> {
 #[test]
 fn every_name_stands_once() {
     let mut seen = BTreeMap::new();
-    for Name {
+    for Entry {
         granted,
         module,
         name,
@@ -63,7 +63,7 @@ fn every_name_was_reviewed_and_every_review_is_of_a_name() {
         })
         .collect();
     let mut used = BTreeSet::new();
-    for Name {
+    for Entry {
         granted,
         module,
         name,
@@ -143,7 +143,7 @@ fn no_name_can_be_used_beyond_its_review() {
     let special = [b"}".as_slice(), &text("__class__"), b"K\x01s"].concat();
     let mut passed = Vec::new();
     let mut tried = 0;
-    for Name {
+    for Entry {
         granted,
         module,
         name,
