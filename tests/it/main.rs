@@ -14,6 +14,7 @@ mod budgets;
 mod concurrency;
 mod crashes;
 mod events;
+mod exchange;
 mod growth;
 mod idempotency;
 mod interleavings;

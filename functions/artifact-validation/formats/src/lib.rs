@@ -55,6 +55,7 @@ pub mod xgboost;
 mod cache;
 mod cursor;
 mod events;
+mod facts;
 mod inflated;
 mod yaml;
 

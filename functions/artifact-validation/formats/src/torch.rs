@@ -5,13 +5,14 @@
 
 use crate::check::Check;
 use crate::inspect;
-use crate::pickle::{self, Input, Outcome, Style};
+use crate::pickle::{self, Input, MOST_SHAPES, Outcome, Style};
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::ReadError;
 use crate::text;
 use crate::zip::{Archive, Entry, ZipError};
 use bytes::Bytes;
+use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 
 const MEMBER: Rule = Rule {
@@ -315,6 +316,8 @@ fn merge(into: &mut Outcome, from: Outcome) {
     into.storages.extend(from.storages);
     into.tensors += from.tensors;
     into.parameters = into.parameters.saturating_add(from.parameters);
+    into.shapes.extend(from.shapes);
+    into.shapes.truncate(MOST_SHAPES);
 }
 
 /// Reads a member of moderate size; what is wrong with it is told.
@@ -441,14 +444,15 @@ fn storages(
 fn tensor_facts(check: &mut Check<'_>, outcome: &Outcome) {
     check.fact("tensor_count", outcome.tensors);
     check.fact("parameter_count", outcome.parameters);
-    let mut kinds: Vec<&str> = outcome
-        .storages
-        .values()
-        .map(|storage| storage.kind.trim_end_matches("Storage"))
-        .collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    check.fact("dtypes", kinds);
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for storage in outcome.storages.values() {
+        *kinds
+            .entry(storage.kind.trim_end_matches("Storage"))
+            .or_default() += 1;
+    }
+    check.fact("dtypes", json!(kinds));
+    // The names of tensors are keys of whatever the program builds, and not known here.
+    check.fact("shapes", json!(outcome.shapes));
 }
 
 /// Looks through the text of a script for what leaves the model.
@@ -503,6 +507,9 @@ fn script(check: &mut Check<'_>, archive: &Archive<'_>, entry: &Entry) -> Result
         )
         .take(20)
     {
+        if rule.id == SCRIPT.id {
+            custom_operator(check, word);
+        }
         check.find(
             rule,
             Some(entry.header_offset),
@@ -510,6 +517,23 @@ fn script(check: &mut Check<'_>, archive: &Archive<'_>, entry: &Entry) -> Result
         );
     }
     Ok(())
+}
+
+/// Remembers an operator that is not PyTorch's own.
+fn custom_operator(check: &mut Check<'_>, word: &str) {
+    let mut known: Vec<String> = check
+        .facts()
+        .get("custom_ops")
+        .and_then(|known| serde_json::from_value(known.clone()).ok())
+        .unwrap_or_default();
+    let name = word
+        .strip_prefix("ops.")
+        .unwrap_or(word)
+        .replacen('.', "::", 1);
+    if known.len() < 50 && !known.contains(&name) {
+        known.push(name);
+        check.fact("custom_ops", known);
+    }
 }
 
 /// Members of an exported program: JSON, weights, samples; and machine code.
