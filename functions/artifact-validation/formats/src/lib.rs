@@ -54,6 +54,7 @@ pub mod xgboost;
 
 mod cache;
 mod cursor;
+mod edges;
 mod events;
 mod facts;
 mod inflated;

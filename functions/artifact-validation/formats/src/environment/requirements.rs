@@ -69,25 +69,25 @@ fn without_comment(line: &str) -> &str {
 pub(super) fn line(
     lint: &mut Lint<'_, '_>,
     offset: Option<u64>,
-    line: &str,
+    text: &str,
 ) -> Result<(), Trouble> {
-    let line = without_comment(line).trim();
-    if line.is_empty() {
+    let text = without_comment(text).trim();
+    if text.is_empty() {
         return Ok(());
     }
     // Options begin at the first word with a dash.
     let start = std::iter::once(0)
-        .chain(line.match_indices([' ', '\t']).map(|(at, _)| at + 1))
-        .find(|at| line.get(*at..).is_some_and(|rest| rest.starts_with('-')))
-        .unwrap_or(line.len());
-    let (requirement, rest) = line.split_at(start);
+        .chain(text.match_indices([' ', '\t']).map(|(at, _)| at + 1))
+        .find(|at| text.get(*at..).is_some_and(|rest| rest.starts_with('-')))
+        .unwrap_or(text.len());
+    let (requirement, rest) = text.split_at(start);
     if !requirement.trim().is_empty() {
         match parse(requirement) {
             Some(dependency) => lint.declare(dependency),
             None => lint.find(
                 &DIRECT,
                 offset,
-                format!("{} names no package of an index", quote(line)),
+                format!("{} names no package of an index", quote(text)),
             ),
         }
     }
@@ -109,17 +109,18 @@ fn words(text: &str) -> Option<Vec<String>> {
     let mut open: Option<char> = None;
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
-        match (open, character) {
-            (Some(quote), _) if character == quote => open = None,
-            (Some('\''), _) => word.get_or_insert_default().push(character),
-            (_, '\\') => word.get_or_insert_default().push(characters.next()?),
-            (Some(_), _) => word.get_or_insert_default().push(character),
-            (None, '"' | '\'') => {
+        let is_open = open.is_some();
+        match character {
+            _ if open == Some(character) => open = None,
+            '\\' if open != Some('\'') => {
+                word.get_or_insert_default().push(characters.next()?);
+            }
+            '"' | '\'' if !is_open => {
                 word.get_or_insert_default();
                 open = Some(character);
             }
-            (None, _) if character.is_whitespace() => words.extend(word.take()),
-            (None, _) => word.get_or_insert_default().push(character),
+            _ if !is_open && character.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(character),
         }
     }
     words.extend(word);
