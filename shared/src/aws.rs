@@ -99,6 +99,7 @@ pub(crate) struct Clients {
     s3_endpoint: Option<String>,
     eventbridge_endpoint: Option<String>,
     sns_endpoint: Option<String>,
+    sqs_endpoint: Option<String>,
     interceptors: Vec<SharedInterceptor>,
 }
 
@@ -116,6 +117,7 @@ impl Clients {
             s3_endpoint: config.s3_endpoint.clone(),
             eventbridge_endpoint: config.eventbridge_endpoint.clone(),
             sns_endpoint: config.sns_endpoint.clone(),
+            sqs_endpoint: config.sqs_endpoint.clone(),
             interceptors: interceptors.to_vec(),
         }
     }
@@ -208,6 +210,21 @@ impl Clients {
                 builder = builder.interceptor(interceptor.clone());
             }
             aws_sdk_sns::Client::from_conf(builder.build())
+        })
+    }
+
+    /// The client of the queue of deliveries, which only notifications needs.
+    pub(crate) fn sqs(&self) -> Lazy<aws_sdk_sqs::Client> {
+        let clients = self.clone();
+        Lazy::new(move || {
+            let mut builder = aws_sdk_sqs::config::Builder::from(&clients.base);
+            if let Some(endpoint) = &clients.sqs_endpoint {
+                builder = builder.endpoint_url(endpoint);
+            }
+            for interceptor in &clients.interceptors {
+                builder = builder.interceptor(interceptor.clone());
+            }
+            aws_sdk_sqs::Client::from_conf(builder.build())
         })
     }
 }

@@ -37,6 +37,10 @@ pub struct Config {
     pub event_bus: Option<String>,
     /// `AWS_ENDPOINT_URL_EVENTBRIDGE`: another endpoint than Amazon's.
     pub eventbridge_endpoint: Option<String>,
+    /// `DELIVERIES_QUEUE_URL`: the queue of lanes whose deliveries are to be sent; only who dispatches events has one.
+    pub deliveries_queue: Option<String>,
+    /// `AWS_ENDPOINT_URL_SQS`: another endpoint than Amazon's.
+    pub sqs_endpoint: Option<String>,
     /// `AWS_ENDPOINT_URL_SNS`: another endpoint than Amazon's.
     pub sns_endpoint: Option<String>,
     /// `FEED_DELAY_SECONDS`: how old an event must be, counted from its dispatch, to be shown in the feed; 30 unless set.
@@ -177,6 +181,8 @@ impl Config {
                 .collect(),
             event_bus: get("EVENT_BUS"),
             eventbridge_endpoint: get("AWS_ENDPOINT_URL_EVENTBRIDGE"),
+            deliveries_queue: get("DELIVERIES_QUEUE_URL"),
+            sqs_endpoint: get("AWS_ENDPOINT_URL_SQS"),
             sns_endpoint: get("AWS_ENDPOINT_URL_SNS"),
             feed_delay_seconds: seconds("FEED_DELAY_SECONDS", 30)?,
             public_url: get("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned()),

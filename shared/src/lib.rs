@@ -27,6 +27,8 @@ pub mod http;
 #[cfg(feature = "aws")]
 pub mod lambda;
 #[cfg(feature = "aws")]
+pub mod lane_queue;
+#[cfg(feature = "aws")]
 pub mod mlflow;
 #[cfg(feature = "aws")]
 pub mod s3;

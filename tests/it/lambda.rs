@@ -236,6 +236,14 @@ impl Function {
             .env("CURSOR_SECRET", &config.cursor_secret)
             // In the place of the template's `SIGNING_KMS_KEY`.
             .env("SIGNING_KEY", signing_key(&config))
+            .env(
+                "DELIVERIES_QUEUE_URL",
+                config.deliveries_queue.as_ref().unwrap(),
+            )
+            .env(
+                "AWS_ENDPOINT_URL_SQS",
+                config.sqs_endpoint.as_ref().unwrap(),
+            )
             // Where the embedded servers are.
             .env(
                 "AWS_ENDPOINT_URL_DYNAMODB",

@@ -191,11 +191,15 @@ pub(crate) async fn roll_back(
                     ),
                 )
             })?;
-        caller.may(Action::Promote, &earlier.model)?;
+        // It may have been renamed since.
+        let model = ModelName::of_home(earlier.model.home())?;
+        let model = app.registry.home_of(&caller.tenant, &model).await?;
+        caller.may(Action::Promote, &model)?;
         let now = app.clock.now();
         let mut after = Rollout {
             revision: before.revision + 1,
             rolled_back_to: Some(earlier.rolled_back_to.unwrap_or(to)),
+            model,
             changed_by: caller.principal.clone(),
             changed_at: now,
             reason: command.reason.clone(),

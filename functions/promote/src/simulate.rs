@@ -62,7 +62,8 @@ pub(crate) async fn simulate(
         let to = rules.find(target.name())?;
         let mut holder = None;
         if rules.is_exclusive(&to) {
-            let seen = app.registry.stage_holder(&id.tenant, model, &to).await?;
+            let lies = &loaded.version.id.model;
+            let seen = app.registry.stage_holder(&id.tenant, lies, &to).await?;
             holder = seen.and_then(|seen| seen.version);
         }
         problems.extend(rules.check_transition(&loaded.version.stage, &to).err());

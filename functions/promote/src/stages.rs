@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, check_text};
 use shared::domain::{
-    Event, EventType, PromotionTarget, SettingsHead, StageName, StageRules, Version, VersionId,
+    Event, EventType, PromotionTarget, StageName, StageRules, Version, VersionId,
 };
 use shared::dynamodb::{
     Committed, DECISIONS, Governing, Outcome, StageChange, StageHolder, StageLoaded,
@@ -310,11 +310,6 @@ pub(crate) async fn stage_change(
             .stage_holder(&id.tenant, &id.model, &version.stage)
             .await?
             .is_some_and(|holder| holder.version == Some(id.number));
-    let guards = if verdict.is_guarded || has_rules(governing) {
-        governing.heads(&id.model)
-    } else {
-        Vec::new()
-    };
     Ok(StageChange {
         before: version.clone(),
         to: to.clone(),
@@ -323,7 +318,7 @@ pub(crate) async fn stage_change(
         archive_to,
         enters: entered.enters,
         leaves_exclusive,
-        guards,
+        guards: governing.all_heads(&id.model),
         is_guarded: verdict.is_guarded,
         closes_request: plan.request.is_some(),
         answer: None,
@@ -335,11 +330,6 @@ fn with_policy(event: Event, verdict: &Verdict) -> Event {
         Some(policy) => event.with("policy", policy),
         None => event,
     }
-}
-
-fn has_rules(governing: Governing) -> bool {
-    let has = |head: SettingsHead| head.stages > 0;
-    has(governing.registry) || has(governing.model)
 }
 
 /// What entering an exclusive stage means.

@@ -4,6 +4,7 @@ use crate::names::displaced;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, Notes, NotesChange, Pointers, check_text, is_searchable};
+use shared::domain::request::RequestStatus;
 use shared::domain::{EventType, Model, ModelName, Principal, VersionNumber};
 use shared::dynamodb::{Naming, Outcome};
 use shared::http::Caller;
@@ -81,6 +82,8 @@ pub(crate) async fn create(
         notes,
         next_version: VersionNumber::FIRST,
         held_aliases: 0,
+        open_requests: 0,
+        rollouts: 0,
         revision: 1,
         created_at: now,
         updated_at: now,
@@ -180,8 +183,8 @@ pub(crate) async fn delete_shown(
     show: Show<'_>,
 ) -> Result<Outcome<Value>> {
     let before = app.registry.model(&caller.tenant, name).await?;
-    if before.held_aliases > 0 {
-        return Err(in_use(app, caller, &before.name).await?);
+    if before.held_aliases + before.open_requests + before.rollouts > 0 {
+        return Err(in_use(app, caller, &before).await?);
     }
     let now = app.clock.now();
     change(
@@ -201,20 +204,70 @@ pub(crate) async fn delete_shown(
     .await
 }
 
-/// The error for a model whose aliases hold versions: it names them.
-async fn in_use(app: &App, caller: &Caller, name: &ModelName) -> Result<Error> {
-    let aliases = app.registry.aliases_at(&caller.tenant, name).await?;
-    let names: Vec<&str> = aliases
-        .iter()
-        .take(20)
-        .map(|alias| alias.name.as_str())
-        .collect();
-    let held = names.first().map_or_else(
-        || "an alias that holds a version".to_owned(),
-        |alias| format!("the alias `{alias}`"),
+/// The error for a model that is in use: it names what holds it, and what to do about it.
+async fn in_use(app: &App, caller: &Caller, model: &Model) -> Result<Error> {
+    const MOST_NAMED: usize = 20;
+    let (tenant, name) = (&caller.tenant, &model.name);
+    let (mut aliases, mut requests, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let mut advice = Vec::new();
+    if model.held_aliases > 0 {
+        let found = app.registry.aliases_at(tenant, name).await?;
+        aliases.extend(found.iter().map(|alias| alias.name.to_string()));
+        advice.push(match aliases.first() {
+            Some(alias) => format!("has the alias `{alias}`; remove its aliases first"),
+            None => "has an alias that holds a version; remove its aliases first".to_owned(),
+        });
+    }
+    if model.open_requests > 0 {
+        let found = app
+            .registry
+            .requests(tenant, name, MOST_NAMED * 5, None)
+            .await?;
+        let open = found
+            .items
+            .iter()
+            .filter(|request| request.status == RequestStatus::Open);
+        requests.extend(open.map(|request| request.id.clone()));
+        let which = requests
+            .first()
+            .map_or_else(String::new, |id| format!(" `{id}`"));
+        advice.push(format!(
+            "has an open promotion request{which}; decide on its requests or withdraw them first"
+        ));
+    }
+    if model.rollouts > 0 {
+        let found = app
+            .registry
+            .rollouts_of_model(tenant, name, MOST_NAMED, None)
+            .await?;
+        places.extend(
+            found
+                .items
+                .iter()
+                .map(|rollout| format!("{}/{}", rollout.environment, rollout.endpoint)),
+        );
+        let which = places
+            .first()
+            .map_or_else(String::new, |place| format!(" at `{place}`"));
+        advice.push(format!(
+            "is served{which}; let its rollouts serve something else first"
+        ));
+    }
+    let mut error = Error::new(
+        ErrorCode::VersionInUse,
+        format!("registered model `{name}` {}", advice.join(", and ")),
     );
-    let message = format!("registered model `{name}` has {held}; remove its aliases first");
-    Ok(Error::new(ErrorCode::VersionInUse, message).with("aliases", names))
+    for (kind, mut names) in [
+        ("aliases", aliases),
+        ("requests", requests),
+        ("rollouts", places),
+    ] {
+        names.truncate(MOST_NAMED);
+        if kind == "aliases" || !names.is_empty() {
+            error = error.with(kind, names);
+        }
+    }
+    Ok(error)
 }
 
 pub(crate) async fn restore(

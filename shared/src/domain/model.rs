@@ -240,6 +240,10 @@ pub struct Model {
     pub next_version: VersionNumber,
     /// How many of its aliases hold a version; while one does, the model cannot be deleted.
     pub held_aliases: u64,
+    /// How many promotion requests of it are open; while one is, the model cannot be deleted.
+    pub open_requests: u64,
+    /// How many places serve versions of it; while one does, the model cannot be deleted.
+    pub rollouts: u64,
     /// Optimistic-lock counter of the notes.
     pub revision: u64,
     /// When it was created.

@@ -214,6 +214,8 @@ pub(super) fn model_to_item(model: &Model) -> Item {
         .maybe_text("notes_at", apart.then_some("item"))
         .number("next", model.next_version.get())
         .number("held", model.held_aliases)
+        .number("reqs", model.open_requests)
+        .number("served", model.rollouts)
         .number("rev", model.revision)
         .number("created", model.created_at.millis())
         .number("updated", model.updated_at.millis())
@@ -286,6 +288,8 @@ pub(super) fn model_from_item(tenant: &TenantName, item: &Item) -> Result<ModelI
             notes: reader.maybe_json("notes")?.unwrap_or_default(),
             next_version: reader.version_number("next")?,
             held_aliases: reader.number("held")?,
+            open_requests: reader.number("reqs")?,
+            rollouts: reader.number("served")?,
             revision: reader.number("rev")?,
             created_at: reader.time("created")?,
             updated_at: reader.time("updated")?,

@@ -202,9 +202,12 @@ pub fn exclusive_stage(tenant: &TenantName, model: &ModelName, stage: &StageName
     key(model_partition(tenant, model), format!("S#{stage}"))
 }
 
+/// Prefix of the promotion requests of a model.
+pub const REQUESTS: &str = "R#";
+
 /// A promotion request.
 pub fn request(tenant: &TenantName, model: &ModelName, id: &str) -> Key {
-    key(model_partition(tenant, model), format!("R#{id}"))
+    key(model_partition(tenant, model), format!("{REQUESTS}{id}"))
 }
 
 /// Which promotion request is open for a target; a stage has one for each version.
@@ -251,9 +254,12 @@ pub fn rollout_revision(tenant: &TenantName, place: &str, revision: u64) -> Key 
     key(rollout_history(tenant, place), format!("{revision:010}"))
 }
 
+/// Prefix of the places where a model is served.
+pub const ROLLOUTS: &str = "O#";
+
 /// That a model is served at a place.
 pub fn rollout_of_model(tenant: &TenantName, model: &ModelName, place: &str) -> Key {
-    key(model_partition(tenant, model), format!("O#{place}"))
+    key(model_partition(tenant, model), format!("{ROLLOUTS}{place}"))
 }
 
 /// Prefix of the events of a model in the order of their chain.

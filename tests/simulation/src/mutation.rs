@@ -3,27 +3,50 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
+
+/// Between the fields of a site, and between the parts of its condition, where sites are kept as text.
+const FIELD: char = '\t';
+const PART: &str = " AND ";
 
 /// One part of the condition of one kind of write: what lies between two `AND`s.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Site {
-    /// What is written, such as `Put T#/A#`.
+    /// What is written, such as `Put T#M/A`.
     pub write: String,
-    /// The whole condition.
-    pub condition: String,
-    /// Which part, from 0.
-    pub part: usize,
+    /// All parts of the condition, in order; parts that differ only in what was seen are one.
+    pub condition: Vec<String>,
+    /// Which part is meant.
+    pub part: String,
 }
 
 impl fmt::Display for Site {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = parts(&self.condition);
-        let part = parts.get(self.part).copied().unwrap_or_default();
-        write!(formatter, "{}: `{part}`", self.write)?;
-        if parts.len() > 1 {
-            write!(formatter, " of `{}`", self.condition)?;
-        }
-        Ok(())
+        let condition = self.condition.join(PART);
+        write!(
+            formatter,
+            "{}{FIELD}{}{FIELD}{condition}",
+            self.write, self.part
+        )
+    }
+}
+
+impl FromStr for Site {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut fields = text.split(FIELD).map(str::to_owned);
+        let mut next = || {
+            fields
+                .next()
+                .ok_or_else(|| anyhow::anyhow!("no site: {text}"))
+        };
+        let (write, part, condition) = (next()?, next()?, next()?);
+        Ok(Self {
+            write,
+            part,
+            condition: condition.split(PART).map(str::to_owned).collect(),
+        })
     }
 }
 
@@ -38,20 +61,18 @@ impl Mutation {
             let Some(condition) = write["ConditionExpression"].as_str() else {
                 return;
             };
-            if condition != self.0.condition || kind(verb, write) != self.0.write {
+            let parts = parts(condition);
+            if names_of(&parts) != self.0.condition || kind(verb, write) != self.0.write {
                 return;
             }
-            let kept: Vec<&str> = parts(condition)
-                .into_iter()
-                .enumerate()
-                .filter(|(index, _)| *index != self.0.part)
-                .map(|(_, part)| part)
+            let kept: Vec<String> = parts
+                .iter()
+                .filter(|part| name_of(part) != self.0.part)
+                .map(|part| format!("({part})"))
                 .collect();
-            let kept = kept.join(" AND ");
-            let used = format!(
-                "{kept} {}",
-                write["UpdateExpression"].as_str().unwrap_or_default()
-            );
+            let kept = kept.join(PART);
+            let update = write["UpdateExpression"].as_str().unwrap_or_default();
+            let used = format!("{kept} {update}");
             let Value::Object(fields) = write else { return };
             if kept.is_empty() {
                 fields.remove("ConditionExpression");
@@ -71,6 +92,14 @@ impl Mutation {
                 }
             }
         });
+        // A check of nothing is no write.
+        if let Some(writes) = body["TransactItems"].as_array_mut() {
+            writes.retain(|write| {
+                write
+                    .get("ConditionCheck")
+                    .is_none_or(|check| check.get("ConditionExpression").is_some())
+            });
+        }
     }
 }
 
@@ -88,11 +117,12 @@ pub(crate) fn collect(operation: &str, body: &Value, sites: &mut BTreeSet<Site>)
         let Some(condition) = write["ConditionExpression"].as_str() else {
             return;
         };
-        for part in 0..parts(condition).len() {
+        let condition = names_of(&parts(condition));
+        for part in &condition {
             sites.insert(Site {
                 write: kind(verb, write),
-                condition: condition.to_owned(),
-                part,
+                condition: condition.clone(),
+                part: part.clone(),
             });
         }
     });
@@ -119,11 +149,91 @@ fn each_write(operation: &str, body: &mut Value, see: &mut dyn FnMut(&str, &mut 
 
 /// The parts of a condition that all must hold; alternatives are one part.
 fn parts(condition: &str) -> Vec<&str> {
-    if condition.contains(" OR ") || condition.contains(" BETWEEN ") {
-        vec![condition]
-    } else {
-        condition.split(" AND ").collect()
+    let condition = unwrapped(condition.trim());
+    let (mut depth, mut from, mut found) = (0_i32, 0, Vec::new());
+    let (mut is_alternative, mut is_range) = (false, false);
+    for (at, letter) in condition.char_indices() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ' ' if depth == 0 => {
+                let rest = &condition[at..];
+                is_alternative |= rest.starts_with(" OR ");
+                is_range |= rest.starts_with(" BETWEEN ");
+                if rest.starts_with(PART) {
+                    found.push(&condition[from..at]);
+                    from = at + PART.len();
+                }
+            }
+            _ => {}
+        }
     }
+    if is_alternative || is_range || found.is_empty() {
+        return vec![condition];
+    }
+    found.push(&condition[from..]);
+    found.into_iter().flat_map(parts).collect()
+}
+
+/// A condition without the parentheses around all of it.
+fn unwrapped(condition: &str) -> &str {
+    let Some(inner) = condition
+        .strip_prefix('(')
+        .and_then(|rest| rest.strip_suffix(')'))
+    else {
+        return condition;
+    };
+    let mut depth = 0;
+    for letter in inner.chars() {
+        depth += match letter {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        if depth < 0 {
+            return condition;
+        }
+    }
+    unwrapped(inner.trim())
+}
+
+/// The names of parts, each once.
+fn names_of(parts: &[&str]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for part in parts {
+        let name = name_of(part);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// What a part says; that something is as it was seen is one thing, whether it was there or not.
+fn name_of(part: &str) -> String {
+    const SEEN: [&str; 8] = [
+        "depr",
+        "eol",
+        "top",
+        "floor",
+        "pointers",
+        "stages",
+        "protections",
+        "waivers",
+    ];
+    let part = unwrapped(part.trim());
+    let absent = part
+        .strip_prefix("attribute_not_exists(#")
+        .and_then(|rest| rest.strip_suffix(')'));
+    let equal = part.strip_prefix('#').and_then(|rest| {
+        let (name, value) = rest.split_once(" = :")?;
+        (value == name || value.strip_prefix("seen_") == Some(name)).then_some(name)
+    });
+    let seen = absent
+        .or(equal)
+        .map(|name| name.trim_end_matches(|letter: char| letter.is_ascii_digit()))
+        .filter(|name| SEEN.contains(name));
+    seen.map_or_else(|| part.to_owned(), |name| format!("#{name} as seen"))
 }
 
 /// What a write is about: its verb, and the shape of its key without names and numbers.
@@ -145,4 +255,31 @@ fn kind(verb: &str, write: &Value) -> String {
             .join("#")
     };
     format!("{verb} {}/{}", shape("pk"), shape("sk"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_taken_apart_where_all_parts_must_hold() {
+        assert_eq!(
+            parts("((#a = :a AND #b = :b) AND (attribute_not_exists(#c))) AND (#d OR #e AND #f)"),
+            [
+                "#a = :a",
+                "#b = :b",
+                "attribute_not_exists(#c)",
+                "#d OR #e AND #f"
+            ]
+        );
+        assert_eq!(parts("(a) OR (b)"), ["(a) OR (b)"]);
+        assert_eq!(
+            names_of(&[
+                "#top0 = :seen_top0",
+                "attribute_not_exists(#top1)",
+                "#x = :y"
+            ]),
+            ["#top as seen", "#x = :y"]
+        );
+    }
 }

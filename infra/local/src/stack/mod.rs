@@ -215,6 +215,12 @@ impl Stack {
             "--port",
         )
         .await?;
+        let sqs_listener = listen(
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            "--port",
+        )
+        .await?;
+        let sqs_address = sqs_listener.local_addr()?;
         let dynamodb_address = dynamodb.local_addr()?;
         let inbox_address = inbox_listener.local_addr()?;
         let inbox = Inbox::default();
@@ -239,6 +245,7 @@ impl Stack {
             serve_s3(&opened.s3, s3_listener, &servers_stopping),
             serve_dynamodb(&opened.engine, dynamodb, &servers_stopping),
             serve_inbox(&inbox, inbox_listener, &servers_stopping),
+            serve_sqs(&opened.queues, sqs_listener, &servers_stopping),
         ];
 
         let addresses = Addresses {
@@ -246,6 +253,7 @@ impl Stack {
             s3: s3_address,
             dynamodb: dynamodb_address,
             inbox: inbox_address,
+            sqs: sqs_address,
         };
         let variables = variables(&options, &secrets, &addresses);
         let config = Config::from_lookup(&|name| variables.get(name).cloned())
@@ -506,6 +514,7 @@ struct Addresses {
     s3: SocketAddr,
     dynamodb: SocketAddr,
     inbox: SocketAddr,
+    sqs: SocketAddr,
 }
 
 /// What a deployment would find in its environment.
@@ -519,6 +528,7 @@ fn variables(
         s3,
         dynamodb,
         inbox,
+        sqs,
     } = addresses;
     let ours = [
         ("SLIPWAY_FUNCTION", "slipway".to_owned()),
@@ -531,6 +541,11 @@ fn variables(
         ("AWS_SECRET_ACCESS_KEY", secrets.s3.clone()),
         ("AWS_ENDPOINT_URL_EVENTBRIDGE", format!("http://{inbox}")),
         ("AWS_ENDPOINT_URL_SNS", format!("http://{inbox}")),
+        ("AWS_ENDPOINT_URL_SQS", format!("http://{sqs}")),
+        (
+            "DELIVERIES_QUEUE_URL",
+            format!("http://{sqs}/000000000000/{}", definition::DELIVERIES.name),
+        ),
         ("EVENT_BUS", definition::EVENT_BUS.to_owned()),
         ("FEED_DELAY_SECONDS", "1".to_owned()),
         ("PUBLIC_URL", format!("http://{http}")),
@@ -678,6 +693,20 @@ fn serve_inbox(
         tokio::select! {
             () = pumps::stopped(stop) => {}
             () = inbox.serve(listener) => {}
+        }
+    })
+}
+
+fn serve_sqs(
+    queues: &Queues,
+    listener: TcpListener,
+    stop: &watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    let (queues, stop) = (queues.clone(), stop.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = pumps::stopped(stop) => {}
+            () = queues.serve(listener) => {}
         }
     })
 }

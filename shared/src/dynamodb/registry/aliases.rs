@@ -361,26 +361,33 @@ impl Registry {
     /// The write, or the check, of the model's head that goes with a change of an alias.
     ///
     /// The head counts and names the aliases that hold something, so that a model is deleted only while none does;
-    /// moving one from version to version leaves it alone.
+    /// moving one from version to version leaves it alone, unless that ends a promotion request, which is counted there too.
     fn holding_write(change: &AliasChange) -> Option<Write> {
         let alias = &change.alias;
         let as_read = named_as_read(&alias.model);
         let (update, condition) = match (change.from, alias.version) {
             (None, Some(_)) => (
-                "SET #alias = :one, #held = #held + :one ADD #pointers :one",
+                "SET #held = #held + :one, #alias = :one",
                 as_read.and("attribute_not_exists(#deleted)"),
             ),
-            (Some(_), None) => (
-                "SET #held = #held - :one REMOVE #alias ADD #pointers :one",
-                as_read,
-            ),
+            (Some(_), None) => ("SET #held = #held - :one REMOVE #alias", as_read),
+            _ if change.closes_request => ("SET #reqs = #reqs - :one", as_read),
             _ => return still_named(&alias.tenant, &alias.model),
         };
+        let is_held_first = change.from.is_none() && alias.version.is_some();
+        let update = if change.closes_request && is_held_first {
+            format!("{update}, #reqs = #reqs - :one")
+        } else {
+            update.to_owned()
+        };
+        let mut update =
+            Expression::new(format!("{update} ADD #pointers :one")).value("one", as_number(1));
+        if change.from.is_none() || alias.version.is_none() {
+            update = update.named("alias", held_by(&alias.name));
+        }
         Some(Write::Update {
             key: keys::model(&alias.tenant, &alias.model),
-            update: Expression::new(update)
-                .named("alias", held_by(&alias.name))
-                .value("one", as_number(1)),
+            update,
             condition,
         })
     }

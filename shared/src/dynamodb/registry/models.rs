@@ -182,10 +182,11 @@ impl Registry {
             };
         }
         let condition = match after.deleted_at {
-            // An alias counts itself here in its own transaction, so that none is left behind.
-            Some(_) if before.deleted_at.is_none() => {
-                Expression::new("#rev = :before AND #held = :none").value("none", as_number(0))
-            }
+            // Aliases, requests and rollouts count themselves here in their own transactions, so that none is left behind.
+            Some(_) if before.deleted_at.is_none() => Expression::new(
+                "#rev = :before AND #held = :none AND #reqs = :none AND #served = :none",
+            )
+            .value("none", as_number(0)),
             _ => Expression::new("#rev = :before"),
         }
         .value("before", as_number(before.revision));

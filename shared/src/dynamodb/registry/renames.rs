@@ -198,20 +198,9 @@ impl Registry {
         head.insert("updated".into(), as_number(now.millis()));
         head.remove("deleted");
         let mut writes = self.take_name(&after, head, &slot, &event, naming).await?;
-        let pointers = match item.get("pointers") {
-            Some(_) => "#pointers = :pointers",
-            None => "attribute_not_exists(#pointers)",
-        };
-        let mut as_read = Expression::new(format!(
-            "#rev = :rev AND #next = :next AND #marked = :one AND {pointers}"
-        ));
-        if let Some(count) = item.get("pointers") {
-            as_read = as_read.value("pointers", count.clone());
-        }
-        let as_read = as_read
-            .value("rev", as_number(before.revision))
-            .value("next", as_number(before.next_version.get()))
-            .value("one", as_number(1));
+        let as_read = as_read(before, item)
+            .and("#next = :next")
+            .value("next", as_number(before.next_version.get()));
         let key = keys::model(tenant, &before.name);
         if before.name.is_displaced() {
             writes.push(Write::Delete {
@@ -254,11 +243,8 @@ impl Registry {
                 Expression::new("attribute_exists(#former) AND #rev = :seen")
                     .value("seen", as_number(*revision))
             }
-            Slot::Held(holder, _) => {
-                Expression::new("#rev = :seen AND #marked = :one AND attribute_exists(#deleted)")
-                    .value("seen", as_number(holder.revision))
-                    .value("one", as_number(1))
-            }
+            // Its revision is that of a deleted model.
+            Slot::Held(holder, item) => as_read(holder, item),
         };
         let mut head = head;
         if model.name.is_known() {
@@ -321,8 +307,10 @@ impl Registry {
         // Versions first: after that, no change of an alias that does not know of the mark goes through.
         self.mark_prefix(model, "V#", deadline).await?;
         self.mark_prefix(model, "A#", deadline).await?;
-        for mark in marks(tenant, &model.name, keys::EVENTS) {
-            self.table.write(mark).await?.ok();
+        for prefix in [keys::EVENTS, keys::REQUESTS, keys::ROLLOUTS] {
+            for mark in marks(tenant, &model.name, prefix) {
+                self.table.write(mark).await?.ok();
+            }
         }
         let done = self
             .table
@@ -392,6 +380,20 @@ impl Registry {
             .ok();
         Ok(())
     }
+}
+
+/// The condition that a head is marked and as it was read, so that moving it loses nothing.
+fn as_read(model: &Model, head: &Item) -> Expression {
+    let condition =
+        Expression::new("#rev = :rev AND #marked = :one AND attribute_not_exists(#pointers)");
+    let condition = match head.get("pointers") {
+        Some(count) => Expression::new("#rev = :rev AND #marked = :one AND #pointers = :pointers")
+            .value("pointers", count.clone()),
+        None => condition,
+    };
+    condition
+        .value("rev", as_number(model.revision))
+        .value("one", as_number(1))
 }
 
 /// Refuses a name whose holder keeps it.

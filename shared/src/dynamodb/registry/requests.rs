@@ -1,7 +1,9 @@
-//! Promotion requests: each with its place in the inbox, its claim on a target, and its hold on a version.
+//! Promotion requests: each with its place in the inbox, its claim on a target, and its hold on a version and its model.
+//!
+//! Version and head count the open requests, so that neither is deleted while one is open.
 
 use super::aliases::as_seen;
-use super::identity::still_named;
+use super::identity::named_as_read;
 use super::{AliasChange, Committed, Page, Registry, StageChange, WorkItem, WorkKind, put_event};
 use crate::domain::request::{PromotionRequest, RequestStatus};
 use crate::domain::{Alias, Event, ModelName, TenantName, Timestamp, Version, VersionId};
@@ -95,6 +97,16 @@ fn put_work(work: &WorkItem) -> Write {
     }
 }
 
+/// The write of a model's head that goes with the end of a request which promotes nothing.
+fn let_go(tenant: &TenantName, model: &ModelName) -> Write {
+    Write::Update {
+        key: keys::model(tenant, model),
+        update: Expression::new("SET #reqs = #reqs - :one ADD #pointers :one")
+            .value("one", as_number(1)),
+        condition: named_as_read(model),
+    }
+}
+
 fn claim(tenant: &TenantName, request: &PromotionRequest) -> Key {
     keys::open_request(tenant, &request.model, &request.target, request.version)
 }
@@ -130,11 +142,17 @@ impl Registry {
                 condition: None,
             },
             put_work(&work_of(tenant, request)),
+            Write::Update {
+                key: keys::model(tenant, &new.version.id.model),
+                update: Expression::new("SET #reqs = #reqs + :one ADD #pointers :one")
+                    .value("one", as_number(1)),
+                condition: named_as_read(&new.version.id.model)
+                    .and("attribute_not_exists(#deleted)"),
+            },
         ];
         for event in &new.events {
             writes.push(put_event(event)?);
         }
-        writes.extend(still_named(tenant, &new.version.id.model));
         self.hints.forget(&keys::version(&new.version.id));
         match self.try_commit(writes, tenant, new.answer.clone()).await? {
             Ok(outcome) => Ok(Requested::Done(outcome)),
@@ -180,7 +198,7 @@ impl Registry {
         after: Option<String>,
     ) -> Result<Page<PromotionRequest>> {
         let (model, page) = self
-            .page_of(tenant, model, "R#", false, limit, after)
+            .page_of(tenant, model, keys::REQUESTS, false, limit, after)
             .await?;
         Ok(Page {
             items: page
@@ -302,6 +320,7 @@ impl Registry {
                     update: Expression::new("SET #reqs = #reqs - :one").value("one", as_number(1)),
                     condition: Expression::new("#reqs >= :one"),
                 });
+                writes.push(let_go(tenant, &before.model));
             }
         }
         if writes.len() > 99 {

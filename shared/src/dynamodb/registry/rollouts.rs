@@ -1,9 +1,10 @@
 //! Rollouts: what is served at a place, every revision of it, and the versions that must stay because of it.
 
 use super::aliases::as_seen;
+use super::identity::named_as_read;
 use super::{Page, Registry, put_event};
 use crate::domain::rollout::{Place, Rollout};
-use crate::domain::{Event, ModelName, TenantName, VersionId, VersionNumber};
+use crate::domain::{Event, ModelName, TenantName, VersionId};
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number};
 use crate::dynamodb::keys::{self, Key};
@@ -109,14 +110,14 @@ impl Registry {
         after: Option<String>,
     ) -> Result<Page<Rollout>> {
         let (_, page) = self
-            .page_of(tenant, model, "O#", true, limit, after)
+            .page_of(tenant, model, keys::ROLLOUTS, true, limit, after)
             .await?;
         let (entries, after) = (page.items, page.after);
         let wanted: Vec<Key> = entries
             .iter()
             .map(|entry| {
                 let sk = sort_key(entry);
-                keys::rollout(tenant, sk.strip_prefix("O#").unwrap_or(&sk))
+                keys::rollout(tenant, sk.strip_prefix(keys::ROLLOUTS).unwrap_or(&sk))
             })
             .collect();
         let items = self.table.batch_get(&wanted, true).await?;
@@ -162,51 +163,48 @@ impl Registry {
             },
             put_event(&change.event)?,
         ];
-        let held: Vec<(ModelName, VersionNumber)> = served(change.before.as_ref());
-        let holds = served(Some(after));
-        let id = |(model, number): &(ModelName, VersionNumber)| VersionId {
-            tenant: tenant.clone(),
-            model: model.clone(),
-            number: *number,
-        };
-        for one in holds.iter().filter(|one| !held.contains(one)) {
+        let held = served(tenant, change.before.as_ref());
+        let holds = served(tenant, Some(after));
+        for id in holds.iter().filter(|id| !is_among(id, &held)) {
             writes.push(Write::Update {
-                key: keys::version(&id(one)),
+                key: keys::version(id),
                 update: Expression::new("SET #served = if_not_exists(#served, :zero) + :one")
                     .value("zero", as_number(0))
                     .value("one", as_number(1)),
-                condition: as_seen(&one.0, None, false),
+                condition: as_seen(&id.model, None, false),
             });
         }
-        for one in held.iter().filter(|one| !holds.contains(one)) {
+        for id in held.iter().filter(|id| !is_among(id, &holds)) {
             writes.push(Write::Update {
-                key: keys::version(&id(one)),
+                key: keys::version(id),
                 update: Expression::new("SET #served = #served - :one").value("one", as_number(1)),
                 condition: Expression::new("#served >= :one"),
             });
         }
-        let before_model = change
-            .before
-            .as_ref()
-            .filter(|before| !before.deployments.is_empty())
-            .map(|before| &before.model);
-        let after_model = Some(&after.model).filter(|_| !after.deployments.is_empty());
-        if before_model != after_model {
-            if let Some(model) = before_model {
+        let (was, will_be) = (held.first(), holds.first());
+        if was.map(|id| id.model.home()) != will_be.map(|id| id.model.home()) {
+            if let Some(id) = was {
+                // It may be called otherwise by now; it is there, because what is served is not deleted.
+                let home = ModelName::of_home(id.model.home())?;
+                let Some(model) = self.find_home(tenant, &home).await? else {
+                    return Ok(Err(()));
+                };
+                writes.push(count_place(tenant, &model, false));
                 writes.push(Write::Delete {
-                    key: keys::rollout_of_model(tenant, model, &place),
+                    key: keys::rollout_of_model(tenant, &model, &place),
                     condition: None,
                 });
             }
-            if let Some(model) = after_model {
+            if let Some(id) = will_be {
+                writes.push(count_place(tenant, &id.model, true));
                 writes.push(Write::Put {
-                    item: Builder::at(&keys::rollout_of_model(tenant, model, &place)).build(),
+                    item: Builder::at(&keys::rollout_of_model(tenant, &id.model, &place)).build(),
                     condition: None,
                 });
             }
         }
-        for one in held.iter().chain(&holds) {
-            self.hints.forget(&keys::version(&id(one)));
+        for id in held.iter().chain(&holds) {
+            self.hints.forget(&keys::version(id));
         }
         Ok(self
             .try_commit(writes, tenant, change.answer.clone())
@@ -216,12 +214,40 @@ impl Registry {
 }
 
 /// The versions that a rollout serves.
-fn served(rollout: Option<&Rollout>) -> Vec<(ModelName, VersionNumber)> {
+fn served(tenant: &TenantName, rollout: Option<&Rollout>) -> Vec<VersionId> {
     rollout.map_or_else(Vec::new, |rollout| {
         rollout
             .versions()
             .into_iter()
-            .map(|version| (rollout.model.clone(), version))
+            .map(|number| VersionId {
+                tenant: tenant.clone(),
+                model: rollout.model.clone(),
+                number,
+            })
             .collect()
     })
+}
+
+/// Whether a version is among others, whatever its model was called when they were written.
+fn is_among(id: &VersionId, all: &[VersionId]) -> bool {
+    all.iter()
+        .any(|other| (id.model.home(), id.number) == (other.model.home(), other.number))
+}
+
+/// The write of a model's head that counts the places where it is served, so that it is not deleted meanwhile.
+fn count_place(tenant: &TenantName, model: &ModelName, comes: bool) -> Write {
+    let as_read = named_as_read(model);
+    let (update, condition) = if comes {
+        (
+            "SET #served = #served + :one ADD #pointers :one",
+            as_read.and("attribute_not_exists(#deleted)"),
+        )
+    } else {
+        ("SET #served = #served - :one ADD #pointers :one", as_read)
+    };
+    Write::Update {
+        key: keys::model(tenant, model),
+        update: Expression::new(update).value("one", as_number(1)),
+        condition,
+    }
 }

@@ -29,13 +29,17 @@ pub struct Governing {
 impl Governing {
     /// The heads that exist, with what they are those of.
     pub fn heads(&self, model: &ModelName) -> Vec<(Realm, SettingsHead)> {
-        [
+        let mut heads = self.all_heads(model);
+        heads.retain(|(_, head)| !head.is_empty());
+        heads
+    }
+
+    /// The heads, those that do not exist among them: a decision may rest on there being none.
+    pub fn all_heads(&self, model: &ModelName) -> Vec<(Realm, SettingsHead)> {
+        vec![
             (Realm::Registry, self.registry),
             (Realm::Model(model.clone()), self.model),
         ]
-        .into_iter()
-        .filter(|(_, head)| !head.is_empty())
-        .collect()
     }
 }
 

@@ -264,7 +264,9 @@ impl Registry {
                 to: archive.clone(),
             }));
         }
-        let head = self.span_write(&id.tenant, &id.model, &shifts).await?;
+        let head = self
+            .span_write(&id.tenant, &id.model, &shifts, change.closes_request)
+            .await?;
         // The write of the head checks by itself that the model still has its name.
         writes.extend(head.or_else(|| still_named(&id.tenant, &id.model)));
         Ok(writes)

@@ -188,11 +188,13 @@ impl Registry {
     /// The write of a model's head that goes with its versions' entering stages, and leaving others.
     ///
     /// 1 `GetItem`, and 1 `Query` for each stage whose latest version leaves it while no later one enters.
+    /// A promotion request that ends with it is counted down in the same write.
     pub(super) async fn span_write(
         &self,
         tenant: &TenantName,
         name: &ModelName,
         shifts: &[Shift],
+        closes_request: bool,
     ) -> Result<Option<Write>> {
         let key = keys::model(tenant, name);
         let Slot::Held(model, head) = self.read_slot(tenant, &key).await? else {
@@ -232,7 +234,13 @@ impl Registry {
             }
         }
         self.hints.forget(&key);
-        Ok(Some(head_write(&key, &model.name, &head, &changed)))
+        Ok(Some(head_write(
+            &key,
+            &model.name,
+            &head,
+            &changed,
+            closes_request,
+        )))
     }
 
     /// The span of a stage after versions left it, if that changes it.
@@ -290,6 +298,7 @@ impl Registry {
                 &model.name,
                 &head,
                 &[(stage.clone(), span)],
+                false,
             ))
             .await
             .map(drop)
@@ -313,7 +322,13 @@ fn numbers(shifts: &[Shift], of_kind: impl Fn(&Shift) -> bool) -> Vec<VersionNum
 }
 
 /// Rewrites spans of a head, if they are as they were read.
-fn head_write(key: &Key, model: &ModelName, head: &Item, changed: &[(StageName, Span)]) -> Write {
+fn head_write(
+    key: &Key,
+    model: &ModelName,
+    head: &Item,
+    changed: &[(StageName, Span)],
+    closes_request: bool,
+) -> Write {
     let (mut set, mut conditions) = (Vec::new(), Vec::new());
     let mut names = Vec::new();
     let mut values = Vec::new();
@@ -335,6 +350,9 @@ fn head_write(key: &Key, model: &ModelName, head: &Item, changed: &[(StageName, 
             }
             names.push((name, attribute));
         }
+    }
+    if closes_request {
+        set.push("#reqs = #reqs - :one".to_owned());
     }
     let with_names = |mut expression: Expression| {
         for (name, attribute) in &names {

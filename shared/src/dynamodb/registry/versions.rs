@@ -517,7 +517,8 @@ impl Registry {
             let span = match &shift {
                 Some(shift) => {
                     let shifts = std::slice::from_ref(shift);
-                    self.span_write(&id.tenant, &id.model, shifts).await?
+                    self.span_write(&id.tenant, &id.model, shifts, false)
+                        .await?
                 }
                 None => None,
             };
