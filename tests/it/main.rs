@@ -15,6 +15,7 @@ mod concurrency;
 mod crashes;
 mod endpoints;
 mod events;
+mod exchange;
 mod growth;
 mod holding;
 mod idempotency;

@@ -364,6 +364,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
         );
     }
     (found.check)(check)?;
+    check.complete_facts(found.name);
     Ok(found.name)
 }
 

@@ -5,13 +5,14 @@
 
 use crate::check::Check;
 use crate::inspect;
-use crate::pickle::{self, Input, Outcome, Style};
+use crate::pickle::{self, Input, MOST_SHAPES, Outcome, Style};
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::ReadError;
 use crate::text;
 use crate::zip::{Archive, Entry, ZipError};
 use bytes::Bytes;
+use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 
 const MEMBER: Rule = Rule {
@@ -325,6 +326,8 @@ fn merge(into: &mut Outcome, from: Outcome) {
     into.storages.extend(from.storages);
     into.tensors += from.tensors;
     into.parameters = into.parameters.saturating_add(from.parameters);
+    into.shapes.extend(from.shapes);
+    into.shapes.truncate(MOST_SHAPES);
 }
 
 /// Reads a member of moderate size; what is wrong with it is told.
@@ -451,14 +454,15 @@ fn storages(
 fn tensor_facts(check: &mut Check<'_>, outcome: &Outcome) {
     check.fact("tensor_count", outcome.tensors);
     check.fact("parameter_count", outcome.parameters);
-    let mut kinds: Vec<&str> = outcome
-        .storages
-        .values()
-        .map(|storage| storage.kind.trim_end_matches("Storage"))
-        .collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    check.fact("dtypes", kinds);
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for storage in outcome.storages.values() {
+        *kinds
+            .entry(storage.kind.trim_end_matches("Storage"))
+            .or_default() += 1;
+    }
+    check.fact("dtypes", json!(kinds));
+    // The names of tensors are keys of whatever the program builds, and not known here.
+    check.fact("shapes", json!(outcome.shapes));
 }
 
 /// Looks through the text of a script for what leaves the model.
@@ -484,6 +488,9 @@ fn script(check: &mut Check<'_>, archive: &Archive<'_>, entry: &Entry) -> Result
         return Ok(());
     };
     for (rule, word) in script_words(source).into_iter().take(20) {
+        if rule.id == SCRIPT.id && word.starts_with("ops.") {
+            custom_operator(check, &word);
+        }
         check.find(
             rule,
             Some(entry.header_offset),
@@ -591,6 +598,23 @@ fn skip_blank(bytes: &[u8], at: &mut usize) {
         .is_some_and(|byte| byte.is_ascii_whitespace() || *byte == b'\\')
     {
         *at += 1;
+    }
+}
+
+/// Remembers an operator that is not PyTorch's own.
+fn custom_operator(check: &mut Check<'_>, word: &str) {
+    let mut known: Vec<String> = check
+        .facts()
+        .get("custom_ops")
+        .and_then(|known| serde_json::from_value(known.clone()).ok())
+        .unwrap_or_default();
+    let name = word
+        .strip_prefix("ops.")
+        .unwrap_or(word)
+        .replacen('.', "::", 1);
+    if known.len() < 50 && !known.contains(&name) {
+        known.push(name);
+        check.fact("custom_ops", known);
     }
 }
 
