@@ -517,7 +517,7 @@ impl Registry {
             let span = match &shift {
                 Some(shift) => {
                     let shifts = std::slice::from_ref(shift);
-                    self.span_write(&id.tenant, &id.model, shifts, false)
+                    self.span_write(&id.tenant, &id.model, shifts, false, None)
                         .await?
                 }
                 None => None,
