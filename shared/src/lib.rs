@@ -31,6 +31,8 @@ pub mod lane_queue;
 #[cfg(feature = "aws")]
 pub mod mlflow;
 #[cfg(feature = "aws")]
+pub mod oci;
+#[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]
 pub mod seal;

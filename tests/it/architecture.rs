@@ -40,11 +40,12 @@ fn nothing_says(folder: &str, words: &[&str]) {
     }
 }
 
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 10] = [
     "artifact-validation",
     "artifacts",
     "authorizer",
     "notifications",
+    "oci",
     "packaging",
     "promote",
     "query",
@@ -168,6 +169,7 @@ fn routes() -> BTreeSet<String> {
         ("query", query::routes()),
         ("packaging", packaging::routes()),
         ("notifications", notifications::routes()),
+        ("oci", oci::routes()),
         ("artifactvalidation", artifact_validation::routes()),
         ("artifacts", artifacts::routes()),
         ("authorizer", authorizer::routes()),

@@ -96,7 +96,7 @@ async fn writes_keep_their_budget() {
     let (answer, spent) = cost(&world, world.delete("/v1/models/iris/versions/2")).await;
     answer.expect(200);
     // The read is for the answer.
-    spent.is(&["GetItem", "TransactWriteItems"], 5.0);
+    spent.is(&["GetItem", "TransactWriteItems"], 7.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,9 +230,12 @@ async fn validation_and_packaging_keep_their_budget() {
             "Sign",
             "PutObject",
             "PutObject",
+            // The configuration for OCI clients, then what the version is to them and what it has by digest.
+            "PutObject",
+            "BatchWriteItem",
             "TransactWriteItems",
         ],
-        8.0,
+        8.0 + 14.0,
     );
 }
 

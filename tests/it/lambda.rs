@@ -31,7 +31,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
 /// Every bootstrap, and whether it answers HTTP requests and handles events.
-const BOOTSTRAPS: [(&str, bool, bool); 9] = [
+const BOOTSTRAPS: [(&str, bool, bool); 10] = [
     ("register", true, true),
     ("promote", true, true),
     ("query", true, false),
@@ -41,6 +41,7 @@ const BOOTSTRAPS: [(&str, bool, bool); 9] = [
     ("tracking", true, false),
     ("artifacts", true, false),
     ("authorizer", true, false),
+    ("oci", true, false),
 ];
 
 /// The caller of `api-iam.json`.
@@ -507,6 +508,7 @@ async fn a_model_travels_the_whole_way_through_the_bootstraps() {
         ("tracking", "/health"),
         ("artifacts", "/api/2.0/mlflow-artifacts/artifacts?path=0"),
         ("authorizer", "/v1/tokens"),
+        ("oci", "/v2/"),
     ] {
         let (status, _) = lambda.send(function, "GET", path, None).await;
         assert_eq!(status, 200, "{function}");
@@ -599,6 +601,21 @@ async fn a_model_travels_the_whole_way_through_the_bootstraps() {
         bytes,
         "bytes downloaded equal bytes uploaded"
     );
+    let repository = shared::domain::Repository {
+        tenant: shared::domain::TenantName::default_tenant(),
+        model: shared::domain::ModelName::parse(MODEL).unwrap(),
+    };
+    let pulled = format!("/v2/{repository}");
+    let path = format!("{pulled}/manifests/1");
+    let manifest = lambda.expect(200, "oci", "GET", &path, None).await;
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    assert_eq!(layer, digest(&bytes));
+    let event = request("GET", &format!("{pulled}/blobs/{layer}"), None);
+    let answer = lambda.function("oci").answer(event).await;
+    assert_eq!(answer["statusCode"], 307, "{answer}");
+    let event = request("HEAD", &format!("{pulled}/blobs/{layer}"), None);
+    let answer = lambda.function("oci").answer(event).await;
+    assert_eq!(answer["headers"]["content-length"], bytes.len().to_string());
 
     let page = lambda
         .expect(
@@ -762,7 +779,8 @@ fn authorization(event: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorizer_says_who_calls_and_the_functions_believe_it_alone() {
-    let mut lambda = Deployment::start(&["register", "query", "artifacts", "authorizer"]).await;
+    let mut lambda =
+        Deployment::start(&["register", "query", "artifacts", "authorizer", "oci"]).await;
     let administrator = authorizer::administrator_token(TOKEN_SECRET);
     let mut known = Vec::new();
     for header in [
@@ -813,6 +831,14 @@ async fn the_authorizer_says_who_calls_and_the_functions_believe_it_alone() {
         );
         assert!(body["message"].as_str().unwrap().len() > 10, "{body}");
     }
+    // Who pulls is told where to bring a token, by the name under which the gateway was asked.
+    let event = with("GET", "/v2/", None, &known[2]);
+    let answer = lambda.function("oci").answer(event).await;
+    assert_eq!(answer["statusCode"], 401);
+    assert_eq!(
+        answer["headers"]["www-authenticate"],
+        "Bearer realm=\"https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com/v2/token\",service=\"slipway\""
+    );
     // The route of tokens is the authorizer's own, and its HTTP side beside its other one.
     let new = json!({"name": "ci", "actions": ["read"], "groups": ["ml"]});
     let event = with("POST", "/v1/tokens", Some(&new), &known[0]);

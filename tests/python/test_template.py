@@ -94,7 +94,7 @@ def test_checkov_finds_only_what_is_explained(expanded_file: Path, tmp_path: Pat
 )
 def test_it_expands_for_every_choice(parameters: dict[str, str]) -> None:
     resources = expand.expand(parameters)["Resources"]
-    assert sum(resource["Type"] == "AWS::Lambda::Function" for resource in resources.values()) == 9
+    assert sum(resource["Type"] == "AWS::Lambda::Function" for resource in resources.values()) == 10
 
 
 def of_type(template: dict, kind: str) -> dict[str, dict]:
@@ -175,7 +175,7 @@ def test_no_policy_allows_everything_of_anything(expanded: dict) -> None:
         for policy in properties["Policies"]
         for statement in policy["PolicyDocument"]["Statement"]
     ]
-    assert len(of_type(expanded, "AWS::IAM::Role")) == 9
+    assert len(of_type(expanded, "AWS::IAM::Role")) == 10
     assert all("ManagedPolicyArns" not in role for role in of_type(expanded, "AWS::IAM::Role").values())
     for name, statement in statements:
         for action in listed(statement["Action"]):
@@ -232,7 +232,7 @@ NEEDED = {
         "runs": ["GetObject", "GetObjectVersion"],
     },
     "Packaging": {
-        "Table": [*READ, *WRITE, *DELETE, *CHECK],
+        "Table": [*READ, *WRITE, *DELETE, *CHECK, "BatchWriteItem"],
         "Bucket": ["ListBucket", "ListBucketMultipartUploads", "ListBucketVersions"],
         "SigningKey": ["GetPublicKey", "Sign"],
         "archives": ["AbortMultipartUpload", "DeleteObjectVersion", "GetObject", "ListMultipartUploadParts", "PutObject"],
@@ -267,6 +267,12 @@ NEEDED = {
         "incoming": ["GetObject", "GetObjectVersion"],
         "models": ["GetObject", "GetObjectVersion"],
         "runs": ["AbortMultipartUpload", "DeleteObject", "GetObject", "GetObjectVersion", "PutObject"],
+    },
+    "Oci": {
+        "Table": [*READ],
+        "Bucket": ["ListBucket"],
+        "models": ["GetObject", "GetObjectVersion"],
+        "packages": ["GetObject"],
     },
     "Authorizer": {"Table": [*ONE_BY_ONE, "PutItem", *DELETE]},
     "Notifications": {

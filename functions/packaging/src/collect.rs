@@ -165,6 +165,8 @@ async fn free(app: &App, version: &Version) -> Result<()> {
     }) else {
         return free_documents(app, version).await;
     };
+    let digests = artifacts.iter().map(|artifact| artifact.digest.clone());
+    app.registry.forget_contents(id, digests.collect()).await?;
     let files = file_set::digest(&artifacts);
     let holder = app
         .registry

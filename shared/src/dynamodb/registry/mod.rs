@@ -7,6 +7,7 @@
 mod aliases;
 mod archives;
 mod chain;
+mod contents;
 mod deliveries;
 mod feed;
 mod identity;
@@ -30,6 +31,7 @@ mod work;
 pub use aliases::{AliasChange, Committed, DECISIONS, Loaded};
 pub use archives::{Archive, ArchiveFormat};
 pub use chain::Chained;
+pub use contents::{Blob, Contents, Holding};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
 pub use packages::{Deleted, Held, Holder, Packing};
