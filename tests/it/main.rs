@@ -31,6 +31,7 @@ mod openapi;
 mod packages;
 mod policy;
 mod promotion;
+mod promotion_budgets;
 mod reads;
 mod rollouts;
 mod searches;

@@ -54,6 +54,8 @@ pub struct StageChange {
     pub guards: Vec<(Realm, SettingsHead)>,
     /// Whether a protection guards the stage.
     pub is_guarded: bool,
+    /// The top of the stage that it enters, if the decision rests on the latest version there.
+    pub judged_top: Option<u32>,
     /// Whether it ends a promotion request that held on to the version.
     pub closes_request: bool,
     /// The answer to store under an idempotency key.
@@ -271,6 +273,7 @@ impl Registry {
                 &shifts,
                 change.event.time,
                 change.closes_request,
+                change.judged_top.map(|top| (&change.to, top)),
             )
             .await?;
         // The write of the head checks by itself that the model still has its name.

@@ -529,7 +529,7 @@ impl Registry {
             let span = match &shift {
                 Some(shift) => {
                     let shifts = std::slice::from_ref(shift);
-                    self.span_write(&id.tenant, &id.model, shifts, event.time, false)
+                    self.span_write(&id.tenant, &id.model, shifts, event.time, false, None)
                         .await?
                 }
                 None => None,
