@@ -627,9 +627,8 @@ fn pickles_in_text_form_are_found_behind_any_beginning() {
         b"I0x10\n0".to_vec(),
         b"Np1_0\n0".to_vec(),
         (0..5000)
-            .map(|slot| format!("Np{}\n0", slot + 7))
-            .collect::<String>()
-            .into_bytes(),
+            .flat_map(|slot| format!("Np{}\n0", slot + 7).into_bytes())
+            .collect(),
         [b"F", vec![b'0'; 1_500_000].as_slice(), b"1.5\n0"].concat(),
         b"L+1L\n0".repeat(20_000),
         [b"\x96\x04\0\0\0\0\0\0\0aaaa0".as_slice()].concat(),
