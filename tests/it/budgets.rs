@@ -96,7 +96,7 @@ async fn writes_keep_their_budget() {
     let (answer, spent) = cost(&world, world.delete("/v1/models/iris/versions/2")).await;
     answer.expect(200);
     // The read is for the answer.
-    spent.is(&["GetItem", "TransactWriteItems"], 5.0);
+    spent.is(&["GetItem", "TransactWriteItems"], 7.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

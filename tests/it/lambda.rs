@@ -93,14 +93,6 @@ struct Runtime {
     running: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
 }
 
-/// The private key of the embedded stack.
-fn signing_key(config: &shared::config::Config) -> &str {
-    match &config.signing_key {
-        Some(shared::config::SigningKey::Pem(pem)) => pem,
-        _ => panic!("the embedded stack has a key of its own"),
-    }
-}
-
 #[expect(clippy::unused_async, reason = "axum takes async handlers only")]
 impl Runtime {
     async fn start() -> (String, mpsc::Sender<Invocation>) {
@@ -235,8 +227,11 @@ impl Function {
             .env("TABLE_NAME", &config.table)
             .env("BUCKET_NAME", &config.bucket)
             .env("CURSOR_SECRET", &config.cursor_secret)
-            // In the place of the template's `SIGNING_KMS_KEY`.
-            .env("SIGNING_KEY", signing_key(&config))
+            .env("SIGNING_KMS_KEY", config.signing_key.as_ref().unwrap())
+            .env(
+                "AWS_ENDPOINT_URL_KMS",
+                config.kms_endpoint.as_ref().unwrap(),
+            )
             .env(
                 "DELIVERIES_QUEUE_URL",
                 config.deliveries_queue.as_ref().unwrap(),

@@ -97,6 +97,14 @@ pub(crate) async fn export(
 
 /// Reads the chain of the model, after what was not in it yet was put there.
 async fn read(app: &App, caller: &Caller, name: &ModelName, wanted: &Wanted) -> Result<Export> {
+    if let (Some(from), Some(to)) = (wanted.from, wanted.to)
+        && from >= to
+    {
+        return Err(Error::invalid(
+            "to",
+            "the end of the period is not after its beginning; exchange `from` and `to`",
+        ));
+    }
     let model = match &wanted.model_id {
         Some(id) => ModelName::of_home(id.as_str())?,
         None => app

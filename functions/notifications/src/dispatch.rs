@@ -381,6 +381,17 @@ fn work_of(event: &Event, grace: u64, window: u64) -> Result<Vec<WorkItem>> {
     {
         return Ok(Vec::new());
     }
+    if event.kind == EventType::ModelDeleted {
+        let Some(home) = event.home() else {
+            return Ok(Vec::new());
+        };
+        return Ok(vec![WorkItem::about_model(
+            WorkKind::Collect,
+            event.time.plus_millis(window),
+            &event.tenant,
+            &ModelName::of_home(home)?,
+        )]);
+    }
     let kinds: &[(WorkKind, u64)] = match event.kind {
         EventType::VersionRegistered => &[(WorkKind::Validate, WORK_DUE_MILLIS)],
         EventType::VersionReady => &[(WorkKind::Package, WORK_DUE_MILLIS)],

@@ -131,22 +131,93 @@ fn row(chained: &shared::dynamodb::Chained) -> Row {
     if !data["from"].is_null() || !data["to"].is_null() {
         let _ = write!(what, " ({} → {})", shown(&data["from"]), shown(&data["to"]));
     }
+    let target = &data["target"];
+    if let Some(name) = target["alias"].as_str().or(target["stage"].as_str()) {
+        let _ = write!(what, " to {name}");
+    }
+    if let Some(check) = data["check"].as_str() {
+        let _ = write!(what, " {check}: {}", shown(&data["status"]));
+    }
+    if let (Some(environment), Some(endpoint)) =
+        (data["environment"].as_str(), data["endpoint"].as_str())
+    {
+        let served = data["rollout"]["deployments"].as_array();
+        let served: Vec<String> = served
+            .into_iter()
+            .flatten()
+            .map(|one| format!("version {} {}", one["version"], one["weight"]))
+            .collect();
+        let _ = write!(what, " {environment}/{endpoint} ({})", served.join(", "));
+    }
     Row {
         sequence: chained.link.sequence,
         time: text("time"),
         what,
         who: text("actor"),
-        why: text("reason"),
+        why: why(&event),
         is_promotion: [
             "alias.",
             "promotion.",
-            "approval.",
+            "check.",
             "waiver.",
+            "rollout.",
+            "protections.",
+            "stages.",
             "version.stage_changed",
+            "version.lifecycle_set",
         ]
         .iter()
         .any(|prefix| kind.starts_with(prefix)),
     }
+}
+
+/// Why it happened, by all that was said of it.
+fn why(event: &Value) -> String {
+    let data = &event["data"];
+    let mut said = Vec::new();
+    for one in [
+        &event["reason"],
+        &data["comment"],
+        &data["details"],
+        &data["message"],
+    ] {
+        said.extend(one.as_str().map(str::to_owned));
+    }
+    let failed = data["conditions"].as_array();
+    said.extend(failed.into_iter().flatten().filter_map(|condition| {
+        let advice = condition["satisfied_by"].as_str()?;
+        Some(format!("{}: {advice}", condition["id"].as_str()?))
+    }));
+    let waived = data["policy"]["waived"].as_array();
+    said.extend(
+        waived
+            .into_iter()
+            .flatten()
+            .filter_map(|one| Some(format!("waived: {}", one["condition"].as_str()?))),
+    );
+    if let Some(waiver) = data["waiver"].as_object() {
+        let conditions = waiver.get("conditions").and_then(Value::as_array);
+        let conditions: Vec<&str> = conditions
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        said.push(format!("waives {}", conditions.join(", ")));
+    }
+    if let Some(request) = data["request_id"].as_str() {
+        said.push(format!("request {request}"));
+    }
+    let evidence = data["evidence"]
+        .as_array()
+        .or_else(|| data["request"]["evidence"].as_array());
+    said.extend(
+        evidence
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned),
+    );
+    said.join("; ")
 }
 
 fn shown(value: &Value) -> String {

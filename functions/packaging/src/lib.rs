@@ -16,6 +16,7 @@ mod allowance;
 mod archive;
 mod attest;
 mod collect;
+mod collect_model;
 mod files;
 mod handler;
 mod handlers;

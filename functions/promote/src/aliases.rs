@@ -1,6 +1,6 @@
 //! Aliases: set, remove, roll back; each is a compare-and-swap with actor, reason and history in one transaction.
 
-use crate::gate::{self, Ask, Consent, Verdict};
+use crate::gate::{self, Ask, Consent, Holder, Verdict};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use shared::domain::alias::{alias_not_found, lost};
@@ -453,7 +453,7 @@ pub(crate) async fn decide(
                 action: wanted.action(),
                 target: &target,
                 version,
-                holder: held,
+                holder: Holder::Known(held),
                 held_before,
                 consent,
                 governing: loaded.governing,

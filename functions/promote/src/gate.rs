@@ -10,7 +10,8 @@ use shared::domain::model::Notes;
 use shared::domain::version::Document;
 use shared::domain::{
     Event, EventType, Metadata, ModelName, Principal, PromotionTarget, Protection, Protections,
-    Realm, SettingsHead, SettingsKind, Version, VersionId, VersionNumber, Waiver, Waivers,
+    Realm, SettingsHead, SettingsKind, StageName, Version, VersionId, VersionNumber, Waiver,
+    Waivers,
 };
 use shared::dynamodb::{Evidence, Found, Governing, SettingsName};
 use shared::http::Caller;
@@ -42,14 +43,31 @@ impl Consent {
     }
 }
 
+/// What the alias or the stage holds before the promotion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// This version, or none: of an alias, or of an exclusive stage.
+    Known(Option<VersionNumber>),
+    /// The latest version that stands in a shared stage, which is looked for only if a condition asks.
+    LatestIn(StageName),
+}
+
+impl Holder {
+    fn known(&self) -> Option<VersionNumber> {
+        match self {
+            Self::Known(number) => *number,
+            Self::LatestIn(_) => None,
+        }
+    }
+}
+
 /// A promotion that is held against what guards its target.
 #[derive(Debug)]
 pub(crate) struct Ask<'a> {
     pub(crate) action: &'static str,
     pub(crate) target: &'a PromotionTarget,
     pub(crate) version: &'a Version,
-    /// The version that the alias or the exclusive stage holds.
-    pub(crate) holder: Option<VersionNumber>,
+    pub(crate) holder: Holder,
     /// Whether the version is known to have held the alias before.
     pub(crate) held_before: bool,
     pub(crate) consent: &'a Consent,
@@ -91,6 +109,10 @@ pub(crate) struct Verdict {
     pub(crate) is_guarded: bool,
     /// The revisions of the protections and waivers that made it.
     pub(crate) policy: Value,
+    /// The version that the target holds, as far as it was looked for.
+    pub(crate) holder: Option<VersionNumber>,
+    /// The top of a shared stage whose latest version was looked for.
+    pub(crate) judged_top: Option<u32>,
 }
 
 impl Verdict {
@@ -176,7 +198,7 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
         needs = Needs::of(guarding.iter().map(|(_, protection)| protection));
     }
     if needs.holder
-        && let Some(holder) = ask.holder.filter(|holder| *holder != id.number)
+        && let Some(holder) = ask.holder.known().filter(|holder| *holder != id.number)
     {
         wanted.versions.push(holder);
         if needs.metadata {
@@ -201,18 +223,7 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
     let needs = Needs::of(protections.iter().map(|(_, protection)| protection));
     let metadata: Metadata = document(app, ask.version, "metadata", needs.metadata, &found).await?;
     let notes: Notes = document(app, ask.version, "notes", needs.notes, &found).await?;
-    let holder = match ask.holder {
-        Some(number) if number == id.number => Some((ask.version.clone(), metadata.clone())),
-        Some(number) => match found.versions.get(&number) {
-            Some(version) => {
-                let wanted = needs.holder && needs.metadata;
-                let metadata = document(app, version, "metadata", wanted, &found).await?;
-                Some((version.clone(), metadata))
-            }
-            None => None,
-        },
-        None => None,
-    };
+    let (holder, judged_top) = holder_of(app, ask, needs, &metadata, &found).await?;
     let waivers = waivers_of(&names, &found)?;
     let facts = Facts {
         action: ask.action,
@@ -248,7 +259,43 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
         protections,
         is_guarded: true,
         guards: heads,
+        holder: holder.map(|(version, _)| version.id.number),
+        judged_top,
     })
+}
+
+/// The version that the target holds, with its metadata; and the top of a shared stage that was looked at for it.
+async fn holder_of(
+    app: &App,
+    ask: &Ask<'_>,
+    needs: Needs,
+    metadata: &Metadata,
+    found: &Found,
+) -> Result<(Option<(Version, Metadata)>, Option<u32>)> {
+    let id = &ask.version.id;
+    let (held, judged_top) = match &ask.holder {
+        Holder::Known(Some(number)) if *number == id.number => {
+            return Ok((Some((ask.version.clone(), metadata.clone())), None));
+        }
+        Holder::Known(number) => {
+            let held = number.and_then(|number| found.versions.get(&number));
+            (held.cloned(), None)
+        }
+        Holder::LatestIn(stage) if needs.holder => {
+            let (latest, top) = app
+                .registry
+                .latest_in_stage(&id.tenant, &id.model, stage)
+                .await?;
+            (latest, Some(top))
+        }
+        Holder::LatestIn(_) => (None, None),
+    };
+    let Some(version) = held else {
+        return Ok((None, judged_top));
+    };
+    let wanted = needs.holder && needs.metadata;
+    let metadata = document(app, &version, "metadata", wanted, found).await?;
+    Ok((Some((version, metadata)), judged_top))
 }
 
 /// The revisions that a decision rests on, as events and answers show them.
@@ -440,7 +487,9 @@ fn findings_of(
     Ok(findings)
 }
 
-/// Records that somebody was denied; a fault in this is answered instead, so that no denial goes unrecorded.
+/// Records that a promotion, or whoever tried to decide on one, was denied.
+///
+/// A fault in this is answered instead, so that no denial goes unrecorded.
 pub(crate) async fn denied<T>(
     app: &App,
     caller: &Caller,
@@ -450,11 +499,20 @@ pub(crate) async fn denied<T>(
     outcome: Result<T>,
 ) -> Result<T> {
     let error = match outcome {
-        Err(error) if error.code == ErrorCode::PromotionDenied => error,
+        Err(error)
+            if matches!(
+                error.code,
+                ErrorCode::PromotionDenied | ErrorCode::PermissionDenied
+            ) =>
+        {
+            error
+        }
         other => return other,
     };
-    let mut event = denial(app, caller, id, action, &error).because(reason.map(str::to_owned));
-    event.model = Some(app.registry.home_of(&caller.tenant, &id.model).await?);
+    let model = app.registry.home_of(&caller.tenant, &id.model).await?;
+    let event = denial(app, caller, &model, action, &error)
+        .of_version(id.number)
+        .because(reason.map(str::to_owned));
     app.registry.record_event(&event, None).await?;
     tracing::info!(
         model.name = id.model.as_str(),
@@ -465,27 +523,53 @@ pub(crate) async fn denied<T>(
     Err(error)
 }
 
+/// Records that somebody may not do something about all versions of a model.
+pub(crate) async fn denied_person<T>(
+    app: &App,
+    caller: &Caller,
+    model: &ModelName,
+    action: &'static str,
+    outcome: Result<T>,
+) -> Result<T> {
+    if let Err(error) = &outcome
+        && error.code == ErrorCode::PermissionDenied
+    {
+        let model = app.registry.home_of(&caller.tenant, model).await?;
+        let event = denial(app, caller, &model, action, error);
+        app.registry.record_event(&event, None).await?;
+    }
+    outcome
+}
+
 /// The event that tells of a denial.
 pub(crate) fn denial(
     app: &App,
     caller: &Caller,
-    id: &VersionId,
+    model: &ModelName,
     action: &'static str,
     error: &Error,
 ) -> Event {
     let detail = |name: &str| error.details.get(name).cloned().unwrap_or_default();
-    app.event(
-        EventType::PromotionDenied,
-        &caller.tenant,
-        &caller.principal,
-        &caller.request_id,
-    )
-    .about(&id.model)
-    .of_version(id.number)
-    .with("action", action)
-    .with("target", detail("target"))
-    .with("conditions", detail("conditions"))
-    .with("policy", detail("policy"))
+    let event = app
+        .event(
+            EventType::PromotionDenied,
+            &caller.tenant,
+            &caller.principal,
+            &caller.request_id,
+        )
+        .about(model)
+        .with("action", action)
+        .with("target", detail("target"))
+        .with("conditions", detail("conditions"))
+        .with("policy", detail("policy"));
+    // Who may not is denied by no condition.
+    if error.code == ErrorCode::PermissionDenied {
+        event
+            .with("message", error.message.as_str())
+            .with("request_id", detail("request_id"))
+    } else {
+        event
+    }
 }
 
 /// The error for a race that was lost too often.

@@ -1,6 +1,7 @@
 //! Transport: parse, call, render.
 
 use crate::aliases::{self, RemoveAlias, RollBack, SetAlias};
+use crate::gate;
 use crate::lifecycle::{self, SetLifecycle};
 use crate::requests::{self, AnswerCheck, RequestPromotion, Step};
 use crate::rollouts::{self, ListRollouts, PutRollout, RollRolloutBack};
@@ -192,7 +193,9 @@ pub(crate) async fn grant_waiver(
     target: Target,
     Body(command): Body<GrantWaiver>,
 ) -> Result<Reply> {
-    let outcome = waivers::grant(&app, &caller, &target.model()?, command).await;
+    let model = target.model()?;
+    let outcome = waivers::grant(&app, &caller, &model, command).await;
+    let outcome = gate::denied_person(&app, &caller, &model, "grant_waiver", outcome).await;
     respond(&app, &caller, 201, outcome).await
 }
 
@@ -201,7 +204,9 @@ pub(crate) async fn revoke_waiver(
     caller: Caller,
     target: Target,
 ) -> Result<Reply> {
-    let outcome = waivers::revoke(&app, &caller, &target.model()?, &target.id()?).await;
+    let model = target.model()?;
+    let outcome = waivers::revoke(&app, &caller, &model, &target.id()?).await;
+    let outcome = gate::denied_person(&app, &caller, &model, "revoke_waiver", outcome).await;
     respond(&app, &caller, 200, outcome).await
 }
 

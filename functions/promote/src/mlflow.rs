@@ -4,7 +4,7 @@ use crate::stages::{ChangeStage, Wish};
 use crate::{aliases, settings, stages};
 use axum::extract::State;
 use serde_json::json;
-use shared::domain::{ModelName, StageName, Version, VersionId};
+use shared::domain::{ModelName, StageName, StageRules, Version, VersionId};
 use shared::http::{Caller, Reply, Route, delete, post, respond};
 use shared::mlflow::limits::{self, Wanted, checked_model_name, known_alias, new_alias};
 use shared::mlflow::{Fields, MlflowCode, error, invalid, refused};
@@ -159,8 +159,10 @@ async fn stage(app: &App, id: &VersionId, name: &str) -> Result<(StageName, bool
         .governing(&id.tenant, &id.model, app.clock.now())
         .await?;
     let rules = settings::rules(app, id, governing).await?;
-    let Ok(stage) = rules.find(name) else {
-        return Err(unknown);
+    let stage = match rules.find(name) {
+        Ok(stage) => stage,
+        Err(_) if rules == StageRules::default() => return Err(unknown),
+        Err(error) => return Err(error),
     };
     let is_active = rules.archive_stage().as_ref() != Some(&stage);
     Ok((stage, is_active))

@@ -1,8 +1,8 @@
 //! What would be answered to a promotion, without changing anything.
 
-use crate::gate::{self, Ask, Consent};
-use crate::settings;
+use crate::gate::{self, Ask, Consent, Holder};
 use crate::waivers;
+use crate::{settings, stages};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared::domain::version::version_not_found;
@@ -53,19 +53,14 @@ pub(crate) async fn simulate(
             problems.push(shared::domain::model::deleted_model(model, at));
         }
         let version = loaded.version.ok_or_else(|| version_not_found(&id))?;
-        let holder = loaded.alias.and_then(|alias| alias.version);
+        let holder = Holder::Known(loaded.alias.and_then(|alias| alias.version));
         let governing = loaded.governing;
         (StageLoaded { version, governing }, holder)
     } else {
         let loaded = app.registry.load_stage(&id, now).await?;
         let rules = settings::rules(app, &id, loaded.governing).await?;
         let to = rules.find(target.name())?;
-        let mut holder = None;
-        if rules.is_exclusive(&to) {
-            let lies = &loaded.version.id.model;
-            let seen = app.registry.stage_holder(&id.tenant, lies, &to).await?;
-            holder = seen.and_then(|seen| seen.version);
-        }
+        let holder = stages::holder(app, &rules, &loaded.version.id, &to).await?;
         problems.extend(rules.check_transition(&loaded.version.stage, &to).err());
         target = PromotionTarget::Stage(to.to_string());
         (loaded, holder)
@@ -80,7 +75,7 @@ pub(crate) async fn simulate(
         action,
         target: &target,
         version: &loaded.version,
-        holder,
+        holder: holder.clone(),
         held_before: false,
         consent: &consent,
         governing: loaded.governing,
@@ -94,7 +89,10 @@ pub(crate) async fn simulate(
         "model": model,
         "version": id.number,
         "target": target,
-        "holder": holder,
+        "holder": verdict.holder.or(match holder {
+            Holder::Known(number) => number,
+            Holder::LatestIn(_) => None,
+        }),
         "allowed": problems.is_empty() && verdict.is_allowed(),
         "guarded": verdict.is_guarded,
         "problems": problems,

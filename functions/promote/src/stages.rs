@@ -1,6 +1,6 @@
 //! Stages: a version's place in the life cycle; to archive it, and to bring it back.
 
-use crate::gate::{self, Ask, Consent, Verdict};
+use crate::gate::{self, Ask, Consent, Holder, Verdict};
 use crate::settings;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -244,7 +244,11 @@ pub(crate) async fn stage_change(
         action: "change_stage",
         target: &target,
         version,
-        holder: entered.holder,
+        holder: if rules.is_exclusive(to) {
+            Holder::Known(entered.holder)
+        } else {
+            Holder::LatestIn(to.clone())
+        },
         held_before: false,
         consent,
         governing,
@@ -320,6 +324,7 @@ pub(crate) async fn stage_change(
         leaves_exclusive,
         guards: governing.all_heads(&id.model),
         is_guarded: verdict.is_guarded,
+        judged_top: verdict.judged_top,
         closes_request: plan.request.is_some(),
         answer: None,
     })
@@ -379,6 +384,23 @@ async fn entered(
         existing,
         enters: Some((seen, by)),
     })
+}
+
+/// What a stage holds: an exclusive one its version, a shared one the latest that stands there.
+pub(crate) async fn holder(
+    app: &App,
+    rules: &StageRules,
+    id: &VersionId,
+    stage: &StageName,
+) -> Result<Holder> {
+    if !rules.is_exclusive(stage) {
+        return Ok(Holder::LatestIn(stage.clone()));
+    }
+    let seen = app
+        .registry
+        .stage_holder(&id.tenant, &id.model, stage)
+        .await?;
+    Ok(Holder::Known(seen.and_then(|seen| seen.version)))
 }
 
 pub(crate) fn moved(current: &Version) -> Error {

@@ -35,6 +35,11 @@ impl Verify {
             anchors.extend(sealed(path, &plain)?);
         }
         let verified = verify(&export, &anchors)?;
+        if !verified.has_end {
+            bail!(
+                "the header, the first line of an export, is missing, so that nobody can tell where the export ends; export again, or say the hash of its last event with `--head`"
+            );
+        }
         let model = verified.model_id.as_deref().unwrap_or("no model");
         if verified.last_sequence < verified.first_sequence {
             return Ok(format!("ok: the export of `{model}` holds no event"));

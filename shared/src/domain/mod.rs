@@ -7,6 +7,7 @@ pub mod audit;
 pub mod decimal;
 pub mod event;
 pub mod file_set;
+pub mod freeze;
 pub mod location;
 pub mod metadata;
 pub mod model;

@@ -13,7 +13,7 @@ use crate::{mlflow, oci};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::handler::Handler;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Router};
 use futures::FutureExt as _;
@@ -220,6 +220,7 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
     let edge = Edge::of(request.uri().path());
     let challenge =
         (edge == Edge::Oci).then(|| oci::challenge(request.uri().path(), request.headers()));
+    let elsewhere = mlflow::without_empty_parts(request.uri());
     let request_id = request_id_of(&app, &request);
     let span = tracing::info_span!("request", request.id = %request_id);
     let answer =
@@ -238,9 +239,12 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
         .extensions()
         .get::<Failed>()
         .map(|failed| Arc::clone(&failed.0));
-    let mut answer = match &failed {
-        Some(error) => edge.render(error, &request_id),
-        None => answer,
+    let mut answer = match (&failed, elsewhere) {
+        (Some(error), Some(uri)) if error.code == ErrorCode::RouteNotFound => {
+            Redirect::permanent(&uri).into_response()
+        }
+        (Some(error), _) => edge.render(error, &request_id),
+        (None, _) => answer,
     };
     let status = answer.status().as_u16();
     if let Some(challenge) = challenge.filter(|_| status == 401) {

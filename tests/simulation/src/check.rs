@@ -5,11 +5,13 @@
 //! of the wish that caused it, and every answer fits the state at some step between the two. So nothing is searched:
 //! the proof is checked.
 
-use crate::clients::{Expected, MODELS, Wish};
-use crate::model::{Change, Model};
-use crate::play::{Answer, Asked, Played, RUNS_TENANT, aliases};
+use crate::clients::{ALIASES, Expected, Wish};
+use crate::items;
+use crate::model::Change;
+use crate::play::{Answer, Asked, Played, RUNS_TENANT};
+use crate::world::World;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Something that should not have happened.
@@ -25,7 +27,8 @@ impl fmt::Display for Violation {
 /// An event with the step at which it was committed.
 struct Committed {
     step: u64,
-    model: &'static str,
+    /// Where its model lies; empty for what is of the registry.
+    home: String,
     wish: Option<usize>,
     event: Value,
 }
@@ -45,15 +48,17 @@ pub fn check(played: &Played) -> Vec<Violation> {
         violations: Vec::new(),
         caused: BTreeMap::new(),
         states: BTreeMap::new(),
+        meanings: BTreeMap::new(),
     };
     let events = checker.events();
-    let models = checker.replay(&events);
+    let world = checker.replay(&events);
     for (number, asked) in played.asked.iter().enumerate() {
         checker.answer(number, asked);
     }
-    for (name, model) in &models {
-        checker.items(name, model);
-    }
+    let violations = items::check(played, &world);
+    checker
+        .violations
+        .extend(violations.into_iter().map(Violation));
     checker.violations
 }
 
@@ -62,7 +67,10 @@ struct Checker<'a> {
     violations: Vec<Violation>,
     /// The changes that each wish caused: their steps, and the sequence of an alias.
     caused: BTreeMap<usize, Vec<(u64, Option<u64>)>>,
-    states: BTreeMap<(&'static str, String), Vec<State>>,
+    /// What aliases held, by home and alias.
+    states: BTreeMap<(String, String), Vec<State>>,
+    /// Which home a name meant, from a step on.
+    meanings: BTreeMap<String, Vec<(u64, Option<String>)>>,
 }
 
 impl Checker<'_> {
@@ -75,8 +83,12 @@ impl Checker<'_> {
         let mut events = Vec::new();
         for item in &self.played.items {
             let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
-            let Some(model) = model_of(text("pk")) else {
-                continue;
+            let registry = format!("T#{RUNS_TENANT}#E");
+            let models = format!("T#{RUNS_TENANT}#M#");
+            let home = match text("pk").strip_prefix(&models) {
+                Some(home) => home.to_owned(),
+                None if text("pk") == registry => String::new(),
+                None => continue,
             };
             if item.get("event").is_none() {
                 continue;
@@ -88,77 +100,122 @@ impl Checker<'_> {
                     .push(Violation(format!("nobody wrote the event {}", key.1)));
                 continue;
             };
-            let wish = event["actor"]
+            let wish = event["request_id"]
                 .as_str()
-                .and_then(|actor| actor.strip_prefix("wish-")?.parse().ok());
+                .and_then(|id| id.strip_prefix("wish-")?.parse().ok());
             events.push(Committed {
                 step,
-                model,
+                home,
                 wish,
                 event,
             });
         }
-        events.sort_by_key(|event| event.step);
+        // Within one transaction, events were made one after another.
+        let id = |event: &Committed| event.event["id"].as_str().unwrap_or_default().to_owned();
+        events.sort_by_key(|event| (event.step, id(event)));
         events
     }
 
     /// Plays all events in their order.
-    fn replay(&mut self, events: &[Committed]) -> BTreeMap<&'static str, Model> {
-        let mut models: BTreeMap<&'static str, Model> = MODELS
-            .iter()
-            .map(|name| (*name, Model::default()))
-            .collect();
-        for committed in events {
+    fn replay(&mut self, events: &[Committed]) -> World {
+        let mut world = World::default();
+        for (index, committed) in events.iter().enumerate() {
             let event = &committed.event;
-            let asked = committed
-                .wish
-                .and_then(|wish| Some((wish, self.played.asked.get(wish)?)));
-            let Some((wish, asked)) = asked else {
-                self.violated(format!("nobody asked for {event}"));
-                continue;
-            };
+            let text = |name: &str| event[name].as_str().unwrap_or_default();
             let number = |name: &str| event[name].as_u64();
             let change = Change {
-                kind: event["type"].as_str().unwrap_or_default(),
+                kind: text("type"),
                 version: number("version").and_then(|number| number.try_into().ok()),
                 alias: event["alias"].as_str(),
                 sequence: number("sequence").filter(|_| event.get("alias").is_some()),
+                actor: text("actor"),
+                time: text("time"),
                 data: &event["data"],
             };
             let at = committed.step;
-            if committed.model != asked.model {
-                self.violated(format!("wish {wish} changed the model {}", committed.model));
+            let asked = committed.wish.and_then(|wish| self.played.asked.get(wish));
+            if let (Some(asked), Some(wish)) = (asked, committed.wish) {
+                let is_late = asked.until.is_some_and(|until| at > until)
+                    && asked.answer.as_ref().is_some_and(Answer::is_certain);
+                if at < asked.from || is_late {
+                    self.violated(format!("wish {wish} changed something outside of its time"));
+                }
             }
-            let is_late = asked.until.is_some_and(|until| at > until)
-                && asked.answer.as_ref().is_some_and(Answer::is_certain);
-            if at < asked.from || is_late {
-                self.violated(format!("wish {wish} changed something outside of its time"));
-            }
-            let Some(model) = models.get_mut(committed.model) else {
-                continue;
+            let wish = asked.map(|asked| &asked.wish);
+            let name = match (change.kind, asked) {
+                // Only the model that gives its name away is called so.
+                ("model.displaced", _) | (_, None) => text("model"),
+                (_, Some(asked)) => asked.model,
             };
-            if let Err(reason) = model.apply(&change, &asked.wish) {
-                self.violated(format!("step {at}, wish {wish}, {}: {reason}", change.kind));
+            if let Err(reason) = world.apply(&committed.home, name, &change, wish) {
+                self.violated(format!(
+                    "step {at}, wish {:?}, {}: {reason}",
+                    committed.wish, change.kind
+                ));
             }
-            if let Some(alias) = change.alias {
-                let states = self
-                    .states
-                    .entry((committed.model, alias.to_owned()))
-                    .or_default();
-                states.push(State {
-                    from: at,
-                    version: event["data"]["to"]
-                        .as_u64()
-                        .and_then(|number| number.try_into().ok()),
-                    sequence: change.sequence.unwrap_or_default(),
-                });
+            self.remember(committed, &change, &world);
+            let is_last = events.get(index + 1).is_none_or(|next| next.step != at);
+            if is_last {
+                self.exclusive(&events[..=index], &world);
             }
-            self.caused
-                .entry(wish)
-                .or_default()
-                .push((at, change.sequence));
         }
-        models
+        world
+    }
+
+    /// Remembers what is held against answers afterwards.
+    fn remember(&mut self, committed: &Committed, change: &Change<'_>, world: &World) {
+        let at = committed.step;
+        if let Some(alias) = change.alias {
+            let key = (committed.home.clone(), alias.to_owned());
+            let to = change.data["to"].as_u64();
+            self.states.entry(key).or_default().push(State {
+                from: at,
+                version: to.and_then(|number| number.try_into().ok()),
+                sequence: change.sequence.unwrap_or_default(),
+            });
+        }
+        for name in crate::clients::MODELS {
+            let means = world.names.get(name).cloned();
+            let all = self.meanings.entry(name.to_owned()).or_default();
+            if all.last().and_then(|(_, home)| home.clone()) != means {
+                all.push((at, means));
+            }
+        }
+        let (Some(wish), false) = (committed.wish, change.kind == "promotion.denied") else {
+            return;
+        };
+        // The events of one transaction are one change.
+        let caused = self.caused.entry(wish).or_default();
+        match caused.last_mut() {
+            Some((step, sequence)) if *step == at => *sequence = sequence.or(change.sequence),
+            // Whoever finds that the time of a request is over ends it before it does what it was asked.
+            _ if change.kind == "promotion.expired" => {}
+            _ => caused.push((at, change.sequence)),
+        }
+    }
+
+    /// Whether exclusive stages that somebody entered in the last step hold one version.
+    fn exclusive(&mut self, events: &[Committed], world: &World) {
+        let Some(last) = events.last() else { return };
+        for committed in events.iter().rev().take_while(|one| one.step == last.step) {
+            let stage = committed.event["data"]["to"].as_str().unwrap_or_default();
+            if committed.event["type"] != "version.stage_changed"
+                || !world.rules(&committed.home).is_exclusive(stage)
+            {
+                continue;
+            }
+            let there = world
+                .models
+                .get(&committed.home)
+                .map(|model| model.standing_in(stage))
+                .unwrap_or_default();
+            if there.len() > 1 {
+                self.violated(format!(
+                    "step {}: `{stage}` is exclusive and holds {there:?}",
+                    last.step
+                ));
+            }
+        }
     }
 
     /// Whether an answer fits what happened.
@@ -241,7 +298,11 @@ impl Checker<'_> {
             | Wish::RestoreVersion { .. }
             | Wish::DeleteModel
             | Wish::RestoreModel
+            | Wish::SetLifecycle { .. }
+            | Wish::RevokeWaivers
+            | Wish::Rename { .. }
             | Wish::Finalize { .. } => {}
+            wish if wish.is_housekeeping() => {}
             wish if !wish.is_question() && answer.status < 300 && caused.is_empty() => {
                 self.violated(format!("wish {number} was granted, but not done: {wish:?}"));
             }
@@ -320,92 +381,37 @@ impl Checker<'_> {
         until: u64,
         is_such: impl Fn(&State) -> bool,
     ) -> bool {
-        let never = State {
+        let never = [State {
             from: 0,
             version: None,
             sequence: 0,
+        }];
+        let meanings = self.meanings.get(asked.model);
+        let homes = meanings.into_iter().flatten().enumerate();
+        let is_during = |from: u64, ends: u64| from <= until && ends >= asked.from;
+        let mut meant = homes.filter_map(|(index, (from, home))| {
+            let ends = meanings
+                .and_then(|all| all.get(index + 1))
+                .map_or(u64::MAX, |next| next.0);
+            is_during(*from, ends).then_some(home.as_ref())
+        });
+        let fits_at = |home: Option<&String>| {
+            let states = home.and_then(|home| self.states.get(&(home.clone(), alias.to_owned())));
+            let states: Vec<State> = never
+                .iter()
+                .chain(states.into_iter().flatten())
+                .copied()
+                .collect();
+            states.iter().enumerate().any(|(index, state)| {
+                let ends = states.get(index + 1).map_or(u64::MAX, |next| next.from);
+                is_during(state.from, ends) && is_such(state)
+            })
         };
-        let states = self.states.get(&(asked.model, alias.to_owned()));
-        let states: Vec<State> = std::iter::once(never)
-            .chain(states.into_iter().flatten().copied())
-            .collect();
-        states.iter().enumerate().any(|(index, state)| {
-            let ends = states.get(index + 1).map_or(u64::MAX, |next| next.from);
-            state.from <= until && ends >= asked.from && is_such(state)
-        })
-    }
-
-    /// Whether the items at the end are what the events made of them.
-    fn items(&mut self, name: &'static str, model: &Model) {
-        let partition = format!("T#{RUNS_TENANT}#M#{name}");
-        let mut numbers = BTreeSet::new();
-        let mut seen = BTreeSet::new();
-        for item in &self.played.items {
-            let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
-            let count = |name: &str| {
-                item[name]["N"]
-                    .as_str()
-                    .and_then(|text| text.parse::<u64>().ok())
-            };
-            if text("pk") == format!("T#{RUNS_TENANT}#M") && text("sk") == name {
-                let next = model.versions().len() as u64 + 1;
-                if count("next") != Some(next) {
-                    self.violated(format!(
-                        "the next version of `{name}` is not {next}: {item}"
-                    ));
-                }
-                if item.get("deleted").is_none() != model.is_alive() {
-                    self.violated(format!(
-                        "`{name}` is deleted or not, other than its events say"
-                    ));
-                }
-            }
-            if text("pk") != partition {
-                continue;
-            }
-            let sk = text("sk");
-            if let Some(number) = sk
-                .strip_prefix("V#")
-                .and_then(|text| text.parse::<u32>().ok())
-            {
-                numbers.insert(number);
-                let Some(version) = model.versions().get(&number) else {
-                    self.violated(format!("version {number} of `{name}` has no event"));
-                    continue;
-                };
-                let holders = model.holders(number) as u64;
-                let fits = text("status") == version.status
-                    && text("stage") == version.stage
-                    && item.get("deleted").is_some() == version.is_deleted
-                    && count("aliases") == Some(holders);
-                if !fits {
-                    self.violated(format!(
-                        "version {number} of `{name}`, held by {holders}, is not {version:?}: {item}"
-                    ));
-                }
-            }
-            if let Some(alias) = sk.strip_prefix("A#") {
-                seen.insert(alias.to_owned());
-                let known = model.aliases().get(alias).cloned().unwrap_or_default();
-                let version = count("version").and_then(|number| u32::try_from(number).ok());
-                if version != known.version || count("seq") != Some(known.sequence) {
-                    self.violated(format!("`{alias}` of `{name}` is not {known:?}: {item}"));
-                }
-                if let Some(version) = version.and_then(|number| model.versions().get(&number))
-                    && (version.status != "READY" || version.is_deleted)
-                {
-                    self.violated(format!("`{alias}` of `{name}` holds what is not ready"));
-                }
-            }
-        }
-        if numbers.len() != model.versions().len() {
-            self.violated(format!("versions of `{name}` are missing: {numbers:?}"));
-        }
-        for (_, alias) in aliases().filter(|(of, _)| *of == name) {
-            if model.aliases().contains_key(alias) && !seen.contains(alias) {
-                self.violated(format!("`{alias}` of `{name}` is missing"));
-            }
-        }
+        debug_assert!(ALIASES.contains(&alias), "the alias is one of the run's");
+        let is_new = meanings
+            .and_then(|all| all.first())
+            .is_none_or(|(from, _)| *from >= asked.from);
+        (is_new && fits_at(None)) || meant.any(fits_at)
     }
 }
 
@@ -413,9 +419,4 @@ fn version_in(body: &Value) -> Option<u32> {
     body["version"]
         .as_u64()
         .and_then(|number| number.try_into().ok())
-}
-
-fn model_of(partition: &str) -> Option<&'static str> {
-    let name = partition.strip_prefix(&format!("T#{RUNS_TENANT}#M#"))?;
-    MODELS.iter().copied().find(|model| *model == name)
 }

@@ -12,14 +12,28 @@ use shared::domain::version::{Document, Validation};
 use shared::domain::{
     Digest, EventType, ModelName, Principal, Status, TenantName, VersionId, VersionNumber,
 };
-use shared::dynamodb::{Judgement, VersionChange};
+use shared::dynamodb::{Dispatch, Judgement, VersionChange};
 use tower::ServiceExt as _;
 
-/// The registered models of a run.
-pub const MODELS: [&str; 2] = ["iris", "mnist"];
+/// The names of registered models in a run; each run begins with all but the last.
+pub const MODELS: [&str; 3] = ["iris", "mnist", "rose"];
 /// The aliases of each.
 pub const ALIASES: [&str; 2] = ["champion", "canary"];
 const STAGES: [&str; 3] = ["Staging", "Production", "Archived"];
+const PLACES: [&str; 2] = ["score", "rank"];
+const PEOPLE: [&str; 4] = ["ada", "ben", "cid", "dan"];
+/// What a registry may say of its stages.
+const STAGE_RULES: [&str; 3] = [
+    r#"[{"name": "Staging"}, {"name": "Production"}, {"name": "Archived"}]"#,
+    r#"[{"name": "Staging"}, {"name": "Production", "exclusive": true}, {"name": "Archived"}]"#,
+    r#"[{"name": "Staging", "exclusive": true}, {"name": "Production", "exclusive": true}, {"name": "Archived"}]"#,
+];
+/// What must be true before a version becomes the champion.
+const PROTECTIONS: [&str; 3] = [
+    r#"{"aliases": ["champion"], "approval": {"needed": 1, "expires_after_hours": 1}}"#,
+    r#"{"aliases": ["champion"], "approval": {"needed": 2, "expires_after_hours": 1}}"#,
+    r#"{"aliases": ["champion"], "stages": ["Production"], "approval": {"needed": 1}}"#,
+];
 
 /// What a client believes of an alias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +53,29 @@ pub enum Expected {
     Held(Option<u32>),
 }
 
+/// What somebody decides on a promotion request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the API")]
+pub enum Decision {
+    Approve,
+    Reject,
+    Withdraw,
+    Promote,
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the names are those of the API")]
 pub enum Wish {
-    CreateModel,
+    CreateModel {
+        /// Whether a deleted model may lose the name.
+        replace: bool,
+    },
     DeleteModel,
     RestoreModel,
+    Rename {
+        to: &'static str,
+    },
     Register,
     Judge {
         version: u32,
@@ -75,6 +105,10 @@ pub enum Wish {
         stage: &'static str,
         expected: Option<&'static str>,
     },
+    SetLifecycle {
+        version: u32,
+        day: Option<u8>,
+    },
     Annotate {
         version: u32,
     },
@@ -84,10 +118,57 @@ pub enum Wish {
     RestoreVersion {
         version: u32,
     },
+    RequestPromotion {
+        version: u32,
+        alias: Option<&'static str>,
+        stage: Option<&'static str>,
+    },
+    Decide {
+        id: String,
+        decision: Decision,
+    },
+    PutStages {
+        /// Whether of the model, or of the registry.
+        of_model: bool,
+        rules: usize,
+        revision: u64,
+    },
+    PutProtections {
+        rules: usize,
+        revision: u64,
+    },
+    GrantWaiver,
+    /// Revokes the first waiver of a model.
+    RevokeWaivers,
+    PutRollout {
+        place: &'static str,
+        versions: Vec<u32>,
+        revision: u64,
+    },
+    RollRolloutBack {
+        place: &'static str,
+    },
     GetAlias {
         alias: &'static str,
     },
     ListVersions,
+    /// Looks after what is due, as the schedule does.
+    Sweep,
+    /// Dispatches some of a model's events, as the stream brings them: late, twice, in any order.
+    Dispatch {
+        salt: usize,
+    },
+}
+
+/// What a client knows when it draws a wish.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// The highest number of a version.
+    pub versions: u32,
+    /// Promotion requests, the oldest first.
+    pub requests: &'a [String],
+    /// Revisions that answers showed, by what they are of.
+    pub revisions: &'a std::collections::BTreeMap<String, u64>,
 }
 
 impl Wish {
@@ -96,64 +177,164 @@ impl Wish {
         matches!(self, Self::GetAlias { .. } | Self::ListVersions)
     }
 
+    /// Whether it is what the registry does by itself.
+    pub fn is_housekeeping(&self) -> bool {
+        matches!(self, Self::Sweep | Self::Dispatch { .. })
+    }
+
+    /// Of which revisions it is, if it replaces one.
+    pub fn revises(&self, model: &str) -> Option<String> {
+        match self {
+            Self::PutStages { of_model, .. } => Some(stages_path(*of_model, model)),
+            Self::PutProtections { .. } => Some("/v1/protections".to_owned()),
+            Self::PutRollout { place, .. } | Self::RollRolloutBack { place } => {
+                Some((*place).to_owned())
+            }
+            _ => None,
+        }
+    }
+
     /// Draws a wish; versions go up to one more than there are.
     pub fn draw(
         rng: &mut Rng,
-        versions: u32,
+        model: &str,
+        known: &Known<'_>,
         believed: impl Fn(&'static str) -> Option<Believed>,
     ) -> Self {
+        let versions = known.versions;
         let version = if rng.u8(..) < 200 {
             rng.u32(1..=versions.max(1))
         } else {
             rng.u32(versions.max(1)..=versions + 1)
         };
         let alias = ALIASES[rng.usize(..ALIASES.len())];
-        let known = believed(alias);
-        let expected = match (rng.u8(..100), known) {
-            (0..50, Some(known)) => Expected::Held(known.version),
+        let seen = believed(alias);
+        let expected = match (rng.u8(..100), seen) {
+            (0..50, Some(seen)) => Expected::Held(seen.version),
             (0..50, None) => Expected::Held(None),
             (50..60, _) => Expected::Held(Some(version)),
             _ => Expected::Anything,
         };
-        let sequence = known
+        let sequence = seen
             .filter(|_| rng.u8(..100) < 30)
-            .map(|known| known.sequence);
-        match rng.u8(..100) {
-            0..4 => Self::CreateModel,
-            4..6 => Self::DeleteModel,
-            6..9 => Self::RestoreModel,
-            9..21 => Self::Register,
-            21..36 => Self::Judge {
-                version,
-                ready: rng.u8(..100) < 80,
+            .map(|seen| seen.sequence);
+        let revision = |path: &str| known.revisions.get(path).copied().unwrap_or_default();
+        match rng.u8(..160) {
+            0..3 => Self::CreateModel {
+                replace: rng.bool(),
             },
-            36..39 => Self::Finalize { version },
-            39..59 => Self::SetAlias {
+            3..5 => Self::DeleteModel,
+            5..8 => Self::RestoreModel,
+            8..18 => Self::Register,
+            18..36 => Self::Judge {
+                version,
+                ready: rng.u8(..100) < 93,
+            },
+            36..38 => Self::Finalize { version },
+            38..55 => Self::SetAlias {
                 alias,
                 version,
                 expected,
                 sequence,
             },
-            59..63 => Self::RemoveAlias {
+            55..61 => Self::RemoveAlias {
                 alias,
                 expected,
                 sequence,
             },
-            63..71 => Self::RollBack {
+            61..68 => Self::RollBack {
                 alias,
                 to: (rng.u8(..100) < 30).then_some(version),
                 sequence,
             },
-            71..79 => Self::ChangeStage {
+            68..80 => Self::ChangeStage {
                 version,
                 stage: STAGES[rng.usize(..STAGES.len())],
                 expected: (rng.u8(..100) < 40).then_some("None"),
             },
-            79..82 => Self::Annotate { version },
-            82..86 => Self::DeleteVersion { version },
-            86..90 => Self::RestoreVersion { version },
-            90..97 => Self::GetAlias { alias },
-            _ => Self::ListVersions,
+            80..82 => Self::Annotate { version },
+            82..87 => Self::DeleteVersion { version },
+            87..90 => Self::RestoreVersion { version },
+            90..95 => Self::GetAlias { alias },
+            95..96 => Self::ListVersions,
+            96..108 => {
+                let to_alias = rng.u8(..100) < 65;
+                Self::RequestPromotion {
+                    version,
+                    alias: to_alias.then_some(alias),
+                    stage: (!to_alias).then_some(STAGES[rng.usize(..2)]),
+                }
+            }
+            108..128 => {
+                let latest = known.requests.len().saturating_sub(4);
+                let id = match known.requests.get(latest..) {
+                    Some(recent) if !recent.is_empty() => recent[rng.usize(..recent.len())].clone(),
+                    _ => "none".to_owned(),
+                };
+                let decision = match rng.u8(..100) {
+                    0..65 => Decision::Approve,
+                    65..78 => Decision::Reject,
+                    78..90 => Decision::Withdraw,
+                    _ => Decision::Promote,
+                };
+                Self::Decide { id, decision }
+            }
+            128..131 => {
+                let of_model = rng.bool();
+                Self::PutStages {
+                    of_model,
+                    rules: rng.usize(..STAGE_RULES.len()),
+                    revision: revision(&stages_path(of_model, model)),
+                }
+            }
+            131..133 => Self::PutProtections {
+                rules: rng.usize(..PROTECTIONS.len()),
+                revision: revision("/v1/protections"),
+            },
+            133..135 => Self::GrantWaiver,
+            135..137 => Self::RevokeWaivers,
+            137..145 => {
+                let place = PLACES[rng.usize(..PLACES.len())];
+                let count = rng.usize(..3);
+                let mut served: Vec<u32> =
+                    (0..count).map(|_| rng.u32(1..=versions.max(1))).collect();
+                served.sort_unstable();
+                served.dedup();
+                Self::PutRollout {
+                    place,
+                    versions: served,
+                    revision: revision(place),
+                }
+            }
+            145..147 => Self::RollRolloutBack {
+                place: PLACES[rng.usize(..PLACES.len())],
+            },
+            147..150 => Self::Rename {
+                to: MODELS[rng.usize(..MODELS.len())],
+            },
+            150..153 => Self::Sweep,
+            153..156 => Self::SetLifecycle {
+                version,
+                day: rng.bool().then(|| rng.u8(1..=9)),
+            },
+            _ => Self::Dispatch {
+                salt: rng.usize(..100),
+            },
+        }
+    }
+
+    /// The wishes with which a run begins, of which model each.
+    pub fn first(number: usize) -> Option<(&'static str, Self)> {
+        match number {
+            0 | 1 => Some((MODELS[number], Self::CreateModel { replace: false })),
+            2 => Some((
+                MODELS[0],
+                Self::PutProtections {
+                    rules: 0,
+                    revision: 0,
+                },
+            )),
+            _ => None,
         }
     }
 
@@ -172,10 +353,17 @@ impl Wish {
             }
             body
         };
+        let parsed =
+            |text: &str| -> Value { serde_json::from_str(text).expect("the literal is JSON") };
         match self {
-            Self::CreateModel => ("POST", "/v1/models".to_owned(), json!({"name": model})),
+            Self::CreateModel { replace } => (
+                "POST",
+                "/v1/models".to_owned(),
+                json!({"name": model, "replace_deleted": replace}),
+            ),
             Self::DeleteModel => ("DELETE", at(""), Value::Null),
             Self::RestoreModel => ("POST", at("/restore"), Value::Null),
+            Self::Rename { to } => ("POST", at("/rename"), json!({"name": to})),
             Self::Register => (
                 "POST",
                 at("/versions"),
@@ -185,7 +373,11 @@ impl Wish {
                     "digest": Digest::of(b"weights").to_string(),
                 }]}),
             ),
-            Self::Judge { .. } | Self::Finalize { .. } => ("", String::new(), Value::Null),
+            Self::Judge { .. }
+            | Self::Finalize { .. }
+            | Self::Sweep
+            | Self::Dispatch { .. }
+            | Self::RevokeWaivers => ("", String::new(), Value::Null),
             Self::SetAlias {
                 alias,
                 version,
@@ -230,6 +422,14 @@ impl Wish {
                 }
                 ("POST", at(&format!("/versions/{version}/stage")), body)
             }
+            Self::SetLifecycle { version, day } => {
+                let date = day.map(|day| format!("2030-01-0{day}T00:00:00.000Z"));
+                (
+                    "PUT",
+                    at(&format!("/versions/{version}/lifecycle")),
+                    json!({"deprecated_at": date}),
+                )
+            }
             Self::Annotate { version } => (
                 "PATCH",
                 at(&format!("/versions/{version}")),
@@ -243,10 +443,103 @@ impl Wish {
                 at(&format!("/versions/{version}/restore")),
                 Value::Null,
             ),
+            Self::RequestPromotion {
+                version,
+                alias,
+                stage,
+            } => (
+                "POST",
+                at("/promotion-requests"),
+                json!({"version": version, "alias": alias, "stage": stage}),
+            ),
+            Self::Decide { id, decision } => {
+                let verb = match decision {
+                    Decision::Approve => "approve",
+                    Decision::Reject => "reject",
+                    Decision::Withdraw => "withdraw",
+                    Decision::Promote => "promote",
+                };
+                let path = at(&format!("/promotion-requests/{id}/{verb}"));
+                ("POST", path, json!({}))
+            }
+            Self::PutStages {
+                of_model,
+                rules,
+                revision,
+            } => (
+                "PUT",
+                stages_path(*of_model, model),
+                json!({"expected_revision": revision, "stages": parsed(STAGE_RULES[*rules]),
+                    "transitions": {"Archived": ["None", "Staging"]}}),
+            ),
+            Self::PutProtections { rules, revision } => {
+                let mut protection = parsed(PROTECTIONS[*rules]);
+                protection["id"] = "p".into();
+                protection["conditions"] = json!([]);
+                protection["waiver_groups"] = json!(["risk"]);
+                (
+                    "PUT",
+                    "/v1/protections".to_owned(),
+                    json!({"expected_revision": revision, "protections": [protection]}),
+                )
+            }
+            Self::GrantWaiver => (
+                "POST",
+                at("/waivers"),
+                json!({"conditions": ["registry/p/approval"], "reason": reason,
+                    "expires_at": "2027-02-01T00:00:00.000Z"}),
+            ),
+            Self::PutRollout {
+                place,
+                versions,
+                revision,
+            } => {
+                let share = 10_000 / versions.len().max(1);
+                let deployments: Vec<Value> = versions
+                    .iter()
+                    .map(|version| {
+                        let role = if versions.len() > 1 {
+                            "variant"
+                        } else {
+                            "champion"
+                        };
+                        json!({"version": version, "role": role, "weight": share})
+                    })
+                    .collect();
+                let strategy = if versions.len() > 1 {
+                    "ab_test"
+                } else {
+                    "single"
+                };
+                (
+                    "PUT",
+                    format!("/v1/rollouts/prod/{place}"),
+                    json!({"model": model, "strategy": strategy, "deployments": deployments,
+                        "expected_revision": revision, "reason": reason}),
+                )
+            }
+            Self::RollRolloutBack { place } => (
+                "POST",
+                format!("/v1/rollouts/prod/{place}/rollback"),
+                json!({"reason": reason}),
+            ),
             Self::GetAlias { alias } => ("GET", at(&format!("/aliases/{alias}")), Value::Null),
             Self::ListVersions => ("GET", at("/versions"), Value::Null),
         }
     }
+}
+
+fn stages_path(of_model: bool, model: &str) -> String {
+    if of_model {
+        format!("/v1/models/{model}/stages")
+    } else {
+        "/v1/stages".to_owned()
+    }
+}
+
+/// Who asks for a wish; few people, so that one of them may approve twice, or what they asked for themselves.
+fn person(id: usize) -> &'static str {
+    PEOPLE[id % PEOPLE.len()]
 }
 
 /// Asks the registry, as one process of the functions.
@@ -258,14 +551,42 @@ pub async fn ask(
     id: usize,
     key: Option<String>,
 ) -> Answer {
-    if let Some(answer) = without_bucket(&app, &wish, model, id).await {
+    if let Some(answer) = without_routes(&app, &wish, model, id).await {
         return answer;
     }
-    let (method, path, body) = wish.request(model, id);
+    let (mut method, mut path, body) = wish.request(model, id);
+    if wish == Wish::RevokeWaivers {
+        let listed = send(
+            &router,
+            id,
+            None,
+            ("GET", &waivers_path(model), Value::Null),
+        )
+        .await;
+        let Some(waiver) = listed.body["waivers"][0]["id"].as_str() else {
+            return listed;
+        };
+        (method, path) = ("DELETE", format!("{}/{waiver}", waivers_path(model)));
+    }
+    send(&router, id, key, (method, &path, body)).await
+}
+
+fn waivers_path(model: &str) -> String {
+    format!("/v1/models/{model}/waivers")
+}
+
+async fn send(
+    router: &Router,
+    id: usize,
+    key: Option<String>,
+    (method, path, body): (&str, &str, Value),
+) -> Answer {
     let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header("x-slipway-actor", format!("wish-{id}"));
+        .header("x-request-id", format!("wish-{id}"))
+        .header("x-slipway-groups", "risk")
+        .header("x-slipway-actor", person(id));
     if let Some(key) = key {
         request = request.header("idempotency-key", key);
     }
@@ -276,7 +597,7 @@ pub async fn ask(
         Body::from(body.to_string())
     };
     let request = request.body(body).expect("the request is well-formed");
-    let Ok(response) = router.oneshot(request).await;
+    let Ok(response) = router.clone().oneshot(request).await;
     let status = response.status().as_u16();
     let bytes = response
         .into_body()
@@ -290,10 +611,24 @@ pub async fn ask(
     }
 }
 
-/// Finalizes or judges a version as the functions do, without looking at the bucket.
-async fn without_bucket(app: &App, wish: &Wish, model: &str, number: usize) -> Option<Answer> {
+/// What has no route: judging without looking at the bucket, the sweep, and dispatching.
+async fn without_routes(app: &App, wish: &Wish, model: &str, number: usize) -> Option<Answer> {
     let version = match wish {
         Wish::Judge { version, .. } | Wish::Finalize { version } => *version,
+        Wish::Sweep => {
+            let swept =
+                promote::handle(app.clone(), json!({"detail-type": "Scheduled Event"})).await;
+            return Some(Answer::of(swept.is_ok()));
+        }
+        Wish::Dispatch { salt } => {
+            let name = ModelName::parse(model).expect("the name is valid");
+            let tenant = TenantName::parse(RUNS_TENANT).expect("the name is valid");
+            let done = match app.registry.home_of(&tenant, &name).await {
+                Ok(home) => dispatch(app, &home, *salt, 6).await.is_ok(),
+                Err(_) => false,
+            };
+            return Some(Answer::of(done));
+        }
         _ => return None,
     };
     let id = VersionId {
@@ -306,9 +641,9 @@ async fn without_bucket(app: &App, wish: &Wish, model: &str, number: usize) -> O
         Wish::Judge { ready: false, .. } => EventType::VersionFailed,
         _ => EventType::VersionFinalized,
     };
-    let actor = Principal::parse(format!("wish-{number}")).expect("the name is valid");
+    let actor = Principal::parse("slipway").expect("the name is valid");
     let event = app
-        .event(kind, &id.tenant, &actor, "simulation")
+        .event(kind, &id.tenant, &actor, &format!("wish-{number}"))
         .about(&id.model)
         .of_version(id.number);
     let change = if kind == EventType::VersionFinalized {
@@ -348,4 +683,40 @@ async fn without_bucket(app: &App, wish: &Wish, model: &str, number: usize) -> O
         status,
         body: Value::Null,
     })
+}
+
+impl Answer {
+    fn of(is_done: bool) -> Self {
+        Self {
+            status: if is_done { 200 } else { 503 },
+            body: Value::Null,
+        }
+    }
+}
+
+/// Dispatches events of a model that are not chained yet, in an order that the salt decides.
+pub(crate) async fn dispatch(
+    app: &App,
+    model: &ModelName,
+    salt: usize,
+    most: usize,
+) -> shared::Result<()> {
+    let tenant = TenantName::parse(RUNS_TENANT)?;
+    let mut events = app.registry.unchained_events(&tenant, model).await?;
+    let count = events.len().max(1);
+    events.rotate_left(salt % count);
+    if salt % 2 == 1 {
+        events.reverse();
+    }
+    for event in events.iter().take(most) {
+        let dispatch = Dispatch {
+            event,
+            stamp: &app.ids.next(),
+            at: app.clock.now(),
+            deliveries: &[],
+            work: &[],
+        };
+        app.registry.dispatch(&dispatch).await?;
+    }
+    Ok(())
 }

@@ -15,15 +15,17 @@
 //! - [`mutation`]: writes with one condition removed, to show that each is needed;
 //! - [`clients`]: what clients ask for, at random;
 //! - [`mod@play`]: one run of one seed;
-//! - [`model`]: what a registry is, in the simplest words;
+//! - [`model`] and [`world`]: what a registry is, in the simplest words;
 //! - [`check`]: whether what happened is what the model allows.
 
 pub mod check;
 pub mod clients;
+mod items;
 pub mod model;
 pub mod mutation;
 pub mod network;
 pub mod play;
+pub mod world;
 
 pub use check::Violation;
 pub use mutation::{Mutation, Site};

@@ -1,9 +1,10 @@
 //! Plays many seeds, or one with all its steps, or shows that every condition is needed.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Parser;
 use simulation::{Mutation, Options, Site, play};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -32,6 +33,9 @@ struct Arguments {
     /// Removes one condition after another, and plays seeds until that is noticed.
     #[arg(long)]
     mutations: bool,
+    /// With `--mutations`: plays only the seed that noticed each condition of this file, which is written if it is missing.
+    #[arg(long)]
+    known: Option<PathBuf>,
 }
 
 #[expect(clippy::print_stdout, reason = "it is a command")]
@@ -63,6 +67,11 @@ fn main() -> anyhow::Result<()> {
         bail!(
             "seed {seed} is not linearizable; play it alone with `--first {seed} --seeds 1 --trace`"
         );
+    }
+    if arguments.trace {
+        for line in play(arguments.first, &options).trace {
+            println!("{line}");
+        }
     }
     println!(
         "{} seeds of {} operations, {} calls of the table, {} granted, {} refused, {} uncertain: linearizable ({:.1} s)",
@@ -136,12 +145,21 @@ fn first_failure(
     failed.into_inner().ok().flatten()
 }
 
+/// How many seeds are played to learn which conditions there are.
+const SEEDS_OF_SITES: u64 = 60;
+
+/// Removes each condition, and shows what noticed it.
 #[expect(clippy::print_stdout, reason = "it is a command")]
 fn show_mutations(arguments: &Arguments, options: &Options) -> anyhow::Result<()> {
-    let mut sites: BTreeSet<Site> = BTreeSet::new();
-    for seed in arguments.first..arguments.first + 50 {
-        sites.extend(play(seed, options).sites);
+    let known = match &arguments.known {
+        Some(path) if path.exists() => known_sites(&std::fs::read_to_string(path)?)?,
+        _ => BTreeMap::new(),
+    };
+    if !known.is_empty() {
+        return replay(&known, options);
     }
+    let sites = sites(arguments.first, SEEDS_OF_SITES, options);
+    let mut lines = Vec::new();
     let mut unnoticed = 0;
     for site in &sites {
         let mutated = Options {
@@ -155,6 +173,7 @@ fn show_mutations(arguments: &Arguments, options: &Options) -> anyhow::Result<()
                 .map(ToString::to_string)
                 .unwrap_or_default();
             println!("noticed by seed {seed}: {site}\n    {first}");
+            lines.push(format!("{seed}\t{site}\n"));
         } else {
             unnoticed += 1;
             println!("NOT NOTICED by {} seeds: {site}", arguments.seeds);
@@ -164,8 +183,96 @@ fn show_mutations(arguments: &Arguments, options: &Options) -> anyhow::Result<()
         "{} conditions, {unnoticed} of them not noticed",
         sites.len()
     );
+    if let Some(path) = &arguments.known {
+        std::fs::write(path, lines.concat())?;
+    }
     if unnoticed > 0 {
         bail!("a condition that nothing notices is not needed, or the simulation misses its case");
+    }
+    Ok(())
+}
+
+/// The conditions that writes carry in some seeds.
+fn sites(first: u64, seeds: u64, options: &Options) -> BTreeSet<Site> {
+    let sites: Mutex<BTreeSet<Site>> = Mutex::default();
+    each(first..first + seeds, |seed| {
+        let played = play(seed, options);
+        if let Ok(mut sites) = sites.lock() {
+            sites.extend(played.sites);
+        }
+    });
+    sites.into_inner().unwrap_or_default()
+}
+
+/// Does something for each of many things, on all cores.
+fn each<T: Send>(things: impl Iterator<Item = T> + Send, act: impl Fn(T) + Sync) {
+    let things = Mutex::new(things);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let next = things.lock().ok().and_then(|mut things| things.next());
+                    let Some(thing) = next else { return };
+                    act(thing);
+                }
+            });
+        }
+    });
+}
+
+fn known_sites(text: &str) -> anyhow::Result<BTreeMap<Site, u64>> {
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| {
+            let (seed, site) = line.split_once('\t').context("a line has no seed")?;
+            Ok((site.parse()?, seed.parse()?))
+        })
+        .collect()
+}
+
+/// Plays the seed that is known to notice each condition, with the condition and without it.
+#[expect(clippy::print_stdout, reason = "it is a command")]
+fn replay(known: &BTreeMap<Site, u64>, options: &Options) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let problems: Mutex<Vec<String>> = Mutex::default();
+    let tell = |problem: String| {
+        if let Ok(mut problems) = problems.lock() {
+            problems.push(problem);
+        }
+    };
+    let seeds: BTreeSet<u64> = known.values().copied().collect();
+    each(seeds.iter(), |seed| {
+        let played = play(*seed, options);
+        for violation in played.violations {
+            tell(format!("seed {seed} is not linearizable: {violation}"));
+        }
+        for site in played.sites {
+            if !known.contains_key(&site) {
+                tell(format!("nothing is known of: {site}"));
+            }
+        }
+    });
+    each(known.iter(), |(site, seed)| {
+        let mutated = Options {
+            mutation: Some(Mutation(site.clone())),
+            ..options.clone()
+        };
+        if play(*seed, &mutated).violations.is_empty() {
+            tell(format!("seed {seed} does not notice any more: {site}"));
+        }
+    });
+    let problems = problems.into_inner().unwrap_or_default();
+    for problem in &problems {
+        println!("{problem}");
+    }
+    println!(
+        "{} conditions, each removed and noticed by the seed that is known for it ({:.1} s)",
+        known.len(),
+        started.elapsed().as_secs_f64()
+    );
+    if !problems.is_empty() {
+        bail!("find the seeds anew: remove the file of `--known` and play the mutations");
     }
     Ok(())
 }

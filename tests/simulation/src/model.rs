@@ -1,16 +1,23 @@
-//! What a registry is, in the simplest words: a registered model with versions and aliases, one change after another.
+//! What a registered model is, in the simplest words: versions, aliases and requests, one change after another.
 
-use crate::clients::{Expected, Wish};
+use crate::clients::{Decision, Expected, Wish};
+use crate::world::Rules;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A registered model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model {
-    exists: bool,
-    is_deleted: bool,
+    pub(crate) is_deleted: bool,
+    /// Whether its name was given to another model.
+    pub(crate) is_displaced: bool,
     versions: BTreeMap<u32, Version>,
     aliases: BTreeMap<String, Alias>,
+    requests: BTreeMap<String, Request>,
+    /// The waivers that were granted and not revoked, and when they end, in milliseconds.
+    waivers: BTreeMap<String, String>,
+    /// How many places serve each version.
+    pub(crate) served: BTreeMap<u32, usize>,
 }
 
 /// A version.
@@ -22,6 +29,8 @@ pub struct Version {
     pub stage: String,
     /// Whether it is deleted.
     pub is_deleted: bool,
+    /// From when on it should not be used any more.
+    pub deprecated_at: Option<String>,
     is_finalized: bool,
 }
 
@@ -35,6 +44,20 @@ pub struct Alias {
     held: Vec<u32>,
 }
 
+/// A promotion request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The version.
+    pub version: u32,
+    /// `alias:champion`, or `stage:2:Production`: at most one is open for each.
+    pub claim: String,
+    /// Whether it is open.
+    pub is_open: bool,
+    requester: String,
+    approvers: BTreeSet<String>,
+    expires_at: String,
+}
+
 /// What an event says, as far as the model goes.
 #[derive(Debug, Clone)]
 pub struct Change<'a> {
@@ -46,6 +69,10 @@ pub struct Change<'a> {
     pub alias: Option<&'a str>,
     /// The position in the alias's history.
     pub sequence: Option<u64>,
+    /// Who did it.
+    pub actor: &'a str,
+    /// When; times are compared as text.
+    pub time: &'a str,
     /// What changed.
     pub data: &'a Value,
 }
@@ -61,9 +88,9 @@ impl Model {
         &self.aliases
     }
 
-    /// Whether it exists and is not deleted.
-    pub fn is_alive(&self) -> bool {
-        self.exists && !self.is_deleted
+    /// The requests, by id.
+    pub fn requests(&self) -> &BTreeMap<String, Request> {
+        &self.requests
     }
 
     /// How many aliases hold a version.
@@ -74,18 +101,56 @@ impl Model {
             .count()
     }
 
-    /// Applies a change that a wish asked for, if the model and the wish allow it.
-    pub fn apply(&mut self, change: &Change<'_>, wish: &Wish) -> Result<(), String> {
+    /// How many requests are open, for a version or for any.
+    pub fn open_requests(&self, number: Option<u32>) -> usize {
+        self.requests
+            .values()
+            .filter(|request| {
+                request.is_open && number.is_none_or(|number| number == request.version)
+            })
+            .count()
+    }
+
+    /// The versions that stand in a stage.
+    pub fn standing_in(&self, stage: &str) -> Vec<u32> {
+        self.versions
+            .iter()
+            .filter(|(_, version)| version.stage == stage)
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    fn is_promotable(&self, number: u32) -> bool {
+        self.versions
+            .get(&number)
+            .is_some_and(|version| version.status == "READY" && !version.is_deleted)
+    }
+
+    /// Applies a change that a wish asked for, if the model, the wish and the rules allow it.
+    pub fn apply(
+        &mut self,
+        change: &Change<'_>,
+        wish: Option<&Wish>,
+        rules: &Rules,
+    ) -> Result<(), String> {
         let number = change.version;
+        let Some(wish) = wish else {
+            return match change.kind {
+                "promotion.expired" => self.end(change, "expired"),
+                kind => Err(format!("nobody asked for `{kind}`")),
+            };
+        };
         match (change.kind, wish) {
-            ("model.created", Wish::CreateModel) => {
-                allow(!self.exists, "the model exists")?;
-                self.exists = true;
-            }
             ("model.deleted", Wish::DeleteModel) => {
-                allow(self.is_alive(), "there is no model to delete")?;
+                allow(!self.is_deleted, "there is no model to delete")?;
                 let holding = self.aliases.values().any(|alias| alias.version.is_some());
                 allow(!holding, "an alias of the deleted model holds a version")?;
+                allow(
+                    self.open_requests(None) == 0,
+                    "a request for the deleted model is open",
+                )?;
+                let is_served = self.served.values().any(|count| *count > 0);
+                allow(!is_served, "the deleted model is served")?;
                 self.is_deleted = true;
             }
             ("model.restored", Wish::RestoreModel) => {
@@ -93,7 +158,7 @@ impl Model {
                 self.is_deleted = false;
             }
             ("version.registered", Wish::Register) => {
-                allow(self.is_alive(), "there is no model to register with")?;
+                allow(!self.is_deleted, "there is no model to register with")?;
                 let next = self.versions.len() + 1;
                 allow(
                     number.is_some_and(|number| number as usize == next),
@@ -105,6 +170,7 @@ impl Model {
                         status: "PENDING_REGISTRATION",
                         stage: "None".to_owned(),
                         is_deleted: false,
+                        deprecated_at: None,
                         is_finalized: false,
                     },
                 );
@@ -135,34 +201,21 @@ impl Model {
                 let annotated = self.version(number, *version)?;
                 allow(!annotated.is_deleted, "the annotated version is deleted")?;
             }
-            (
-                "version.stage_changed",
-                Wish::ChangeStage {
-                    version,
-                    stage,
-                    expected,
-                },
-            ) => {
-                let moved = self.version(number, *version)?;
-                allow(
-                    moved.status == "READY" && !moved.is_deleted,
-                    "the version that changed its stage is not ready or deleted",
-                )?;
-                allow(
-                    change.data["from"] == *moved.stage && change.data["to"] == **stage,
-                    "the event names another stage than there was",
-                )?;
-                allow(
-                    expected.is_none_or(|expected| expected == moved.stage),
-                    "the stage was not the expected one",
-                )?;
-                (*stage).clone_into(&mut moved.stage);
+            ("version.lifecycle_set", Wish::SetLifecycle { version, .. }) => {
+                let dated = self.version(number, *version)?;
+                allow(!dated.is_deleted, "the dated version is deleted")?;
+                dated.deprecated_at = change.data["deprecated_at"].as_str().map(str::to_owned);
             }
+            ("version.stage_changed", wish) => return self.change_stage(change, wish, rules),
             ("version.deleted", Wish::DeleteVersion { version }) => {
                 let holders = self.holders(*version);
+                let open = self.open_requests(Some(*version));
+                let served = self.served.get(version).copied().unwrap_or_default();
                 let deleted = self.version(number, *version)?;
                 allow(!deleted.is_deleted, "the version was deleted before")?;
                 allow(holders == 0, "an alias holds the deleted version")?;
+                allow(open == 0, "the deleted version awaits approval")?;
+                allow(served == 0, "the deleted version is served")?;
                 deleted.is_deleted = true;
             }
             ("version.restored", Wish::RestoreVersion { version }) => {
@@ -171,30 +224,209 @@ impl Model {
                 restored.is_deleted = false;
             }
             ("alias.set" | "alias.removed" | "alias.rolled_back", _) => {
-                return self.move_alias(change, wish);
+                return self.move_alias(change, wish, rules);
+            }
+            ("promotion.requested", Wish::RequestPromotion { .. }) => return self.open(change),
+            ("promotion.approved", Wish::Decide { decision, .. }) => {
+                allow(
+                    *decision == Decision::Approve,
+                    "an approval was not asked for",
+                )?;
+                let request = self.open_request(change)?;
+                allow(
+                    request.requester != change.actor,
+                    "who asked approved the request",
+                )?;
+                request.approvers.insert(change.actor.to_owned());
+            }
+            ("promotion.rejected", Wish::Decide { decision, .. }) => {
+                allow(*decision == Decision::Reject, "nobody rejected it")?;
+                return self.end(change, "rejected");
+            }
+            ("promotion.withdrawn", Wish::Decide { decision, .. }) => {
+                allow(*decision == Decision::Withdraw, "nobody withdrew it")?;
+                let request = self.open_request(change)?;
+                allow(
+                    request.requester == change.actor,
+                    "somebody else withdrew it",
+                )?;
+                return self.end(change, "withdrawn");
+            }
+            // Whoever finds that the time of a request is over ends it.
+            ("promotion.expired", _) => return self.end(change, "expired"),
+            ("promotion.denied", _) => {}
+            ("waiver.granted", Wish::GrantWaiver) => {
+                let waiver = &change.data["waiver"];
+                let text = |name: &str| waiver[name].as_str().unwrap_or_default().to_owned();
+                self.waivers.insert(text("id"), text("expires_at"));
+            }
+            ("waiver.revoked", Wish::RevokeWaivers) => {
+                let id = change.data["waiver"]["id"].as_str().unwrap_or_default();
+                let was = self.waivers.remove(id);
+                allow(was.is_some(), "the revoked waiver was not in force")?;
             }
             (kind, wish) => return Err(format!("`{kind}` was caused by {wish:?}")),
         }
         Ok(())
     }
 
-    fn move_alias(&mut self, change: &Change<'_>, wish: &Wish) -> Result<(), String> {
+    fn open(&mut self, change: &Change<'_>) -> Result<(), String> {
+        let said = &change.data["request"];
+        let version = change.version.unwrap_or_default();
+        allow(
+            !self.is_deleted,
+            "a promotion of a deleted model was asked for",
+        )?;
+        allow(
+            self.is_promotable(version),
+            "a promotion of what is not ready, or deleted, was asked for",
+        )?;
+        let claim = match (
+            said["target"]["alias"].as_str(),
+            said["target"]["stage"].as_str(),
+        ) {
+            (Some(alias), _) => format!("alias:{alias}"),
+            (_, stage) => format!("stage:{version}:{}", stage.unwrap_or_default()),
+        };
+        let is_taken = self
+            .requests
+            .values()
+            .any(|request| request.is_open && request.claim == claim);
+        allow(!is_taken, "two requests are open for one target")?;
+        let text = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
+        let request = Request {
+            version,
+            claim,
+            is_open: true,
+            requester: change.actor.to_owned(),
+            approvers: BTreeSet::new(),
+            expires_at: text("expires_at"),
+        };
+        self.requests.insert(text("id"), request);
+        Ok(())
+    }
+
+    fn open_request(&mut self, change: &Change<'_>) -> Result<&mut Request, String> {
+        let id = change.data["request_id"].as_str().unwrap_or_default();
+        let request = self.requests.get_mut(id).ok_or("nobody asked for it")?;
+        allow(request.is_open, "a request that was ended was decided on")?;
+        Ok(request)
+    }
+
+    fn end(&mut self, change: &Change<'_>, how: &str) -> Result<(), String> {
+        let request = self.open_request(change)?;
+        let is_over = request.expires_at.as_str() <= change.time;
+        allow(is_over || how != "expired", "a request expired too early")?;
+        request.is_open = false;
+        Ok(())
+    }
+
+    /// Ends the request that brought a promotion about; what guards the target wants so many approvals.
+    fn promoted(
+        &mut self,
+        change: &Change<'_>,
+        to: u32,
+        claim: &str,
+        needed: usize,
+    ) -> Result<(), String> {
+        let is_waived = self.is_waived(change);
+        if change.data["request_id"].is_null() {
+            return allow(
+                needed == 0 || is_waived,
+                "it was promoted without approvals",
+            );
+        }
+        let request = self.open_request(change)?;
+        allow(
+            request.version == to && request.claim == claim,
+            "another promotion was asked for",
+        )?;
+        // A request for what nothing guards needs one person.
+        let enough = request.approvers.len() >= needed.max(1);
+        allow(
+            enough || (is_waived && !request.approvers.is_empty()),
+            "it was promoted with too few approvals",
+        )?;
+        request.is_open = false;
+        Ok(())
+    }
+
+    fn is_waived(&self, change: &Change<'_>) -> bool {
+        self.waivers
+            .values()
+            .any(|until| *until.as_str() > *change.time)
+    }
+
+    fn change_stage(
+        &mut self,
+        change: &Change<'_>,
+        wish: &Wish,
+        rules: &Rules,
+    ) -> Result<(), String> {
+        let number = change.version.ok_or("the event names no version")?;
+        let text = |name: &str| change.data[name].as_str().unwrap_or_default().to_owned();
+        let (from, to) = (text("from"), text("to"));
+        let is_archived = !change.data["archived_for"].is_null();
+        let moved = self
+            .versions
+            .get(&number)
+            .ok_or("the version is not there")?
+            .clone();
+        allow(
+            from == moved.stage,
+            "the event names another stage than there was",
+        )?;
+        if is_archived {
+            allow(to == "Archived", "it was archived into another stage")?;
+        } else {
+            allow(
+                self.is_promotable(number),
+                "the version that changed its stage is not ready or deleted",
+            )?;
+            allow(
+                rules.allows(&from, &to),
+                "the stages do not allow the transition",
+            )?;
+            match wish {
+                Wish::ChangeStage {
+                    version,
+                    stage,
+                    expected,
+                } => allow(
+                    (number, to.as_str()) == (*version, *stage)
+                        && expected.is_none_or(|expected| expected == from),
+                    "the stage was not the expected one",
+                )?,
+                Wish::Decide { .. } => {}
+                wish => return Err(format!("a stage was changed by {wish:?}")),
+            }
+            let claim = format!("stage:{number}:{to}");
+            self.promoted(change, number, &claim, rules.approvals_for_stage(&to))?;
+        }
+        if let Some(version) = self.versions.get_mut(&number) {
+            version.stage = to;
+        }
+        Ok(())
+    }
+
+    fn move_alias(
+        &mut self,
+        change: &Change<'_>,
+        wish: &Wish,
+        rules: &Rules,
+    ) -> Result<(), String> {
         let name = change.alias.ok_or("the event names no alias")?;
         let to = change.data["to"]
             .as_u64()
             .and_then(|number| u32::try_from(number).ok());
         if let Some(to) = to {
-            allow(self.is_alive(), "the model of the alias is deleted")?;
-            let version = self
-                .versions
-                .get(&to)
-                .ok_or("the alias got a version that is not there")?;
+            allow(!self.is_deleted, "the model of the alias is deleted")?;
             allow(
-                version.status == "READY" && !version.is_deleted,
+                self.is_promotable(to),
                 "the alias got a version that is not ready or deleted",
             )?;
         }
-        let alias = self.aliases.entry(name.to_owned()).or_default();
+        let alias = self.aliases.entry(name.to_owned()).or_default().clone();
         allow(
             change.sequence == Some(alias.sequence + 1),
             "the history has a gap",
@@ -220,6 +452,7 @@ impl Model {
                 ),
             }
         };
+        let needed = rules.approvals_for_alias(name);
         match wish {
             Wish::SetAlias {
                 alias: wanted,
@@ -232,6 +465,11 @@ impl Model {
                     to == Some(*version),
                     "the alias got another version than asked for",
                 )?;
+                self.promoted(change, *version, "", needed)?;
+            }
+            Wish::Decide { .. } => {
+                let claim = format!("alias:{name}");
+                self.promoted(change, to.unwrap_or_default(), &claim, needed)?;
             }
             Wish::RemoveAlias {
                 alias: wanted,
@@ -247,23 +485,28 @@ impl Model {
                 sequence,
             } => {
                 expecting(wanted, Expected::Anything, *sequence)?;
+                let held = to.is_some_and(|to| alias.held.contains(&to));
+                allow(
+                    held || needed == 0 || self.is_waived(change),
+                    "it was rolled back to what it never held, without approvals",
+                )?;
                 match asked {
                     Some(asked) => {
                         allow(to == Some(*asked), "it was rolled back to another version")?;
                     }
                     None => allow(
-                        to.is_some_and(|to| {
-                            to != from.unwrap_or_default() && alias.held.contains(&to)
-                        }),
+                        held && to != from,
                         "it was rolled back to a version that it never held",
                     )?,
                 }
             }
             wish => return Err(format!("an alias was changed by {wish:?}")),
         }
-        alias.version = to;
-        alias.sequence += 1;
-        alias.held.extend(to);
+        if let Some(alias) = self.aliases.get_mut(name) {
+            alias.version = to;
+            alias.sequence += 1;
+            alias.held.extend(to);
+        }
         Ok(())
     }
 
@@ -275,7 +518,7 @@ impl Model {
     }
 }
 
-fn allow(holds: bool, otherwise: &str) -> Result<(), String> {
+pub(crate) fn allow(holds: bool, otherwise: &str) -> Result<(), String> {
     if holds {
         Ok(())
     } else {

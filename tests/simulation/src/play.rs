@@ -1,7 +1,7 @@
 //! One run of one seed: clients ask, calls go on in random order, faults happen, processes die.
 
 use crate::check::{self, Violation};
-use crate::clients::{self, ALIASES, Believed, MODELS, Wish};
+use crate::clients::{self, Believed, Known, MODELS, Wish};
 use crate::mutation::{Mutation, Site};
 use crate::network::{self, Exchange, Network, Progress, Reply};
 use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
@@ -14,7 +14,7 @@ use futures::task::ArcWake;
 use serde_json::{Value, json};
 use shared::app::Clock;
 use shared::config::Config;
-use shared::domain::Timestamp;
+use shared::domain::{ModelName, Timestamp};
 use shared::{App, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -115,6 +115,8 @@ struct Process {
     /// What went wrong without an answer, to be asked for again.
     again: Option<usize>,
     believed: BTreeMap<(&'static str, &'static str), Believed>,
+    /// Revisions that answers showed, by what they are of.
+    revisions: BTreeMap<String, u64>,
 }
 
 struct Busy {
@@ -133,8 +135,15 @@ impl ArcWake for Woken {
 
 /// Plays one seed.
 pub fn play(seed: u64, options: &Options) -> Played {
+    // Nothing waits for this runtime: it is there because limits of time ask for one.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime can be had");
+    let _entered = runtime.enter();
     let mut run = Run::new(seed, options);
     run.go();
+    run.dispatch();
     run.end()
 }
 
@@ -146,13 +155,19 @@ struct Run<'a> {
     clock: Clock,
     processes: Vec<Process>,
     asked: Vec<Asked>,
-    versions: BTreeMap<&'static str, u32>,
+    versions: u32,
+    /// Promotion requests, the oldest first, with the homes of their models.
+    requests: Vec<(String, String)>,
+    /// The homes of models, as items that were written name them.
+    homes: BTreeSet<String>,
     step: u64,
     written: BTreeMap<(String, String), u64>,
     sites: BTreeSet<Site>,
     calls: u64,
     trace: Vec<String>,
     births: u64,
+    /// How often, in thousandths, something goes wrong with a call now.
+    faults: u32,
 }
 
 impl<'a> Run<'a> {
@@ -181,13 +196,16 @@ impl<'a> Run<'a> {
             clock: Clock::fixed(Timestamp::from_millis(1_800_000_000_000)),
             processes: Vec::new(),
             asked: Vec::new(),
-            versions: BTreeMap::new(),
+            versions: 0,
+            requests: Vec::new(),
+            homes: BTreeSet::new(),
             step: 0,
             written: BTreeMap::new(),
             sites: BTreeSet::new(),
             calls: 0,
             trace: Vec::new(),
             births: 0,
+            faults: options.faults,
         };
         for index in 0..options.clients {
             let process = run.start_process(index);
@@ -216,6 +234,7 @@ impl<'a> Run<'a> {
             woken: Arc::new(Woken(AtomicBool::new(false))),
             again: None,
             believed: BTreeMap::new(),
+            revisions: BTreeMap::new(),
         }
     }
 
@@ -236,8 +255,7 @@ impl<'a> Run<'a> {
             let idle: Vec<usize> = (0..self.processes.len())
                 .filter(|index| {
                     let process = &self.processes[*index];
-                    process.busy.is_none()
-                        && (process.again.is_some() || self.asked.len() < self.options.wishes)
+                    process.busy.is_none() && (process.again.is_some() || self.may_draw(*index))
                 })
                 .collect();
             let under_way = self.network.len();
@@ -251,6 +269,12 @@ impl<'a> Run<'a> {
                 self.go_on(drawn - idle.len());
             }
         }
+    }
+
+    /// Whether a process may draw a wish: the first ones are one client's, one after another.
+    fn may_draw(&self, index: usize) -> bool {
+        let is_begun = Wish::first(self.asked.len().saturating_sub(1)).is_none();
+        self.asked.len() < self.options.wishes && (index == 0 || is_begun)
     }
 
     fn poll(&mut self, index: usize) {
@@ -267,7 +291,9 @@ impl<'a> Run<'a> {
         };
         let wish = busy.wish;
         process.busy = None;
-        self.answered(index, wish, answer);
+        if wish < self.asked.len() {
+            self.answered(index, wish, answer);
+        }
     }
 
     fn answered(&mut self, index: usize, wish: usize, answer: Answer) {
@@ -308,6 +334,16 @@ impl<'a> Run<'a> {
                     .insert((asked.model, alias), Believed { version, sequence });
             }
         }
+        if let Some(path) = asked.wish.revises(asked.model) {
+            let shown = if answer.status == 409 {
+                &answer.body["error"]["details"]["current"]
+            } else {
+                &answer.body
+            };
+            if let Some(revision) = shown["revision"].as_u64() {
+                process.revisions.insert(path, revision);
+            }
+        }
         asked.answer = Some(answer);
     }
 
@@ -319,6 +355,10 @@ impl<'a> Run<'a> {
         };
         self.clock.advance_millis(self.rng.u64(0..2));
         let asked = &self.asked[wish];
+        if asked.wish == Wish::Sweep && self.rng.u8(..100) < 30 {
+            // Longer than a request stays open, shorter than answers are kept.
+            self.clock.advance_millis(61 * 60_000);
+        }
         let process = &mut self.processes[index];
         let future = clients::ask(
             process.app.clone(),
@@ -341,24 +381,41 @@ impl<'a> Run<'a> {
     }
 
     fn draw(&mut self, index: usize) -> usize {
-        let model = MODELS[usize::from(self.rng.u8(..100) < 25)];
-        let versions = self.versions.get(model).copied().unwrap_or_default();
-        let believed = &self.processes[index].believed;
-        let wish = if self.asked.len() < MODELS.len() {
-            Wish::CreateModel
-        } else {
-            Wish::draw(&mut self.rng, versions, |alias| {
-                believed.get(&(model, alias)).copied()
-            })
+        let live = self.live_models();
+        let wanted = match self.rng.u8(..100) {
+            0..60 => MODELS[0],
+            60..90 => MODELS[1],
+            _ => MODELS[2],
         };
-        let model = if self.asked.len() < MODELS.len() {
-            MODELS[self.asked.len()]
-        } else {
-            model
+        // Mostly a model that is there, so that more is done than refused.
+        let found = live.iter().find(|live| live.0 == wanted).or(live.first());
+        let (model, home, versions) = match found {
+            Some(found) if self.rng.u8(..100) < 95 => found.clone(),
+            _ => (wanted, wanted.to_owned(), self.versions),
         };
+        let requests: Vec<String> = self
+            .requests
+            .iter()
+            .filter(|(of, _)| *of == home)
+            .map(|(_, id)| id.clone())
+            .collect();
+        let process = &self.processes[index];
+        let known = Known {
+            versions,
+            requests: &requests,
+            revisions: &process.revisions,
+        };
+        let (model, wish) = Wish::first(self.asked.len()).unwrap_or_else(|| {
+            let wish = Wish::draw(&mut self.rng, model, &known, |alias| {
+                process.believed.get(&(model, alias)).copied()
+            });
+            (model, wish)
+        });
+        let is_first = Wish::first(self.asked.len()).is_some();
         let wants_key = !wish.is_question()
+            && !wish.is_housekeeping()
             && !matches!(wish, Wish::Judge { .. } | Wish::Finalize { .. })
-            && self.rng.u8(..100) < 60;
+            && (is_first || self.rng.u8(..100) < 60);
         let number = self.asked.len();
         self.asked.push(Asked {
             wish,
@@ -372,10 +429,33 @@ impl<'a> Run<'a> {
         number
     }
 
+    /// The names that mean models which are not deleted, with their homes and how many versions they have.
+    fn live_models(&self) -> Vec<(&'static str, String, u32)> {
+        let request = json!({
+            "TableName": TABLE,
+            "KeyConditionExpression": "pk = :pk",
+            "ExpressionAttributeValues": {":pk": {"S": format!("T#{RUNS_TENANT}#M")}},
+        });
+        let request = serde_json::from_value(request).expect("the request is valid");
+        let found = self.table.query(request).expect("the table can be read");
+        let found = serde_json::to_value(found).expect("items can be written");
+        let heads = found["Items"].as_array().into_iter().flatten();
+        heads
+            .filter(|head| head.get("former").is_none() && head.get("deleted").is_none())
+            .filter_map(|head| {
+                let called = head["sk"]["S"].as_str()?;
+                let name = MODELS.iter().find(|name| **name == called)?;
+                let home = head["home"]["S"].as_str().unwrap_or(called);
+                let next: u32 = head["next"]["N"].as_str()?.parse().ok()?;
+                Some((*name, home.to_owned(), next - 1))
+            })
+            .collect()
+    }
+
     /// Goes on with one exchange.
     fn go_on(&mut self, index: usize) {
         let exchange = self.network.take(index);
-        let fault = self.rng.u32(..1000) < self.options.faults;
+        let fault = self.rng.u32(..1000) < self.faults;
         match exchange.progress.clone() {
             Progress::Sleeping => exchange.end(None),
             Progress::Sent(request) if exchange.is_abandoned() => {
@@ -450,7 +530,7 @@ impl<'a> Run<'a> {
         let again = self.processes[index].busy.take().map(|busy| busy.wish);
         let before = self.processes[index].again.take();
         self.processes[index] = self.start_process(index);
-        if let Some(wish) = again.or(before) {
+        if let Some(wish) = again.or(before).filter(|wish| *wish < self.asked.len()) {
             self.asked[wish].was_repeated = true;
             // The client repeats what has a key, or never learns what became of it.
             if self.asked[wish].key.is_some() && self.rng.bool() {
@@ -465,19 +545,68 @@ impl<'a> Run<'a> {
         let reply = network::apply(&self.table, request, self.options.mutation.as_ref());
         if request.is_write() && reply.is_success() {
             for (pk, sk) in keys_of(request) {
-                if let Some(number) = sk.strip_prefix("V#").and_then(|text| text.parse().ok())
-                    && let Some(model) = MODELS
-                        .iter()
-                        .find(|model| pk.ends_with(&format!("#{model}")))
-                {
-                    let newest = self.versions.entry(model).or_default();
-                    *newest = (*newest).max(number);
+                if let Some(home) = pk.strip_prefix(&format!("T#{RUNS_TENANT}#M#")) {
+                    if let Some(number) = sk.strip_prefix("V#").and_then(|text| text.parse().ok()) {
+                        self.versions = self.versions.max(number);
+                    }
+                    if let Some(id) = sk.strip_prefix("R#")
+                        && id.len() > 1
+                        && !self.requests.iter().any(|(_, known)| known == id)
+                    {
+                        self.requests.push((home.to_owned(), id.to_owned()));
+                    }
+                    self.homes.insert(home.to_owned());
                 }
                 // A request that is repeated under its token is applied once.
                 self.written.entry((pk, sk)).or_insert(self.step);
             }
         }
         reply
+    }
+
+    /// Dispatches what is left: two processes at once and out of order, then one that finishes.
+    fn dispatch(&mut self) {
+        let homes: Vec<ModelName> = self
+            .homes
+            .iter()
+            .filter_map(|home| ModelName::of_home(home.as_str()).ok())
+            .collect();
+        for home in homes {
+            for index in 0..3.min(self.processes.len()) {
+                let (app, home) = (self.processes[index].app.clone(), home.clone());
+                let salt = self.rng.usize(..100);
+                let most = if index == 0 { usize::MAX } else { 20 };
+                let future = async move {
+                    let done = clients::dispatch(&app, &home, salt, most).await;
+                    Answer {
+                        status: if done.is_ok() { 200 } else { 503 },
+                        body: Value::Null,
+                    }
+                };
+                self.processes[index].woken.0.store(true, Ordering::SeqCst);
+                self.processes[index].busy = Some(Busy {
+                    wish: usize::MAX,
+                    future: future.boxed(),
+                });
+            }
+            self.go();
+            self.faults = 0;
+            let (app, home) = (self.processes[0].app.clone(), home.clone());
+            let future = async move {
+                let done = clients::dispatch(&app, &home, 0, usize::MAX).await;
+                Answer {
+                    status: if done.is_ok() { 200 } else { 503 },
+                    body: Value::Null,
+                }
+            };
+            self.processes[0].woken.0.store(true, Ordering::SeqCst);
+            self.processes[0].busy = Some(Busy {
+                wish: usize::MAX,
+                future: future.boxed(),
+            });
+            self.go();
+            self.faults = self.options.faults;
+        }
     }
 
     fn end(self) -> Played {
@@ -537,11 +666,4 @@ fn config() -> Config {
     ]);
     Config::from_lookup(&|name| variables.get(name).map(|text| (*text).to_owned()))
         .expect("the settings are complete")
-}
-
-/// The aliases of a run's models.
-pub(crate) fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
-    MODELS
-        .iter()
-        .flat_map(|model| ALIASES.iter().map(move |alias| (*model, *alias)))
 }

@@ -75,7 +75,7 @@ impl Limits {
     }
 }
 
-/// How much of the beginning, and of the end, of a file decides its format.
+/// How much of the beginning of a file decides its format; of its end, it is what readers of zip files search.
 const EDGE_BYTES: u64 = 64 * 1024;
 
 type Detect = fn(&[u8], &[u8], &str, u64) -> bool;
@@ -112,8 +112,9 @@ const FORMATS: &[Format] = &[
     format("npz", npy::detect_npz, npy::check_npz),
     format("xgboost", xgboost::detect, xgboost::check),
     format("lightgbm", lightgbm::detect, lightgbm::check),
-    format("pickle", is_binary_pickle, pickle::check),
+    // The length of a header may begin like a pickle, but four zeros and a brace are no opcodes.
     format("safetensors", safetensors::detect, safetensors::check),
+    format("pickle", is_binary_pickle, pickle::check),
     format("archive", archive::detect, check_archive),
     format("pickle", pickle::detect, pickle::check),
     format("compressed", compressed::detect, compressed::check),
@@ -314,7 +315,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
     let tail = if size <= EDGE_BYTES {
         head.clone()
     } else {
-        check.read(size - EDGE_BYTES..size)?
+        check.read(size.saturating_sub(zip::END_REACH)..size)?
     };
     let path = check.path.to_owned();
     let name = path.rsplit("!/").next().unwrap_or(&path);
@@ -328,7 +329,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
         found
     };
     // Readers of zip files search their end for a directory, whatever the beginning says.
-    if !head.starts_with(b"PK\x03\x04") && zip::ends_like_zip(&tail) {
+    if !head.starts_with(b"PK\x03\x04") && zip::ends_like_zip(check.source, &tail)? {
         let directory = zip::Archive::open(check.source).is_ok();
         let inside_archive = found.is_some_and(|format| format.name == "archive");
         if directory || !inside_archive {
@@ -363,6 +364,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
         );
     }
     (found.check)(check)?;
+    check.complete_facts(found.name);
     Ok(found.name)
 }
 

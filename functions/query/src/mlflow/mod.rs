@@ -69,8 +69,21 @@ async fn get_registered_model(
 /// The latest version of each stage of a model.
 async fn latest_of(app: &App, caller: &Caller, name: &ModelName) -> Result<Vec<Version>> {
     let model = live_model(app, caller, name).await?;
+    latest_of_model(app, model).await
+}
+
+async fn latest_of_model(app: &App, model: Model) -> Result<Vec<Version>> {
     let found = app.registry.neighbours(&[model]).await?;
     Ok(found.into_iter().flat_map(|one| one.latest).collect())
+}
+
+/// A stage in its canonical spelling: one of MLflow's, or one that a version of the model ever entered.
+fn stage_of(model: &Model, name: &str) -> Result<StageName> {
+    limits::stage(name).or_else(|unknown| {
+        let own = model.pointers.stages.keys();
+        let is_meant = |stage: &&StageName| stage.as_str().to_lowercase() == name.to_lowercase();
+        own.into_iter().find(is_meant).cloned().ok_or(unknown)
+    })
 }
 
 async fn get_latest_versions(
@@ -81,11 +94,12 @@ async fn get_latest_versions(
     let name = fields.required("name")?;
     let stages = fields.texts("stages")?;
     let name = checked_model_name(&name)?;
-    let mut latest = latest_of(&app, &caller, &name).await?;
+    let model = live_model(&app, &caller, &name).await?;
     let stages = stages
         .iter()
-        .map(|stage| limits::stage(stage))
+        .map(|stage| stage_of(&model, stage))
         .collect::<Result<Vec<StageName>>>()?;
+    let mut latest = latest_of_model(&app, model).await?;
     if !stages.is_empty() {
         latest.retain(|version| stages.contains(&version.stage));
     }

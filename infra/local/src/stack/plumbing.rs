@@ -13,6 +13,7 @@ use crate::{
     dynamodb::{Engine, Stream, StreamRecord, to_stream_event},
     functions::Functions,
     inbox::Inbox,
+    kms::Kms,
     queues::{Failure, Message, Queues, failed_items, to_sqs_event},
     s3::{Notification, Notifications, S3Server, to_event_record},
 };
@@ -133,6 +134,7 @@ pub(super) struct Plumbing {
     pub(super) s3: S3Server,
     pub(super) notifications: Notifications,
     pub(super) inbox: Inbox,
+    pub(super) kms: Kms,
 }
 
 impl Plumbing {

@@ -19,6 +19,7 @@ pub const NOTHING_BEFORE: &str =
 
 /// The place of an event in the chain of its model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Link {
     /// Position, counted from 1 without a gap.
     pub sequence: u64,

@@ -28,6 +28,8 @@ pub struct Verified {
     pub last_hash: String,
     /// How many anchors were found in the chain.
     pub anchors: usize,
+    /// Whether something says where the export ends: its header, or an anchor of its last event.
+    pub has_end: bool,
 }
 
 /// What was done to an export.
@@ -41,6 +43,8 @@ pub enum FaultKind {
     Inserted,
     /// Events stand in another order.
     Reordered,
+    /// The first line, which says what the export holds, says two things.
+    Header,
 }
 
 impl FaultKind {
@@ -51,6 +55,7 @@ impl FaultKind {
             Self::Dropped => "dropped",
             Self::Inserted => "inserted",
             Self::Reordered => "reordered",
+            Self::Header => "header",
         }
     }
 }
@@ -70,6 +75,9 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == FaultKind::Header {
+            return write!(formatter, "the header is not right: {}", self.message);
+        }
         write!(
             formatter,
             "event {} was {} (line {}): {}",
@@ -91,6 +99,8 @@ struct Entry {
     /// Whether its hash is that of what it says.
     is_whole: bool,
     is_foreign: bool,
+    /// Whether it is the header of another export.
+    is_header: bool,
 }
 
 impl Entry {
@@ -113,14 +123,21 @@ struct Header {
     last_sequence: Option<u64>,
     previous_hash: Option<String>,
     last_hash: Option<String>,
+    /// The end of the chain when it was exported, and whether the export goes up to there.
+    head: Option<(u64, String)>,
+    is_open_end: bool,
 }
 
-/// Verifies an export in JSON Lines: every hash, every link, the sequence without a gap, and what anchors say.
+/// Verifies an export in JSON Lines: every hash, every link, the sequence without a gap, and what header and anchors say.
 ///
 /// Without a header, the chain must begin with its first event; that its end is missing can only be told by a header or
 /// an anchor.
 pub fn verify(export: &str, anchors: &[Anchor]) -> Result<Verified, Fault> {
+    // Editors of texts put a mark there that means nothing.
+    let export = export.strip_prefix('\u{feff}').unwrap_or(export);
     let (header, entries) = read(export);
+    let has_header = header.is_some();
+    let header = header.unwrap_or_default();
     let first = header.first_sequence.unwrap_or(1);
     let mut previous = header
         .previous_hash
@@ -161,8 +178,25 @@ pub fn verify(export: &str, anchors: &[Anchor]) -> Result<Verified, Fault> {
         return Err(fault(
             FaultKind::Changed,
             last,
-            "its hash is not the one that the header says".to_owned(),
+            "its hash is not the one that the header says, so it was changed, or one before it and all hashes behind that made anew"
+                .to_owned(),
         ));
+    }
+    if let Some((sequence, hash)) = &header.head {
+        if header.is_open_end && *sequence > last {
+            return Err(fault(
+                FaultKind::Dropped,
+                last + 1,
+                format!(
+                    "the export ends with event {last}, and the chain ended with event {sequence} when it was made"
+                ),
+            ));
+        }
+        if *sequence < last || (*sequence == last && last >= first && *hash != previous) {
+            return Err(header_fault(
+                "what it says of the end of the chain does not fit the events",
+            ));
+        }
     }
     let mut found = 0;
     let mut trusted = first;
@@ -203,6 +237,7 @@ pub fn verify(export: &str, anchors: &[Anchor]) -> Result<Verified, Fault> {
         found += 1;
     }
     Ok(Verified {
+        has_end: has_header || (last >= first && trusted > last),
         model_id: header.model_id.or_else(|| {
             let first = entries.first()?;
             first.event["model_id"].as_str().map(str::to_owned)
@@ -247,6 +282,12 @@ fn check<'a>(
         return Err(fault(
             FaultKind::Inserted,
             "it is an event of another model".to_owned(),
+        ));
+    }
+    if entry.is_header {
+        return Err(fault(
+            FaultKind::Inserted,
+            "it is the header of another export".to_owned(),
         ));
     }
     let Some(link) = &entry.link else {
@@ -365,30 +406,41 @@ fn check<'a>(
     Ok(link)
 }
 
-fn read(export: &str) -> (Header, Vec<Entry>) {
-    let mut header = Header::default();
+fn header_fault(message: &str) -> Fault {
+    Fault {
+        kind: FaultKind::Header,
+        sequence: 0,
+        line: 1,
+        message: message.to_owned(),
+    }
+}
+
+fn read(export: &str) -> (Option<Header>, Vec<Entry>) {
+    let mut header: Option<Header> = None;
     let mut entries: Vec<Entry> = Vec::new();
     let lines = export.lines().enumerate();
     for (number, text) in lines.filter(|(_, text)| !text.trim().is_empty()) {
         let parsed = serde_json::from_str::<Strict>(text).map(|strict| strict.0);
         let mut event = parsed.unwrap_or(Value::Null);
-        if entries.is_empty() && event.get("slipway_audit").is_some() {
-            header = header_of(&event);
+        if header.is_none() && entries.is_empty() && event.get("slipway_audit").is_some() {
+            header = Some(header_of(&event));
             continue;
         }
+        let is_header = event.get("slipway_audit").is_some();
         let link = event
             .as_object_mut()
             .and_then(|fields| fields.remove("chain"))
             .and_then(|link| serde_json::from_value::<Link>(link).ok());
         let model_id = event["model_id"].as_str();
         let wanted = header
-            .model_id
-            .as_deref()
+            .as_ref()
+            .and_then(|header| header.model_id.as_deref())
             .or_else(|| entries.first()?.event["model_id"].as_str());
         let is_foreign = link.is_some() && wanted.is_some() && model_id != wanted;
         let mut entry = Entry {
             line: number + 1,
             is_foreign,
+            is_header,
             is_whole: false,
             event,
             link,
@@ -411,6 +463,10 @@ fn header_of(header: &Value) -> Header {
         last_sequence: header["last_sequence"].as_u64(),
         previous_hash: text("previous_hash"),
         last_hash: text("last_hash"),
+        head: header["head"]["sequence"]
+            .as_u64()
+            .zip(header["head"]["hash"].as_str().map(str::to_owned)),
+        is_open_end: header["to"].is_null(),
     }
 }
 
@@ -519,6 +575,44 @@ mod tests {
             .replace("\":", "\" : ");
         verify(&pretty, &[]).unwrap();
         verify("", &[]).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_event_is_no_part_of_an_export() {
+        let lines = export(3, true);
+        let twice = [lines.clone(), lines.clone()].concat();
+        assert_eq!(found(&twice), (FaultKind::Inserted, 4));
+        let mut headed = lines.clone();
+        headed.insert(0, lines[0].clone());
+        assert_eq!(found(&headed), (FaultKind::Inserted, 1));
+        let mut placed = lines.clone();
+        placed[2] = placed[2].replacen("\"sequence\"", "\"x\":1,\"sequence\"", 1);
+        assert_eq!(found(&placed), (FaultKind::Changed, 2));
+        verify(&format!("\u{feff}{}", lines.join("\n")), &[]).unwrap();
+    }
+
+    #[test]
+    fn an_end_that_the_header_contradicts_is_told() {
+        let whole = export(5, true);
+        let header = |sequence: u64, hash: &Value, to: Value| {
+            let mut header: Value = serde_json::from_str(&whole[0]).unwrap();
+            header["head"] = json!({"sequence": sequence, "hash": hash});
+            header["to"] = to;
+            let lines: Vec<String> = std::iter::once(header.to_string())
+                .chain(whole[1..].iter().cloned())
+                .collect();
+            verify(&lines.join("\n"), &[]).map_err(|fault| (fault.kind, fault.sequence))
+        };
+        let end: Value = serde_json::from_str(&whole[0]).unwrap();
+        let end = &end["last_hash"];
+        header(5, end, Value::Null).unwrap();
+        header(9, &json!("sha256:9"), json!("2026-01-01T00:00:00.000Z")).unwrap();
+        let cut = header(9, &json!("sha256:9"), Value::Null);
+        assert_eq!(cut, Err((FaultKind::Dropped, 6)));
+        let other = header(5, &json!("sha256:9"), Value::Null);
+        assert_eq!(other, Err((FaultKind::Header, 0)));
+        assert!(!verify(&whole[1..].join("\n"), &[]).unwrap().has_end);
+        assert!(!verify("", &[]).unwrap().has_end);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use chain::Chained;
 pub use contents::{Blob, Contents, Holding};
 pub use deliveries::{Lane, Place};
 pub use feed::{Dispatch, FEED_DAYS};
-pub use packages::{Held, Holder, Packing};
+pub use packages::{Deleted, Held, Holder, Packing};
 pub use policies::StoredPolicy;
 pub use renames::{Decide, Naming};
 pub use requests::{NewRequest, Promotion, RequestChange, Requested};

@@ -54,6 +54,8 @@ pub struct StageChange {
     pub guards: Vec<(Realm, SettingsHead)>,
     /// Whether a protection guards the stage.
     pub is_guarded: bool,
+    /// The top of the stage that it enters, if the decision rests on the latest version there.
+    pub judged_top: Option<u32>,
     /// Whether it ends a promotion request that held on to the version.
     pub closes_request: bool,
     /// The answer to store under an idempotency key.
@@ -265,7 +267,14 @@ impl Registry {
             }));
         }
         let head = self
-            .span_write(&id.tenant, &id.model, &shifts, change.closes_request)
+            .span_write(
+                &id.tenant,
+                &id.model,
+                &shifts,
+                change.event.time,
+                change.closes_request,
+                change.judged_top.map(|top| (&change.to, top)),
+            )
             .await?;
         // The write of the head checks by itself that the model still has its name.
         writes.extend(head.or_else(|| still_named(&id.tenant, &id.model)));

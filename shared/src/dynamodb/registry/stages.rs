@@ -11,7 +11,7 @@ use super::tracking::link_to_run;
 use crate::domain::model::{Model, Span};
 use crate::domain::stage::DEFAULT_STAGES;
 use crate::domain::{
-    AliasName, ModelName, StageName, TenantName, Version, VersionId, VersionNumber,
+    AliasName, ModelName, StageName, TenantName, Timestamp, Version, VersionId, VersionNumber,
 };
 use crate::dynamodb::items::{
     Reader, alias_from_item, as_number, floor_of, top_of, version_from_item,
@@ -106,6 +106,22 @@ impl Registry {
         Ok(None)
     }
 
+    /// The latest version that stands in a stage of a model whose home is known, and the top of that stage.
+    pub async fn latest_in_stage(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        stage: &StageName,
+    ) -> Result<(Option<Version>, u32)> {
+        let key = keys::model(tenant, model);
+        let Slot::Held(head, _) = self.read_slot(tenant, &key).await? else {
+            return Ok((None, 0));
+        };
+        let span = head.span(stage);
+        let latest = self.newest_in_stage(tenant, model, stage, span).await?;
+        Ok((latest, span.top))
+    }
+
     /// The latest versions of each stage and the aliases of models, in as few reads as the models' heads allow.
     ///
     /// One `BatchGetItem` for every hundred latest versions and aliases; the answer is in the order of the models.
@@ -188,16 +204,19 @@ impl Registry {
     /// The write of a model's head that goes with its versions' entering stages, and leaving others.
     ///
     /// 1 `GetItem`, and 1 `Query` for each stage whose latest version leaves it while no later one enters.
-    /// A promotion request that ends with it is counted down in the same write.
+    /// A promotion request that ends with it is counted down in the same write; a stage that was judged to have a certain
+    /// top must have it still.
     pub(super) async fn span_write(
         &self,
         tenant: &TenantName,
         name: &ModelName,
         shifts: &[Shift],
+        at: Timestamp,
         closes_request: bool,
+        judged: Option<(&StageName, u32)>,
     ) -> Result<Option<Write>> {
         let key = keys::model(tenant, name);
-        let Slot::Held(model, head) = self.read_slot(tenant, &key).await? else {
+        let Slot::Held(model, mut head) = self.read_slot(tenant, &key).await? else {
             return Ok(None);
         };
         if model.name.home() != name.home() {
@@ -234,11 +253,16 @@ impl Registry {
             }
         }
         self.hints.forget(&key);
+        if let Some((stage, top)) = judged.filter(|(stage, top)| model.span(stage).top != *top) {
+            // The condition of the write holds what was judged against the truth, and is refused.
+            head.insert(top_of(stage), as_number(top));
+        }
         Ok(Some(head_write(
             &key,
             &model.name,
             &head,
             &changed,
+            Some(at),
             closes_request,
         )))
     }
@@ -298,6 +322,7 @@ impl Registry {
                 &model.name,
                 &head,
                 &[(stage.clone(), span)],
+                None,
                 false,
             ))
             .await
@@ -321,17 +346,22 @@ fn numbers(shifts: &[Shift], of_kind: impl Fn(&Shift) -> bool) -> Vec<VersionNum
         .collect()
 }
 
-/// Rewrites spans of a head, if they are as they were read.
+/// Rewrites spans of a head, if they are as they were read; `at` is when the model counts as changed, if it does.
 fn head_write(
     key: &Key,
     model: &ModelName,
     head: &Item,
     changed: &[(StageName, Span)],
+    at: Option<Timestamp>,
     closes_request: bool,
 ) -> Write {
     let (mut set, mut conditions) = (Vec::new(), Vec::new());
     let mut names = Vec::new();
     let mut values = Vec::new();
+    if let Some(at) = at {
+        set.push("#updated = :updated".to_owned());
+        values.push(("updated".to_owned(), as_number(at.millis())));
+    }
     let mut seen = Vec::new();
     for (index, (stage, span)) in changed.iter().enumerate() {
         for (word, attribute, number) in [

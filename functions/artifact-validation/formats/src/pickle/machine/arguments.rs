@@ -121,6 +121,18 @@ impl Machine<'_, '_> {
                 let is_known = self.str_of(*attribute).is_some_and(is_text_method);
                 (is_known, self.make(Kind::Method, 0, 1, 1.0)?)
             }
+            // How annotations of code by value are put together.
+            ("operator.getitem" | "_operator.getitem", [generic, _]) => (
+                self.name_of(*generic).starts_with("typing.")
+                    && matches!(
+                        self.kind(*generic),
+                        Some(Kind::Global {
+                            granted: Some(_),
+                            ..
+                        })
+                    ),
+                self.make(Kind::Range, 0, 1, 1.0)?,
+            ),
             ("dill._dill._getattr", [owner, attribute, shown]) => {
                 let is_known = self.is_text_type(*owner)
                     && self.str_of(*attribute).is_some_and(|attribute| {
@@ -322,9 +334,9 @@ impl Machine<'_, '_> {
             }
             ("torch._tensor._rebuild_from_type_v2", [function, class, inner, attributes]) => {
                 let function_name = self.name_of(*function);
-                let good = self.flags(*attributes) & DUNDER_KEY == 0
+                let good = !self.has_dunder_key(*attributes, 1)
                     && function_name.starts_with("torch._utils._rebuild_")
-                    && self.is_class(*class)
+                    && (self.is_class(*class) || self.is_global(*class, "torch.Tensor"))
                     && matches!(
                         self.kind(*function),
                         Some(Kind::Global {
