@@ -5,6 +5,7 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::domain::{Event, EventType, Principal, TenantName, Timestamp};
 use crate::dynamodb::Registry;
+use crate::lane_queue::LaneQueue;
 use crate::s3::Bucket;
 use crate::seal::Sealer;
 use crate::signing::Signer;
@@ -23,6 +24,8 @@ pub struct App {
     pub bucket: Bucket,
     /// The bus for other systems.
     pub bus: Bus,
+    /// The queue of those who send deliveries.
+    pub lane_queue: LaneQueue,
     /// Topics that send e-mail.
     pub topics: Topics,
     /// Seals secrets.
@@ -58,6 +61,7 @@ impl App {
             registry: Registry::new(&config, &clients),
             bucket: Bucket::new(&config, &clients),
             bus: Bus::new(&config, &clients),
+            lane_queue: LaneQueue::new(&config, &clients),
             topics: Topics::new(&clients),
             sealer: Arc::new(Sealer::new(&config)),
             signer: Signer::new(&config, &clients),

@@ -99,6 +99,8 @@ pub(crate) struct Clients {
     s3_endpoint: Option<String>,
     eventbridge_endpoint: Option<String>,
     sns_endpoint: Option<String>,
+    sqs_endpoint: Option<String>,
+    kms_endpoint: Option<String>,
     interceptors: Vec<SharedInterceptor>,
 }
 
@@ -116,6 +118,8 @@ impl Clients {
             s3_endpoint: config.s3_endpoint.clone(),
             eventbridge_endpoint: config.eventbridge_endpoint.clone(),
             sns_endpoint: config.sns_endpoint.clone(),
+            sqs_endpoint: config.sqs_endpoint.clone(),
+            kms_endpoint: config.kms_endpoint.clone(),
             interceptors: interceptors.to_vec(),
         }
     }
@@ -156,12 +160,18 @@ impl Clients {
     }
 
     /// The client of the key management, which only who signs needs.
-    pub(crate) fn kms(&self) -> aws_sdk_kms::Client {
-        let mut builder = aws_sdk_kms::config::Builder::from(&self.base);
-        for interceptor in &self.interceptors {
-            builder = builder.interceptor(interceptor.clone());
-        }
-        aws_sdk_kms::Client::from_conf(builder.build())
+    pub(crate) fn kms(&self) -> Lazy<aws_sdk_kms::Client> {
+        let clients = self.clone();
+        Lazy::new(move || {
+            let mut builder = aws_sdk_kms::config::Builder::from(&clients.base);
+            if let Some(endpoint) = &clients.kms_endpoint {
+                builder = builder.endpoint_url(endpoint);
+            }
+            for interceptor in &clients.interceptors {
+                builder = builder.interceptor(interceptor.clone());
+            }
+            aws_sdk_kms::Client::from_conf(builder.build())
+        })
     }
 
     /// The bucket's client, which most calls of the API do without.
@@ -208,6 +218,21 @@ impl Clients {
                 builder = builder.interceptor(interceptor.clone());
             }
             aws_sdk_sns::Client::from_conf(builder.build())
+        })
+    }
+
+    /// The client of the queue of deliveries, which only notifications needs.
+    pub(crate) fn sqs(&self) -> Lazy<aws_sdk_sqs::Client> {
+        let clients = self.clone();
+        Lazy::new(move || {
+            let mut builder = aws_sdk_sqs::config::Builder::from(&clients.base);
+            if let Some(endpoint) = &clients.sqs_endpoint {
+                builder = builder.endpoint_url(endpoint);
+            }
+            for interceptor in &clients.interceptors {
+                builder = builder.interceptor(interceptor.clone());
+            }
+            aws_sdk_sqs::Client::from_conf(builder.build())
         })
     }
 }

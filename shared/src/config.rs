@@ -37,6 +37,10 @@ pub struct Config {
     pub event_bus: Option<String>,
     /// `AWS_ENDPOINT_URL_EVENTBRIDGE`: another endpoint than Amazon's.
     pub eventbridge_endpoint: Option<String>,
+    /// `DELIVERIES_QUEUE_URL`: the queue of lanes whose deliveries are to be sent; only who dispatches events has one.
+    pub deliveries_queue: Option<String>,
+    /// `AWS_ENDPOINT_URL_SQS`: another endpoint than Amazon's.
+    pub sqs_endpoint: Option<String>,
     /// `AWS_ENDPOINT_URL_SNS`: another endpoint than Amazon's.
     pub sns_endpoint: Option<String>,
     /// `FEED_DELAY_SECONDS`: how old an event must be, counted from its dispatch, to be shown in the feed; 30 unless set.
@@ -65,8 +69,10 @@ pub struct Config {
     pub collect_grace_seconds: u64,
     /// `RESTORE_SECONDS`: how long a deleted version can be restored before it is purged; 30 days unless set.
     pub restore_seconds: u64,
-    /// `SIGNING_KMS_KEY` or `SIGNING_KEY`: what packages are signed with; only who signs has one.
-    pub signing_key: Option<SigningKey>,
+    /// `SIGNING_KMS_KEY`: the key of the key management that packages are signed with; only who signs has one.
+    pub signing_key: Option<String>,
+    /// `AWS_ENDPOINT_URL_KMS`: another endpoint than Amazon's.
+    pub kms_endpoint: Option<String>,
     /// `ALLOW_LOOPBACK_WEBHOOKS`: whether subscriptions may name `http://` URLs on loopback; only for one machine.
     pub allow_loopback_webhooks: bool,
     /// `SEAL_RETENTION_DAYS`: how long the object lock holds a seal, in days; 0, for a bucket without locks, unless set.
@@ -85,21 +91,6 @@ pub struct Config {
     pub s3_artifact_roots: bool,
     /// `JWT_GROUPS_CLAIM`: the claim of a JWT that names the caller's groups; `groups` unless set.
     pub jwt_groups_claim: String,
-}
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("SigningKey(hidden)")
-    }
-}
-
-/// A key on the curve P-256 that signs.
-#[derive(Clone)]
-pub enum SigningKey {
-    /// A key of the key management, by its ARN; it never leaves there.
-    Kms(String),
-    /// A private key as PKCS #8 in PEM, on one machine.
-    Pem(String),
 }
 
 /// Keys of the account that the function runs as.
@@ -177,6 +168,8 @@ impl Config {
                 .collect(),
             event_bus: get("EVENT_BUS"),
             eventbridge_endpoint: get("AWS_ENDPOINT_URL_EVENTBRIDGE"),
+            deliveries_queue: get("DELIVERIES_QUEUE_URL"),
+            sqs_endpoint: get("AWS_ENDPOINT_URL_SQS"),
             sns_endpoint: get("AWS_ENDPOINT_URL_SNS"),
             feed_delay_seconds: seconds("FEED_DELAY_SECONDS", 30)?,
             public_url: get("PUBLIC_URL").map(|url| url.trim_end_matches('/').to_owned()),
@@ -192,9 +185,8 @@ impl Config {
                 .clamp(SMALLEST_COPY_BYTES, crate::s3::MOST_COPIED_BYTES),
             collect_grace_seconds: seconds("COLLECT_GRACE_SECONDS", 3_600)?.max(presign_seconds),
             restore_seconds: seconds("RESTORE_SECONDS", 30 * 24 * 3_600)?,
-            signing_key: get("SIGNING_KMS_KEY")
-                .map(SigningKey::Kms)
-                .or_else(|| get("SIGNING_KEY").map(SigningKey::Pem)),
+            signing_key: get("SIGNING_KMS_KEY"),
+            kms_endpoint: get("AWS_ENDPOINT_URL_KMS"),
             allow_loopback_webhooks: flag("ALLOW_LOOPBACK_WEBHOOKS"),
             seal_retention_days: seconds("SEAL_RETENTION_DAYS", 0)?,
             trust_actor_header: flag("TRUST_ACTOR_HEADER"),

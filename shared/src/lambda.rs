@@ -132,8 +132,12 @@ const OUTSIDE_QUERY: &AsciiSet = &CONTROLS
 
 /// Reads the gateway's event, so that whatever a client sent becomes a request that the router can answer.
 fn request_of(mut event: Value) -> Result<LambdaRequest> {
-    // The adapter makes a URL of host and path, and panics if it is none; our routes do not ask for the host.
+    // The adapter makes a URL of host and path, and panics if it is none; a challenge names the host, from another header.
     if let Some(Value::Object(headers)) = event.get_mut("headers") {
+        headers.retain(|name, _| !name.eq_ignore_ascii_case("x-forwarded-host"));
+        if let Some(host) = headers.remove("host") {
+            headers.insert("x-forwarded-host".to_owned(), host);
+        }
         headers.retain(|name, _| !name.eq_ignore_ascii_case("host"));
     }
     if let Some(domain) = event.pointer_mut("/requestContext/domainName") {
@@ -200,6 +204,7 @@ fn refusal(edge: Edge, error: &Error, request_id: &str) -> Value {
     let (status, body) = match edge {
         Edge::Native => (error.code.status(), envelope(error, request_id)),
         Edge::Mlflow => crate::mlflow::error::envelope(error),
+        Edge::Oci => crate::oci::error::envelope(error),
     };
     json!({
         "statusCode": status,

@@ -27,7 +27,11 @@ pub mod http;
 #[cfg(feature = "aws")]
 pub mod lambda;
 #[cfg(feature = "aws")]
+pub mod lane_queue;
+#[cfg(feature = "aws")]
 pub mod mlflow;
+#[cfg(feature = "aws")]
+pub mod oci;
 #[cfg(feature = "aws")]
 pub mod s3;
 #[cfg(feature = "aws")]

@@ -1,18 +1,15 @@
 //! Signing with ECDSA on the curve P-256 over SHA-256, and verifying it.
 //!
-//! On AWS the private key never leaves the key management; on one machine it is a file of the data folder.
+//! The private key never leaves the key management; on one machine that is an embedded one, with a key of the data folder.
 
-use crate::aws::Clients;
-use crate::config::{Config, SigningKey as Configured};
+use crate::aws::{Clients, Lazy};
+use crate::config::Config;
 use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{MessageType, SigningAlgorithmSpec};
-use p256::ecdsa::signature::{Signer as _, Verifier as _};
-use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
-use p256::pkcs8::{
-    DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
-    LineEnding,
-};
+use p256::ecdsa::signature::Verifier as _;
+use p256::ecdsa::{Signature, VerifyingKey};
+use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _, LineEnding};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::sync::Arc;
@@ -21,15 +18,19 @@ use tokio::sync::OnceCell;
 /// What signs for this registry.
 #[derive(Clone)]
 pub struct Signer {
-    key: Option<Configured>,
-    clients: Clients,
+    client: Lazy<aws_sdk_kms::Client>,
+    /// The key's id or ARN.
+    key: Option<String>,
     /// The public key as PEM, once it was asked for.
     public: Arc<OnceCell<String>>,
 }
 
 impl fmt::Debug for Signer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Signer(key hidden)")
+        formatter
+            .debug_struct("Signer")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -37,51 +38,37 @@ impl Signer {
     /// Makes no call; the client is built when it is first used.
     pub(crate) fn new(config: &Config, clients: &Clients) -> Self {
         Self {
+            client: clients.kms(),
             key: config.signing_key.clone(),
-            clients: clients.clone(),
             public: Arc::default(),
         }
     }
 
-    fn key(&self) -> Result<&Configured> {
-        self.key.as_ref().ok_or_else(|| {
-            Error::internal(
-                "signing",
-                "neither `SIGNING_KMS_KEY` nor `SIGNING_KEY` is set; set one",
-            )
-        })
+    fn key(&self) -> Result<&str> {
+        self.key
+            .as_deref()
+            .ok_or_else(|| Error::internal("signing", "`SIGNING_KMS_KEY` is not set; set it"))
     }
 
-    /// Signs a message; the signature is DER, as sigstore has it.
+    /// Signs a message; the signature is DER, as sigstore has it. One call.
     pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
-        match self.key()? {
-            Configured::Pem(pem) => {
-                let signature: Signature = private_key(pem)?.sign(message);
-                Ok(signature.to_der().as_bytes().to_vec())
-            }
-            Configured::Kms(key_id) => {
-                let signed = self
-                    .clients
-                    .kms()
-                    .sign()
-                    .key_id(key_id)
-                    .message(Blob::new(Sha256::digest(message).to_vec()))
-                    .message_type(MessageType::Digest)
-                    .signing_algorithm(SigningAlgorithmSpec::EcdsaSha256)
-                    .send()
-                    .await
-                    .map_err(|error| {
-                        Error::new(ErrorCode::Unavailable, "KMS: signing").caused_by(error)
-                    })?;
-                signed
-                    .signature
-                    .map(Blob::into_inner)
-                    .ok_or_else(|| Error::internal("signing", "KMS gave no signature"))
-            }
-        }
+        let signed = self
+            .client
+            .sign()
+            .key_id(self.key()?)
+            .message(Blob::new(Sha256::digest(message).to_vec()))
+            .message_type(MessageType::Digest)
+            .signing_algorithm(SigningAlgorithmSpec::EcdsaSha256)
+            .send()
+            .await
+            .map_err(|error| Error::new(ErrorCode::Unavailable, "KMS: signing").caused_by(error))?;
+        signed
+            .signature
+            .map(Blob::into_inner)
+            .ok_or_else(|| Error::internal("signing", "KMS gave no signature"))
     }
 
-    /// The public key as PEM.
+    /// The public key as PEM; one call in the life of a process.
     pub async fn public_key(&self) -> Result<String> {
         self.public
             .get_or_try_init(|| self.find_public_key())
@@ -90,40 +77,22 @@ impl Signer {
     }
 
     async fn find_public_key(&self) -> Result<String> {
-        let key = match self.key()? {
-            Configured::Pem(pem) => *private_key(pem)?.verifying_key(),
-            Configured::Kms(key_id) => {
-                let found = self
-                    .clients
-                    .kms()
-                    .get_public_key()
-                    .key_id(key_id)
-                    .send()
-                    .await
-                    .map_err(|error| {
-                        Error::new(ErrorCode::Unavailable, "KMS: asking for the public key")
-                            .caused_by(error)
-                    })?;
-                let der = found.public_key.map(Blob::into_inner).unwrap_or_default();
-                VerifyingKey::from_public_key_der(&der)
-                    .map_err(|error| Error::internal("reading the public key", error))?
-            }
-        };
-        key.to_public_key_pem(LineEnding::LF)
+        let found = self
+            .client
+            .get_public_key()
+            .key_id(self.key()?)
+            .send()
+            .await
+            .map_err(|error| {
+                Error::new(ErrorCode::Unavailable, "KMS: asking for the public key")
+                    .caused_by(error)
+            })?;
+        let der = found.public_key.map(Blob::into_inner).unwrap_or_default();
+        VerifyingKey::from_public_key_der(&der)
+            .map_err(|error| Error::internal("reading the public key", error))?
+            .to_public_key_pem(LineEnding::LF)
             .map_err(|error| Error::internal("writing the public key", error))
     }
-}
-
-fn private_key(pem: &str) -> Result<SigningKey> {
-    SigningKey::from_pkcs8_pem(pem)
-        .map_err(|error| Error::internal("reading the signing key", error))
-}
-
-/// A new private key as PKCS #8 in PEM, from 32 random bytes; `None` for the few that are no key.
-pub fn private_key_of(random: &[u8; 32]) -> Option<String> {
-    let key = SigningKey::from_slice(random).ok()?;
-    let pem = key.to_pkcs8_pem(LineEnding::LF).ok()?;
-    Some(pem.to_string())
 }
 
 /// A public key that somebody trusts.
@@ -162,10 +131,12 @@ impl PublicKey {
 mod tests {
     use super::*;
 
+    use p256::ecdsa::SigningKey;
+    use p256::ecdsa::signature::Signer as _;
+
     #[test]
     fn what_a_key_signed_its_public_half_verifies_and_no_other() {
-        let pem = private_key_of(&[7; 32]).unwrap();
-        let key = private_key(&pem).unwrap();
+        let key = SigningKey::from_slice(&[7; 32]).unwrap();
         let signature: Signature = key.sign(b"message");
         let der = signature.to_der();
         let public = key
@@ -177,9 +148,8 @@ mod tests {
         assert!(public.verifies(b"message", der.as_bytes()));
         assert!(!public.verifies(b"messagf", der.as_bytes()));
         assert!(!public.verifies(b"message", b""));
-        let other = private_key(&private_key_of(&[8; 32]).unwrap()).unwrap();
+        let other = SigningKey::from_slice(&[8; 32]).unwrap();
         assert!(!PublicKey(*other.verifying_key()).verifies(b"message", der.as_bytes()));
         assert!(PublicKey::parse("no key").is_err());
-        assert!(private_key_of(&[0; 32]).is_none());
     }
 }

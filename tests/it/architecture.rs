@@ -40,11 +40,12 @@ fn nothing_says(folder: &str, words: &[&str]) {
     }
 }
 
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 10] = [
     "artifact-validation",
     "artifacts",
     "authorizer",
     "notifications",
+    "oci",
     "packaging",
     "promote",
     "query",
@@ -168,6 +169,7 @@ fn routes() -> BTreeSet<String> {
         ("query", query::routes()),
         ("packaging", packaging::routes()),
         ("notifications", notifications::routes()),
+        ("oci", oci::routes()),
         ("artifactvalidation", artifact_validation::routes()),
         ("artifacts", artifacts::routes()),
         ("authorizer", authorizer::routes()),
@@ -303,7 +305,7 @@ fn number(lines: &[&str], key: &str) -> u64 {
 
 /// The lines of one event source of a function, up to the next one.
 fn event_source<'a>(function: &[&'a str], name: &str) -> Vec<&'a str> {
-    let names = ["Objects:", "Changes:", "Sweep:"];
+    let names = ["Objects:", "Deliveries:", "Changes:", "Sweep:"];
     let opening = format!("{name}:");
     let lines: Vec<&str> = function
         .iter()
@@ -374,6 +376,26 @@ fn the_embedded_queues_stream_and_schedules_are_those_of_the_template() {
         let delay = value(&lines, "DelaySeconds").map_or(0, |text| text.parse().unwrap());
         assert_eq!(delay, queue.delay.as_secs(), "{function}");
     }
+    let deliveries = definition::DELIVERIES;
+    let source = event_source(
+        &resource(&template, &template_name(deliveries.function)),
+        "Deliveries",
+    );
+    assert_eq!(number(&source, "BatchSize"), deliveries.batch_size as u64);
+    assert_eq!(
+        number(&source, "MaximumConcurrency"),
+        deliveries.local_concurrency as u64
+    );
+    let lines = resource(&template, "DeliveriesQueue");
+    assert_eq!(value(&lines, "FifoQueue"), Some("true"));
+    assert_eq!(
+        number(&lines, "VisibilityTimeout"),
+        deliveries.visibility_timeout.as_secs()
+    );
+    assert_eq!(
+        number(&lines, "maxReceiveCount"),
+        u64::from(deliveries.max_receive_count)
+    );
     let stream = definition::STREAM;
     let source = event_source(
         &resource(&template, &template_name(stream.function)),

@@ -9,11 +9,11 @@ use shared::test_util::Cut;
 
 const SECRET: &str = "a secret of the tests, and of nobody else";
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     World::start_with(&[("TOKEN_SECRET", SECRET), ("TRUST_ACTOR_HEADER", "false")]).await
 }
 
-fn administrator() -> String {
+pub(crate) fn administrator() -> String {
     authorizer::administrator_token(SECRET)
 }
 
@@ -451,4 +451,109 @@ async fn subscribers_hear_of_tokens_and_never_of_what_they_are() {
     let told: Vec<&str> = delivered.iter().map(|event| event.what.as_str()).collect();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(!format!("{delivered:?}").contains(mine.rsplit('_').next().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_training_logged_names_no_model_that_its_reader_may_not_see() {
+    const API: &str = "/api/2.0/mlflow";
+    let world = world().await;
+    let admin = administrator();
+    let run = json!({"experiment_id": "0"});
+    let run = create(&world, &admin, &format!("{API}/runs/create"), run)
+        .await
+        .expect(200)["run"]["info"]["run_id"]
+        .clone();
+    let logged = create(
+        &world,
+        &admin,
+        &format!("{API}/logged-models"),
+        json!({"experiment_id": "0"}),
+    )
+    .await
+    .expect(200);
+    let logged = logged["model"]["info"]["model_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for name in ["fraud-eu", "churn"] {
+        let body = json!({"name": name});
+        create(
+            &world,
+            &admin,
+            &format!("{API}/registered-models/create"),
+            body,
+        )
+        .await
+        .expect(200);
+        let body =
+            json!({"name": name, "source": "s3://elsewhere/m", "run_id": run, "model_id": logged});
+        create(
+            &world,
+            &admin,
+            &format!("{API}/model-versions/create"),
+            body,
+        )
+        .await
+        .expect(200);
+    }
+    let reader = json!({"name": "r", "actions": ["read"], "models": ["fraud-*"]});
+    let reader = token(&world, reader).await;
+    let run = run.as_str().unwrap();
+    let search = json!({"experiment_ids": ["0"]});
+    for (method, path, body) in [
+        (Method::GET, format!("/v1/runs/{run}"), Value::Null),
+        (
+            Method::GET,
+            format!("/v1/logged-models/{logged}"),
+            Value::Null,
+        ),
+        (
+            Method::GET,
+            format!("{API}/logged-models/{logged}"),
+            Value::Null,
+        ),
+        (
+            Method::POST,
+            format!("{API}/logged-models/search"),
+            search.clone(),
+        ),
+        (
+            Method::GET,
+            format!("{API}/model-versions/search?filter=run_id%3D%27{run}%27"),
+            Value::Null,
+        ),
+        (
+            Method::GET,
+            format!("{API}/registered-models/search"),
+            Value::Null,
+        ),
+    ] {
+        let shown = call(&world, &reader, method, &path, body)
+            .await
+            .expect(200)
+            .to_string();
+        assert!(shown.contains("fraud-eu"), "{path}: {shown}");
+        assert!(!shown.contains("churn"), "{path}: {shown}");
+    }
+    let datasets = format!("{API}/experiments/search-datasets");
+    call(&world, &reader, Method::POST, &datasets, search)
+        .await
+        .expect(200);
+    for path in [
+        "registered-models/get?name=churn",
+        "registered-models/get-latest-versions?name=churn",
+        "registered-models/alias?name=churn&alias=a",
+        "model-versions/get?name=churn&version=1",
+        "model-versions/get-download-uri?name=churn&version=1",
+    ] {
+        call(
+            &world,
+            &reader,
+            Method::GET,
+            &format!("{API}/{path}"),
+            Value::Null,
+        )
+        .await
+        .expect_mlflow(403, "PERMISSION_DENIED");
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shared::test_util::Cut;
 
 /// More calls than any operation makes; the loop ends at the first `k` that cuts nothing.
-const MOST_CALLS: usize = 60;
+const MOST_CALLS: usize = 100;
 
 /// Every cut point of a fresh registry, until an uncut run.
 pub(crate) async fn cut_everywhere(

@@ -2,7 +2,8 @@
 
 use crate::world::{Files, World, files, safetensors};
 use serde_json::json;
-use shared::s3::ObjectVersion;
+use shared::domain::{ModelName, TenantName, VersionId, VersionNumber};
+use shared::s3::{ObjectVersion, keys};
 use std::collections::BTreeMap;
 
 const HOUR: u64 = 3_600_000;
@@ -36,8 +37,10 @@ fn content(kind: u64) -> Files {
 struct Story {
     world: World,
     dice: Dice,
-    /// What was registered.
+    /// What was registered in the models that have their names now.
     versions: BTreeMap<(&'static str, u64), Files>,
+    /// Where the models lie that have their names now.
+    homes: BTreeMap<&'static str, String>,
 }
 
 impl Story {
@@ -51,6 +54,7 @@ impl Story {
             world,
             dice: Dice(seed),
             versions: BTreeMap::new(),
+            homes: MODELS.map(|model| (model, model.to_owned())).into(),
         }
     }
 
@@ -63,14 +67,25 @@ impl Story {
     }
 
     async fn act(&mut self) {
-        let roll = self.dice.roll(12);
+        let roll = self.dice.roll(14);
+        let model = MODELS[usize::try_from(self.dice.roll(2)).unwrap()];
+        if roll >= 12 {
+            self.change_model(model).await;
+            return;
+        }
         if roll < 3 {
-            let model = MODELS[usize::try_from(self.dice.roll(2)).unwrap()];
+            if self.is_deleted(model).await {
+                return;
+            }
             let files = content(self.dice.roll(3));
             let version = self.world.register(model, &files).await;
             // Some uploads never come.
             if self.dice.roll(6) > 0 {
-                self.world.upload(model, version, &files).await;
+                let multipart = self.world.upload(model, version, &files).await;
+                if self.dice.roll(2) == 0 {
+                    let path = format!("/v1/models/{model}/versions/{version}/finalize");
+                    self.world.post(&path, multipart).await.expect(200);
+                }
             }
             self.versions.insert((model, version), files);
             return;
@@ -116,9 +131,61 @@ impl Story {
         }
     }
 
+    async fn is_deleted(&self, model: &str) -> bool {
+        let answer = self.world.get(&format!("/v1/models/{model}")).await;
+        assert!([200, 409].contains(&answer.status), "{:#}", answer.body);
+        answer.status == 409
+    }
+
+    /// Deletes, restores or replaces a model, or sets its rules; each may be refused.
+    async fn change_model(&mut self, model: &'static str) {
+        let path = format!("/v1/models/{model}");
+        let is_deleted = self.is_deleted(model).await;
+        match (is_deleted, self.dice.roll(3)) {
+            (false, 0) => {
+                let rules = json!({"keep_last": 1, "expire_after_days": 2});
+                let path = format!("{path}/retention");
+                self.world.put(&path, rules).await.expect(200);
+            }
+            (false, _) => {
+                self.remove_alias(model).await;
+                self.world.delete(&path).await.expect(200);
+            }
+            (true, 0 | 1) => drop(self.world.post(&format!("{path}/restore"), json!({})).await),
+            (true, _) => {
+                let created = self
+                    .world
+                    .post(
+                        "/v1/models",
+                        json!({"name": model, "replace_deleted": true}),
+                    )
+                    .await;
+                let id = created.expect(201)["model_id"].as_str().unwrap().to_owned();
+                assert_ne!(id, self.homes[model]);
+                self.homes.insert(model, id);
+                self.versions.retain(|(of, _), _| *of != model);
+            }
+        }
+    }
+
+    async fn remove_alias(&self, model: &str) {
+        let alias = format!("/v1/models/{model}/aliases/champion");
+        if let Some(version) = self.world.get(&alias).await.body["version"].as_u64() {
+            let body = json!({"expected_version": version});
+            let headers = [("x-slipway-actor", "ada")];
+            self.world
+                .send(reqwest::Method::DELETE, &alias, Some(body), &headers)
+                .await
+                .expect(200);
+        }
+    }
+
     /// Every version that can be downloaded has its files, byte for byte.
     async fn check_nothing_is_lost(&self) {
         for ((model, version), files) in &self.versions {
+            if self.is_deleted(model).await {
+                continue;
+            }
             let view = self.world.version(model, *version).await;
             if view["status"] != "READY" || view["deleted_at"].is_string() {
                 continue;
@@ -141,20 +208,29 @@ impl Story {
     async fn check_nothing_is_left(&self) {
         let mut allowed = Vec::new();
         for (model, version) in self.versions.keys() {
+            // Of a model that was deleted longer ago than it can be restored, nothing is left.
+            if self.is_deleted(model).await {
+                continue;
+            }
             let view = self.world.version(model, *version).await;
             if view["purged_at"].is_string() {
                 continue;
             }
-            let mut of =
-                |prefix: &str| allowed.push(format!("{prefix}/default/{model}/{version}/"));
-            of("reports");
+            let id = VersionId {
+                tenant: TenantName::default_tenant(),
+                model: ModelName::of_home(self.homes[model].as_str()).unwrap(),
+                number: VersionNumber::new(*version).unwrap(),
+            };
+            allowed.push(keys::reports_prefix(&id));
             match view["package"]["files_uri"].as_str() {
                 Some(uri) => {
-                    of("packages");
-                    of("archives");
+                    allowed.push(keys::package_prefix(&id));
+                    allowed.push(keys::archives_prefix(&id));
                     allowed.push(uri.strip_prefix("s3://slipway/").unwrap().to_owned());
                 }
-                None if view["status"] != "FAILED_REGISTRATION" => of("incoming"),
+                None if view["status"] != "FAILED_REGISTRATION" => {
+                    allowed.push(keys::incoming_prefix(&id));
+                }
                 None => {}
             }
         }
@@ -193,23 +269,16 @@ async fn whatever_happens_in_whatever_order_no_byte_is_lost_and_none_is_left() {
         story.check_nothing_is_lost().await;
         story.check_nothing_is_left().await;
         for model in MODELS {
-            let alias = format!("/v1/models/{model}/aliases/champion");
-            if let Some(version) = story.world.get(&alias).await.body["version"].as_u64() {
-                let body = json!({"expected_version": version});
-                let headers = [("x-slipway-actor", "ada")];
-                story
-                    .world
-                    .send(reqwest::Method::DELETE, &alias, Some(body), &headers)
-                    .await
-                    .expect(200);
+            if !story.is_deleted(model).await {
+                story.remove_alias(model).await;
             }
         }
+        // One model goes whole, the other version by version.
+        story.world.delete("/v1/models/iris").await;
         let all: Vec<_> = story.versions.keys().copied().collect();
         for (model, version) in all {
-            story
-                .world
-                .delete(&format!("/v1/models/{model}/versions/{version}"))
-                .await;
+            let path = format!("/v1/models/{model}/versions/{version}");
+            story.world.delete(&path).await;
         }
         story.settle(7).await;
         story.check_nothing_is_left().await;

@@ -31,7 +31,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 
 /// Every bootstrap, and whether it answers HTTP requests and handles events.
-const BOOTSTRAPS: [(&str, bool, bool); 9] = [
+const BOOTSTRAPS: [(&str, bool, bool); 10] = [
     ("register", true, true),
     ("promote", true, true),
     ("query", true, false),
@@ -41,6 +41,7 @@ const BOOTSTRAPS: [(&str, bool, bool); 9] = [
     ("tracking", true, false),
     ("artifacts", true, false),
     ("authorizer", true, false),
+    ("oci", true, false),
 ];
 
 /// The caller of `api-iam.json`.
@@ -90,14 +91,6 @@ struct Invocation {
 struct Runtime {
     events: tokio::sync::Mutex<mpsc::Receiver<Invocation>>,
     running: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
-}
-
-/// The private key of the embedded stack.
-fn signing_key(config: &shared::config::Config) -> &str {
-    match &config.signing_key {
-        Some(shared::config::SigningKey::Pem(pem)) => pem,
-        _ => panic!("the embedded stack has a key of its own"),
-    }
 }
 
 #[expect(clippy::unused_async, reason = "axum takes async handlers only")]
@@ -234,8 +227,19 @@ impl Function {
             .env("TABLE_NAME", &config.table)
             .env("BUCKET_NAME", &config.bucket)
             .env("CURSOR_SECRET", &config.cursor_secret)
-            // In the place of the template's `SIGNING_KMS_KEY`.
-            .env("SIGNING_KEY", signing_key(&config))
+            .env("SIGNING_KMS_KEY", config.signing_key.as_ref().unwrap())
+            .env(
+                "AWS_ENDPOINT_URL_KMS",
+                config.kms_endpoint.as_ref().unwrap(),
+            )
+            .env(
+                "DELIVERIES_QUEUE_URL",
+                config.deliveries_queue.as_ref().unwrap(),
+            )
+            .env(
+                "AWS_ENDPOINT_URL_SQS",
+                config.sqs_endpoint.as_ref().unwrap(),
+            )
             // Where the embedded servers are.
             .env(
                 "AWS_ENDPOINT_URL_DYNAMODB",
@@ -504,6 +508,7 @@ async fn a_model_travels_the_whole_way_through_the_bootstraps() {
         ("tracking", "/health"),
         ("artifacts", "/api/2.0/mlflow-artifacts/artifacts?path=0"),
         ("authorizer", "/v1/tokens"),
+        ("oci", "/v2/"),
     ] {
         let (status, _) = lambda.send(function, "GET", path, None).await;
         assert_eq!(status, 200, "{function}");

@@ -158,6 +158,49 @@ async fn a_copy_holds_the_same_pinned_objects_and_is_validated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_stage_and_a_deletion_touch_the_model_and_a_description_does_not() {
+    let world = World::start().await;
+    create(&world, "iris").await;
+    for _ in 0..2 {
+        reference(&world, "iris").await;
+    }
+    let touched = async || {
+        let model = world
+            .get(&format!("{API}/registered-models/get?name=iris"))
+            .await
+            .expect(200);
+        model["registered_model"]["last_updated_timestamp"]
+            .as_u64()
+            .unwrap()
+    };
+    let mut before = touched().await;
+    let mut is_touched = async || {
+        let after = touched().await;
+        std::mem::replace(&mut before, after) < after
+    };
+    world.clock.advance_millis(5);
+    move_to(&world, "1", "Staging").await;
+    assert!(is_touched().await);
+    world.clock.advance_millis(5);
+    let body = json!({"name": "iris", "version": "1", "description": "new"});
+    let path = format!("{API}/model-versions/update");
+    world
+        .send(reqwest::Method::PATCH, &path, Some(body), &[])
+        .await
+        .expect(200);
+    assert!(!is_touched().await);
+    world.clock.advance_millis(5);
+    let body = json!({"name": "iris", "version": "2"});
+    delete(&world, "model-versions/delete", body)
+        .await
+        .expect(200);
+    assert!(is_touched().await);
+    world.clock.advance_millis(5);
+    world.drain().await;
+    assert!(!is_touched().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_latest_of_each_stage_is_right_after_every_kind_of_change() {
     let world = World::start().await;
     create(&world, "iris").await;

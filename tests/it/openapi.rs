@@ -120,6 +120,7 @@ fn the_description_has_exactly_the_routes_of_the_functions() {
         query::routes(),
         packaging::routes(),
         notifications::routes(),
+        oci::routes(),
         artifact_validation::routes(),
         artifacts::routes(),
         authorizer::routes(),

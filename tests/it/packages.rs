@@ -65,6 +65,22 @@ async fn a_ready_version_lies_as_it_is_under_its_own_prefix_and_its_uploads_go()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_management_that_is_throttled_delays_a_package_and_spoils_nothing() {
+    let world = World::start().await;
+    world.create_model("iris").await;
+    let public = world.get("/v1/signing-key").await;
+    assert_eq!(public.status, 200);
+    world.register("iris", &content()).await;
+    world.upload("iris", 1, &content()).await;
+    // The client tries a call four times; then the message comes again.
+    world.stack.kms().throttle(6);
+    world.drain().await;
+    let found = files_of(&world, "iris", 1).await;
+    assert!(found.contains_key("model.sig"));
+    assert_eq!(found.len(), content().len() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_the_tenant_has_are_not_stored_twice_and_stay_until_the_last_is_purged() {
     let world = World::start().await;
     world.create_model("iris").await;
@@ -226,6 +242,76 @@ async fn purging_survives_every_cut() {
         },
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purging_a_deleted_model_survives_every_cut() {
+    cut_everywhere_with(
+        &[],
+        async |world| {
+            world.create_model("iris").await;
+            world.publish("iris", &content()).await;
+            // Its uploads never came.
+            world.register("iris", &content()).await;
+            world.pass(2 * HOUR).await;
+            world.delete("/v1/models/iris").await.expect(200);
+            world.drain().await;
+            world.clock.advance_millis(31 * DAY);
+        },
+        async |world, _| {
+            let schedule =
+                json!({"detail-type": "Scheduled Event", "source": "aws.events", "detail": {}});
+            packaging::handle(world.stack.app().clone(), schedule)
+                .await
+                .is_ok()
+        },
+        async |world| {
+            world.pass(8 * HOUR).await;
+            assert_eq!(world.object_versions().await, vec![]);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_model_keeps_its_files_until_it_cannot_be_restored_and_others_keep_what_they_share()
+ {
+    let world = World::start().await;
+    for model in ["iris", "lily"] {
+        world.create_model(model).await;
+        world.publish(model, &content()).await;
+    }
+    world.delete("/v1/models/iris").await.expect(200);
+    world.drain().await;
+    world.pass(20 * DAY).await;
+    world
+        .post("/v1/models/iris/restore", json!({}))
+        .await
+        .expect(200);
+    world.drain().await;
+    world.pass(20 * DAY).await;
+    assert_eq!(
+        files_of(&world, "iris", 1).await.len(),
+        content().len() + 1,
+        "the files and their signature"
+    );
+    world.delete("/v1/models/iris").await.expect(200);
+    world.drain().await;
+    world.pass(31 * DAY).await;
+    world
+        .post("/v1/models/iris/restore", json!({}))
+        .await
+        .expect_error(409, "deleted");
+    let downloads = world
+        .get("/v1/models/lily/versions/1/downloads")
+        .await
+        .expect(200);
+    let weights = world.download(&downloads["downloads"][1]).await;
+    assert_eq!(weights, content()["weights.safetensors"]);
+    world.delete("/v1/models/lily").await.expect(200);
+    world.drain().await;
+    world.pass(31 * DAY).await;
+    assert_eq!(world.object_versions().await, vec![]);
 }
 
 /// The archive once it is there.

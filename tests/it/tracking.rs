@@ -17,12 +17,12 @@ const API: &str = "/api/2.0/mlflow";
 
 /// Callers with verbs.
 impl World {
-    async fn mlflow(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn mlflow(&self, path: &str, body: Value) -> Answer {
         self.send(Method::POST, &format!("{API}/{path}"), Some(body), &[])
             .await
     }
 
-    async fn ask_mlflow(&self, path: &str) -> Answer {
+    pub(crate) async fn ask_mlflow(&self, path: &str) -> Answer {
         self.get(&format!("{API}/{path}")).await
     }
 
@@ -35,7 +35,7 @@ impl World {
         )
     }
 
-    async fn run(&self, experiment: &str, start: i64) -> String {
+    pub(crate) async fn run(&self, experiment: &str, start: i64) -> String {
         let body = json!({"experiment_id": experiment, "start_time": start, "run_name": "r"});
         let answer = self.mlflow("runs/create", body).await.expect(200);
         text(&answer["run"]["info"]["run_id"])
@@ -76,7 +76,7 @@ fn text(value: &Value) -> String {
 }
 
 /// The pairs of a list of keys and values.
-fn pairs(list: &Value) -> BTreeMap<String, Value> {
+pub(crate) fn pairs(list: &Value) -> BTreeMap<String, Value> {
     list.as_array()
         .unwrap_or(&Vec::new())
         .iter()
@@ -710,7 +710,7 @@ async fn a_tenant_sees_nothing_of_anothers_runs() {
 }
 
 /// Sends under an idempotency key, as a client that repeats itself does.
-async fn send(world: &World, path: &str, body: Value) -> bool {
+pub(crate) async fn send(world: &World, path: &str, body: Value) -> bool {
     let headers = [("idempotency-key", "the-key")];
     let path = format!("{API}/{path}");
     world

@@ -136,6 +136,68 @@ async fn events_that_come_twice_do_not_confuse_an_interrupted_validation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_validation_whose_continuation_never_comes_is_finished_by_the_sweep() {
+    let world = World::start_with(SMALL).await;
+    first_invocation(&world).await;
+    // Every mark that makes it go on is lost, each time.
+    for _ in 0..8 {
+        for delivery in world.stack.deliveries().await.unwrap() {
+            if delivery.what.contains("_SLIPWAY_CONTINUE_") {
+                world.stack.drop_delivery(&delivery.id).unwrap();
+            } else {
+                world.stack.deliver(&delivery.id).await.unwrap();
+            }
+        }
+        world.clock.advance_millis(3_600_000);
+        world.sweep().await;
+    }
+    world.drain().await;
+    is_whole(&world).await;
+}
+
+/// Several files that came in parts, some of which S3 hashes, and some of which are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_files_are_proven_across_invocations_and_none_is_begun_again() {
+    let world = World::start_with(SMALL).await;
+    let content: Files = (0..6_u8)
+        .map(|number| {
+            // Four beyond what S3 copies by one call, one that it copies, and a small one.
+            let size = if number == 4 {
+                16_500_000
+            } else if number == 5 {
+                1_000
+            } else {
+                17_000_000
+            };
+            (format!("{number}.safetensors"), safetensors(size, number))
+        })
+        .collect();
+    world.create_model("iris").await;
+    world.register("iris", &content).await;
+    for (path, bytes) in &content {
+        put_in_parts(&world, &format!("incoming/default/iris/1/{path}"), bytes).await;
+    }
+    let counters = world.stack.s3().counters().clone();
+    let read = || {
+        counters
+            .snapshot()
+            .get("GetObject")
+            .map_or(0, |count| count.bytes_out)
+    };
+    let before = read();
+    validate(&world).await;
+    let bytes = read() - before;
+    let sizes: usize = content.values().map(Vec::len).sum();
+    // Each once, and the headers of all in the invocation that judges.
+    assert!(
+        bytes <= (sizes + 6 * 700_000) as u64,
+        "{bytes} bytes of {sizes} were read"
+    );
+    world.drain().await;
+    is_whole(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_was_exchanged_while_it_was_validated_is_found() {
     let world = World::start_with(SMALL).await;
     first_invocation(&world).await;

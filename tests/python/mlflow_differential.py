@@ -3,6 +3,7 @@
     python tests/python/mlflow_differential.py --stock http://127.0.0.1:5000 --slipway http://127.0.0.1:8080 \
         --seed 1 --steps 2000
 
+With `--record FILE` it keeps what the stock server answers, which `test_mlflow_registry.py` plays back.
 A seed always plays the same calls. Times and what only one of the two shows are put aside before comparing; `EXPECTED`
 below and `docs/mlflow.md` say where ours is the right answer.
 """
@@ -12,7 +13,10 @@ import json
 import random
 import sys
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit
+
+import mlflow_recording
 
 API = "/api/2.0/mlflow/"
 STAGES = ["None", "Staging", "Production", "Archived"]
@@ -30,6 +34,10 @@ class Server:
         parts = urlsplit(url)
         self.prefix = parts.path.rstrip("/")
         self.connection = HTTPConnection(parts.hostname, parts.port, timeout=60)
+
+    def version(self) -> str:
+        self.connection.request("GET", self.prefix + "/version")
+        return self.connection.getresponse().read().decode()
 
     def call(self, method: str, path: str, fields: dict) -> tuple[int, dict]:
         target, body, headers = self.prefix + API + path, None, {}
@@ -281,9 +289,9 @@ def expected(path: str, fields: dict, stock: tuple, ours: tuple) -> bool:
     return stock[0] == 500 and 400 <= ours[0] < 500
 
 
-def play(stock_url: str, slipway_url: str, seed: int, steps: int, report=print) -> int:
+def play(stock: Server, ours: Server, seed: int, steps: int, report=print) -> int:
     """Plays; answers how many calls differed."""
-    player, stock, ours = Player(seed), Server(stock_url), Server(slipway_url)
+    player = Player(seed)
     differences = 0
     for step in range(steps):
         method, path, fields = player.call()
@@ -322,10 +330,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep the stock server's answers to the first seed")
     options = parser.parse_args()
     differences = 0
     for seed in range(options.seed, options.seed + options.seeds):
-        differences += play(options.stock, options.slipway, seed, options.steps)
+        stock = Server(options.stock)
+        told = mlflow_recording.record(stock) if options.record and seed == options.seed else None
+        differences += play(stock, Server(options.slipway), seed, options.steps)
+        if told is not None:
+            mlflow_recording.save(options.record, stock.version(), seed, options.steps, told)
     print(f"{options.seeds} seeds of {options.steps} calls: {differences} differ")
     return 1 if differences else 0
 

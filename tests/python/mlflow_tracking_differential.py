@@ -3,6 +3,7 @@
     python tests/python/mlflow_tracking_differential.py --stock http://127.0.0.1:5000 --slipway http://127.0.0.1:8080 \
         --seed 1 --steps 500
 
+With `--record FILE` it keeps what the stock server answers, which `test_mlflow_tracking.py` plays back.
 Both must be fresh, because experiments are numbered. A seed always plays the same calls. Ids are put aside before
 comparing, and so are times of the server, messages, and the order of tags, parameters and latest metrics.
 
@@ -15,7 +16,10 @@ import random
 import sys
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit
+
+import mlflow_recording
 
 API = "/api/2.0/mlflow/"
 NOT_COMPARED = {
@@ -81,6 +85,10 @@ class Server:
                     value = value.replace(real, name)
         return value
 
+    def version(self) -> str:
+        self.connection.request("GET", self.prefix + "/version")
+        return self.connection.getresponse().read().decode()
+
     def call(self, method: str, path: str, fields: dict) -> tuple[int, dict]:
         target, body, headers = self.prefix + API + self.real(path), None, {}
         if method == "GET":
@@ -99,11 +107,11 @@ class Server:
 class Play:
     """A sequence of random calls to both."""
 
-    def __init__(self, slipway: str, stock: str, seed: int) -> None:
-        self.ours, self.stock = Server(slipway), Server(stock)
+    def __init__(self, ours: Server, stock: Server, seed: int) -> None:
+        self.ours, self.stock = ours, stock
         self.random = random.Random(seed)
         self.base = 1_700_000_000_000 + seed * 1_000_000
-        self.label = f"{seed}-{int(time.time())}"
+        self.label = str(seed)
         self.experiments, self.runs, self.models = [], [], []
         self.made = 0
         self.differences: list[str] = []
@@ -362,9 +370,9 @@ class Play:
             act()
 
 
-def differences(slipway: str, stock: str, seed: int, steps: int) -> list[str]:
+def differences(ours: Server, stock: Server, seed: int, steps: int) -> list[str]:
     """Where the two differ, one text each."""
-    play = Play(slipway, stock, seed)
+    play = Play(ours, stock, seed)
     play.play(steps)
     return play.differences
 
@@ -375,7 +383,12 @@ if __name__ == "__main__":
     parser.add_argument("--slipway", required=True)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep the stock server's answers")
     arguments = parser.parse_args()
-    found = differences(arguments.slipway, arguments.stock, arguments.seed, arguments.steps)
+    stock = Server(arguments.stock)
+    told = mlflow_recording.record(stock) if arguments.record else None
+    found = differences(Server(arguments.slipway), stock, arguments.seed, arguments.steps)
+    if told is not None:
+        mlflow_recording.save(arguments.record, stock.version(), arguments.seed, arguments.steps, told)
     print("\n".join(found) or f"no differences in {arguments.steps} steps of seed {arguments.seed}")
     sys.exit(bool(found))

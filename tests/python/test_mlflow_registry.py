@@ -6,8 +6,10 @@ import subprocess
 from pathlib import Path
 
 import mlflow_differential
+import mlflow_recording
 import pytest
 from conftest import Registry, mlflow_python
+from mlflow_differential import Server
 
 STORY = Path(__file__).parent / "mlflow_registry_story.py"
 
@@ -31,5 +33,14 @@ def test_a_stock_client_does_all_that_a_registry_is_for(registry: Registry, whic
 def test_a_stock_server_answers_random_calls_alike(registry: Registry) -> None:
     told: list[str] = []
     seed = int.from_bytes(os.urandom(4))
-    differences = mlflow_differential.play(os.environ["SLIPWAY_STOCK_MLFLOW"], registry.base_url, seed, 400, told.append)
+    stock, ours = Server(os.environ["SLIPWAY_STOCK_MLFLOW"]), Server(registry.base_url)
+    differences = mlflow_differential.play(stock, ours, seed, 400, told.append)
+    assert differences == 0, "\n".join(told)
+
+
+def test_random_calls_are_answered_as_a_stock_server_answered_them(registry: Registry) -> None:
+    recording, told = mlflow_recording.load("registry.json.gz"), []
+    ours = Server(f"{registry.base_url}/t/recorded")
+    stock = mlflow_recording.play_back(Server(registry.base_url), recording["calls"])
+    differences = mlflow_differential.play(stock, ours, recording["seed"], recording["steps"], told.append)
     assert differences == 0, "\n".join(told)

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import mlflow_recording
+import mlflow_tracking_differential
 import pytest
-
-from conftest import Host, mlflow_client
+from conftest import Host, Registry, mlflow_client
+from mlflow_tracking_differential import Server
 
 # What every client can; it prints what came of it as JSON.
 TRACKING = """
@@ -205,3 +207,11 @@ def test_a_model_goes_from_its_run_to_its_prediction(which: str, host: Host, tmp
     shown = host.registry.call("GET", f"/t/track-{which}/v1/runs/{run_id}").expect(200)
     assert shown["versions"] == [{"model": "classifier", "version": 1}]
     assert shown["metrics"]["accuracy"]["value"] == 1.0
+
+
+def test_random_calls_are_answered_as_a_stock_server_answered_them(registry: Registry) -> None:
+    recording = mlflow_recording.load("tracking.json.gz")
+    stock = mlflow_recording.play_back(Server(registry.base_url), recording["calls"])
+    ours = Server(f"{registry.base_url}/t/recorded")
+    found = mlflow_tracking_differential.differences(ours, stock, recording["seed"], recording["steps"])
+    assert not found, "\n".join(found)

@@ -18,6 +18,7 @@ mod digest;
 mod examine;
 mod handler;
 mod locate;
+mod own_rules;
 mod policies;
 mod rejudge;
 mod report;

@@ -4,6 +4,10 @@
 //! runs twice writes one object.
 
 use crate::digest::Proof;
+use crate::own_rules::{
+    self, DIGEST_MISMATCH, INSPECTION_CRASHED, NEVER_ARRIVED, NOT_ACCEPTED, OwnRule, REJECTED,
+    SIZE_MISMATCH,
+};
 use crate::ruling::Ruling;
 use crate::source::Pinned;
 use model_formats::rejudge::FACTS_VERSION;
@@ -23,60 +27,6 @@ const MAX_FINDINGS: usize = 10_000;
 const MAX_MISSING: usize = 100;
 /// Longest summary, in characters.
 const MAX_SUMMARY: usize = 200;
-/// The verdict over a version whose uploads are not as declared.
-pub(crate) const REJECTED: &str = "rejected";
-
-/// A rule about uploads; rules about content are the formats' own.
-#[derive(Debug)]
-struct UploadRule {
-    id: &'static str,
-    verdict: &'static str,
-    why: &'static str,
-    fix: &'static str,
-}
-
-const SIZE_MISMATCH: UploadRule = UploadRule {
-    id: "upload.size-mismatch",
-    verdict: REJECTED,
-    why: "What was uploaded is not what was declared.",
-    fix: "Register a new version, declare the size of the file that you upload, and upload it whole.",
-};
-const DIGEST_MISMATCH: UploadRule = UploadRule {
-    id: "upload.digest-mismatch",
-    verdict: REJECTED,
-    why: "What was uploaded is not what was declared.",
-    fix: "Register a new version, declare the SHA-256 of the file that you upload, and upload it unchanged.",
-};
-const NEVER_ARRIVED: UploadRule = UploadRule {
-    id: "upload.never-arrived",
-    verdict: REJECTED,
-    why: "A version is registered only when all that it declares has arrived.",
-    fix: "Register a new version, and upload every artifact before the upload deadline.",
-};
-const INSPECTION_CRASHED: UploadRule = UploadRule {
-    id: "inspection.crashed",
-    verdict: "incomplete",
-    why: "A check that broke down has checked nothing.",
-    fix: "Report the file to whoever runs this registry; it found a fault in the inspection.",
-};
-const NOT_ACCEPTED: UploadRule = UploadRule {
-    id: "policy.verdict-not-accepted",
-    verdict: REJECTED,
-    why: "The validation policy of this registry does not accept versions of this verdict.",
-    fix: "Mend what the other findings tell of, or ask whoever keeps the policy.",
-};
-const UPLOAD_RULES: &[UploadRule] = &[
-    SIZE_MISMATCH,
-    DIGEST_MISMATCH,
-    NEVER_ARRIVED,
-    INSPECTION_CRASHED,
-];
-
-/// Whether a rule is told of beside the inspection's own.
-pub(crate) fn is_own(rule: &str) -> bool {
-    rule == NOT_ACCEPTED.id
-}
-
 /// A finished report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Judged {
@@ -160,7 +110,7 @@ struct Found {
 }
 
 impl Found {
-    fn of_upload(rule: &UploadRule, path: &str, detail: String) -> Self {
+    fn of_upload(rule: &OwnRule, path: &str, detail: String) -> Self {
         Self {
             path: path.to_owned(),
             offset_bytes: None,
@@ -176,8 +126,7 @@ impl Found {
         let (why, fix, verdict) = if let Some(rule) = rules::find(&finding.rule) {
             (rule.why, rule.fix, ruling.limits.verdict_of(rule).word())
         } else {
-            let own = UPLOAD_RULES.iter().find(|rule| rule.id == finding.rule);
-            own.map_or(("", "", "incomplete"), |rule| {
+            own_rules::find(&finding.rule).map_or(("", "", "incomplete"), |rule| {
                 (rule.why, rule.fix, rule.verdict)
             })
         };

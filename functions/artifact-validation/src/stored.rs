@@ -1,6 +1,7 @@
 //! Stored reports, read back to be judged again.
 
-use crate::report::{self, Judged, REJECTED};
+use crate::own_rules::{self, REJECTED};
+use crate::report::{self, Judged};
 use crate::ruling::Ruling;
 use model_formats::rejudge::{self, FACTS_VERSION};
 use model_formats::{FileReport, Finding, Report as Inspection, Verdict};
@@ -193,7 +194,7 @@ impl StoredReport {
         let findings = self
             .findings
             .iter()
-            .filter(|finding| !report::is_own(&finding.rule))
+            .filter(|finding| !own_rules::is_of_judgement(&finding.rule))
             .cloned()
             .collect();
         Inspection {

@@ -1,13 +1,13 @@
 //! Files on their way out: where their bytes are, or small ones themselves.
 
 use crate::upload::expiration;
-use crate::{roots, versions};
+use crate::{paths, roots, versions};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
-use shared::domain::{Location, StoredPath, VersionId};
+use shared::domain::{Location, VersionId};
 use shared::http::Caller;
 use shared::mlflow::{Fields, MlflowCode, invalid, refused};
 use shared::s3::keys;
@@ -59,7 +59,7 @@ pub(crate) struct Held {
 
 /// Where a file's bytes are; asks S3 for what clients keep, and the version for what it holds.
 pub(crate) async fn held(app: &App, caller: &Caller, path: &str) -> Result<Held> {
-    match Location::parse(path)? {
+    match paths::location(path)? {
         Location::Stored(path) => {
             let key = keys::tracked(&caller.tenant, &path);
             let head = app.bucket.head(&key, None).await?;
@@ -116,7 +116,7 @@ pub(crate) async fn presigned(app: &App, held: &Held) -> Result<Value> {
 /// A presigned download of a run's file, as SageMaker's client asks for it.
 pub(crate) async fn presigned_of_run(app: &App, caller: &Caller, fields: &Fields) -> Result<Value> {
     let run = fields.required("run_id")?;
-    let path = StoredPath::parse(fields.required("path")?)?.decoded()?;
+    let path = paths::stored(&fields.required("path")?)?;
     let seconds = expiration(app, fields)?;
     let root = roots::of_run(app, &caller.tenant, &run).await?;
     let key = format!("{}/{path}", root.key);
@@ -134,7 +134,7 @@ pub(crate) async fn presigned_of_run(app: &App, caller: &Caller, fields: &Fields
 
 /// A file of a root, in the body if it is small.
 pub(crate) async fn attached_of_root(app: &App, root_key: &str, path: &str) -> Result<Response> {
-    let path = StoredPath::parse(path)?.decoded()?;
+    let path = paths::stored(path)?;
     let held = Held {
         key: format!("{root_key}/{path}"),
         object_version: None,

@@ -1,6 +1,6 @@
 //! Transport: parse, call, render.
 
-use crate::{download, list, roots, upload};
+use crate::{download, list, paths, roots, upload};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 use shared::domain::location::Owner;
 use shared::domain::tracking::RunId;
-use shared::domain::{ArtifactPath, ModelName, VersionId, VersionNumber};
+use shared::domain::{ModelName, VersionId, VersionNumber};
 use shared::http::{Caller, Reply, Target};
 use shared::mlflow::fields::missing;
 use shared::mlflow::{Fields, MlflowCode, refused};
@@ -176,7 +176,7 @@ pub(crate) async fn get_version_artifact(
         model: ModelName::parse(fields.required("name")?)?,
         number: VersionNumber::parse(&fields.required("version")?)?,
     };
-    let path = ArtifactPath::parse(fields.required("path")?)?;
+    let path = paths::held(&fields.required("path")?)?;
     let held = crate::versions::held(&app, &caller, &id, &path).await?;
     if fields.flag("presigned")? == Some(true) {
         return Ok(axum::response::IntoResponse::into_response(Reply::ok(

@@ -13,6 +13,7 @@
 mod download;
 mod handlers;
 mod list;
+mod paths;
 mod roots;
 mod upload;
 mod versions;

@@ -1,9 +1,9 @@
 //! What lies in a folder.
 
-use crate::{roots, versions};
+use crate::{paths, roots, versions};
 use serde_json::{Value, json};
 use shared::domain::location::Owner;
-use shared::domain::{Location, StoredPath, VersionId};
+use shared::domain::{Location, VersionId};
 use shared::http::Caller;
 use shared::mlflow::invalid;
 use shared::s3::{Folder, keys};
@@ -14,7 +14,7 @@ const MOST_ENTRIES: usize = 40_000;
 
 /// Lists a folder by its path below the root of all artifacts; names are relative to the folder.
 pub(crate) async fn by_path(app: &App, caller: &Caller, path: &str) -> Result<Value> {
-    let folder = match Location::of_uri_path(path.trim_end_matches('/'))? {
+    let folder = match paths::location_of_uri(path.trim_end_matches('/'))? {
         Location::Root => at(app, &keys::tracked_prefix(&caller.tenant)).await?,
         Location::Stored(path) => {
             at(app, &format!("{}/", keys::tracked(&caller.tenant, &path))).await?
@@ -46,7 +46,7 @@ pub(crate) async fn of_owner(
         .as_deref()
         .map(|path| path.trim_end_matches('/'))
         .filter(|path| !path.is_empty())
-        .map(|path| StoredPath::parse(path)?.decoded())
+        .map(paths::stored)
         .transpose()?;
     let root = roots::of(app, &caller.tenant, owner).await?;
     let (prefix, before) = match &path {

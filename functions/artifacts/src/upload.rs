@@ -1,7 +1,7 @@
 //! Files on their way in: a small one in the body, any other by presigned requests.
 
 use crate::download::media_type_of;
-use crate::roots;
+use crate::{paths, roots};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use shared::domain::location::Owner;
@@ -24,7 +24,7 @@ const MAX_PART_SECONDS: u64 = 6 * 3_600;
 
 /// The file that a request may change.
 pub(crate) fn writable(path: &str) -> Result<StoredPath> {
-    match Location::parse(path)? {
+    match paths::location(path)? {
         Location::Stored(path) => Ok(path),
         Location::Version { model, number, .. } => Err(refused(
             MlflowCode::PermissionDenied,
@@ -189,7 +189,7 @@ pub(crate) async fn presigned(app: &App, caller: &Caller, fields: &Fields) -> Re
             ));
         }
     };
-    let path = StoredPath::parse(fields.required("path")?)?.decoded()?;
+    let path = paths::stored(&fields.required("path")?)?;
     let seconds = expiration(app, fields)?;
     let root = roots::to_write(app, &caller.tenant, &owner).await?;
     let request = app

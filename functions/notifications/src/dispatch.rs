@@ -1,11 +1,10 @@
-//! Dispatching an event: tag index first, then its row in the feed with its deliveries and work, then the sending.
+//! Dispatching an event: tag index first, then its row in the feed with its deliveries and work, then handing it on.
 //!
 //! The feed row says that an event was dispatched. Everything that a crash must repeat happens before it is written;
 //! everything after it is also found by the sweep, for which a piece of work is written in the same transaction.
 
-use crate::deliver::Outgoing;
 use crate::facts::Facts;
-use crate::lanes::{End, Run, Sender};
+use crate::lanes;
 use crate::seals;
 use serde::{Deserialize, Serialize};
 use shared::domain::subscription::{DeliveryStatus, MAX_SUBSCRIPTIONS, SubscriptionStatus};
@@ -16,14 +15,11 @@ use shared::dynamodb::{Dispatch, Lane, WorkItem, WorkKind, keys};
 use shared::s3;
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Error, ErrorCode, Result};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-/// Deliveries are first sent at once; this much later the sweep looks after them, in milliseconds.
+/// Deliveries are asked for at once; this much later the sweep looks whether they were, in milliseconds.
 const FIRST_DUE_MILLIS: u64 = 60_000;
-/// After this, what is left of a batch waits for the sweep.
-const BATCH_TIME_LIMIT: Duration = Duration::from_secs(25);
 /// How long validation and packaging have before the sweep looks after a version, in milliseconds.
 const WORK_DUE_MILLIS: u64 = 5 * 60_000;
 /// How long an index row remembers that a tag is gone: longer than any event may be late, in milliseconds.
@@ -79,7 +75,7 @@ struct Dispatched {
     deliveries: Vec<(Subscription, Delivery)>,
 }
 
-/// Events that came together; their deliveries are sent together once all of them are dispatched.
+/// Events that came together; their deliveries are asked for together once all of them are dispatched.
 #[derive(Debug)]
 pub(crate) struct Batch {
     app: App,
@@ -179,46 +175,22 @@ impl Batch {
         Ok(is_new)
     }
 
-    /// Sends what was dispatched; what fails here is tried again by the sweep.
-    pub(crate) async fn send(self) {
+    /// Puts what was dispatched on the bus, and asks for its deliveries; what fails here is tried again by the sweep.
+    pub(crate) async fn hand_on(self) {
         let dispatched = self
             .dispatched
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        let on_bus = put_on_bus(&self.app, dispatched.iter().map(|one| &one.event)).await;
-        let mut runs: BTreeMap<Lane, Run> = BTreeMap::new();
-        for one in &dispatched {
-            for (subscription, delivery) in &one.deliveries {
-                let Some(lane) = Lane::of(&one.event.tenant, delivery) else {
-                    continue;
-                };
-                // An endpoint that failed last is left to the sweep, so that it does not hold up the stream.
-                if subscription.circuit.failures > 0 || subscription.digest_minutes.is_some() {
-                    continue;
-                }
-                let outgoing = Outgoing {
-                    delivery: delivery.clone(),
-                    event: one.event.clone(),
-                };
-                runs.entry(lane.clone())
-                    .or_insert_with(|| Run {
-                        lane,
-                        subscription: Some(subscription.clone()),
-                        known: HashMap::new(),
-                    })
-                    .known
-                    .insert(one.event.id.clone(), outgoing);
-            }
-        }
-        let sender = Sender::new(&self.app, BATCH_TIME_LIMIT);
-        let ends = sender.run_all(runs.into_values().collect()).await;
+        let (on_bus, is_asked_for) = tokio::join!(
+            Box::pin(put_on_bus(
+                &self.app,
+                dispatched.iter().map(|one| &one.event)
+            )),
+            Box::pin(ask_for_all(&self.app, &dispatched))
+        );
         for (one, is_on_bus) in dispatched.iter().zip(on_bus) {
-            let is_over = is_on_bus
-                && one
-                    .fresh
-                    .lanes()
-                    .all(|lane| ends.get(&lane) == Some(&End::Empty));
-            if is_over
+            if is_on_bus
+                && is_asked_for
                 && (one.fresh.bus || !one.fresh.lanes.is_empty())
                 && let Err(error) = self.app.registry.finish_work(&one.work).await
             {
@@ -256,6 +228,44 @@ impl Batch {
             .insert(tenant.clone(), Arc::clone(&loaded));
         Ok(loaded)
     }
+}
+
+/// Asks for the lanes of deliveries to be gone through: now, or when the first of them may be sent.
+async fn ask_for_all(app: &App, dispatched: &[Dispatched]) -> bool {
+    let mut now = BTreeSet::new();
+    let mut later = BTreeSet::new();
+    for one in dispatched {
+        for (subscription, delivery) in &one.deliveries {
+            let Some(lane) = Lane::of(&one.event.tenant, delivery) else {
+                continue;
+            };
+            // Nobody need be called to find that a digest is not due, or that an endpoint is paused.
+            let due = subscription
+                .circuit
+                .paused_until
+                .map_or(delivery.due_at, |until| until.max(delivery.due_at));
+            if due > app.clock.now() {
+                later.insert((lane, due));
+            } else {
+                now.insert(lane);
+            }
+        }
+    }
+    let asked = async {
+        for (lane, due) in later {
+            app.registry.add_work(&lane.work(due)?).await?;
+        }
+        lanes::ask_for(app, now).await
+    };
+    asked
+        .await
+        .inspect_err(|error| {
+            tracing::warn!(
+                error = error.chain(),
+                "Deliveries could not be asked for; the sweep tries again"
+            );
+        })
+        .is_ok()
 }
 
 /// Puts events on the bus, if there is one, and says of each whether it is there.
@@ -370,6 +380,17 @@ fn work_of(event: &Event, grace: u64, window: u64) -> Result<Vec<WorkItem>> {
         && event.data.get("status").and_then(serde_json::Value::as_str) == Some("READY")
     {
         return Ok(Vec::new());
+    }
+    if event.kind == EventType::ModelDeleted {
+        let Some(home) = event.home() else {
+            return Ok(Vec::new());
+        };
+        return Ok(vec![WorkItem::about_model(
+            WorkKind::Collect,
+            event.time.plus_millis(window),
+            &event.tenant,
+            &ModelName::of_home(home)?,
+        )]);
     }
     let kinds: &[(WorkKind, u64)] = match event.kind {
         EventType::VersionRegistered => &[(WorkKind::Validate, WORK_DUE_MILLIS)],

@@ -4,7 +4,7 @@ use crate::dispatch::{Batch, dispatch_packaged};
 use crate::replay::{self, Replay};
 use crate::subscriptions::{self, ChangedSubscription, NewSecret, NewSubscription, unsealed};
 use crate::views::SubscriptionView;
-use crate::{audit, seals, tenures};
+use crate::{audit, lanes, seals, tenures};
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
@@ -14,21 +14,22 @@ use shared::dynamodb::Outcome;
 use shared::dynamodb::outbox::event_of_record;
 use shared::events::{Message, ObjectCreated, each_message, each_record};
 use shared::http::{Body, Caller, Pages, Paging, Params, Reply, Target, respond};
+use shared::lane_queue::LaneMessage;
 use shared::{App, Error, Result};
 
-/// Dispatches the events among stream records, in order, then sends them.
+/// Dispatches the events among stream records, in order, then hands them on.
 pub(crate) async fn stream_records(app: &App, records: Vec<Value>) -> Value {
     let batch = Batch::new(app);
     let answer = each_record(records, |record| dispatch_record(&batch, record)).await;
-    batch.send().await;
+    batch.hand_on().await;
     answer
 }
 
-/// Dispatches the events that S3 notifications of manifests tell of, then sends them.
+/// Goes through the lanes that messages name; dispatches the events that S3 notifications of manifests tell of.
 pub(crate) async fn queue_messages(app: &App, messages: Vec<Message>) -> Value {
     let batch = Batch::new(app);
-    let answer = each_message(messages, |message| dispatch_message(&batch, message)).await;
-    batch.send().await;
+    let answer = each_message(messages, |message| take_message(app, &batch, message)).await;
+    batch.hand_on().await;
     answer
 }
 
@@ -39,7 +40,10 @@ async fn dispatch_record(batch: &Batch, record: Value) -> Result<()> {
     }
 }
 
-async fn dispatch_message(batch: &Batch, message: Message) -> Result<()> {
+async fn take_message(app: &App, batch: &Batch, message: Message) -> Result<()> {
+    if let Some(lanes) = LaneMessage::from_body(&message.body) {
+        return Box::pin(lanes::go_through(app, &lanes)).await;
+    }
     for object in ObjectCreated::from_message(&message.body)? {
         dispatch_packaged(batch, &object.key).await?;
     }

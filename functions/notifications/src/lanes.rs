@@ -1,28 +1,29 @@
 //! Lanes: what a subscription still has to hear of one model, sent one after the other.
 //!
 //! The first of a lane is sent until it is delivered or given up; only then comes the next. Lanes do not wait for each
-//! other, and neither do subscriptions. A lane in which something waits always has a piece of work that names it:
-//! work is only removed once its lane was found empty, or once other work of the lane was added.
+//! other, and neither do subscriptions: each call goes through lanes of one subscription.
+//! A lane in which something waits is always named by a piece of work, so that nothing is lost with a message of the
+//! queue: work is only removed once its lanes were found empty, or once other work that names them was added.
 
 use crate::deliver::{self, Outgoing};
 use futures::StreamExt as _;
 use shared::domain::subscription::{Circuit, DeliveryStatus, SubscriptionStatus};
 use shared::domain::{Subscription, Timestamp};
 use shared::dynamodb::{Lane, Place};
+use shared::lane_queue::LaneMessage;
 use shared::{App, Result};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// After this, what is left of a message goes back to the queue; a last attempt may still be under way then.
+const TIME_LIMIT: Duration = Duration::from_secs(25);
 /// Places of a lane that are looked up together.
 const PLACES_AT_ONCE: usize = 25;
 /// Most events of one digest.
 const MOST_IN_DIGEST: usize = 50;
 /// Most lanes of one subscription that are sent at the same time.
 const CONCURRENT_LANES: usize = 4;
-/// Most subscriptions that are sent to at the same time.
-const CONCURRENT_SUBSCRIPTIONS: usize = 48;
 /// How long an endpoint that hung is left alone, in milliseconds.
 const HANG_MILLIS: u64 = 60_000;
 /// How long the lanes of a disabled subscription wait until somebody looks again, in milliseconds.
@@ -30,78 +31,111 @@ const DISABLED_MILLIS: u64 = 3_600_000;
 
 /// How a lane was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Nothing waits in it, but what came meanwhile and has work of its own.
+enum End {
+    /// Nothing waits in it, but what came meanwhile and was asked for by whoever brought it.
     Empty,
     /// Something waits in it, and there is work for it.
     Waiting,
-    /// Not all was done for it; the work that led here must stay.
-    Interrupted,
+    /// There was no time for all of it.
+    Unfinished,
 }
 
-/// Subscriptions that are sent to together, with what is known of their endpoints.
+/// Asks for lanes to be gone through soon, each once.
+///
+/// For each message there is work first, by which the sweep finds its lanes should the message be lost.
+pub(crate) async fn ask_for(app: &App, lanes: impl IntoIterator<Item = Lane>) -> Result<()> {
+    let messages = LaneMessage::about(lanes, &app.ids, app.clock.now());
+    for message in &messages {
+        app.registry.add_work(&message.work()?).await?;
+    }
+    app.lane_queue.send(&messages).await
+}
+
+/// Goes through the lanes that a message names; what it has no time for goes back to the queue.
+pub(crate) async fn go_through(app: &App, message: &LaneMessage) -> Result<()> {
+    let subscription = app
+        .registry
+        .find_subscription(&message.tenant, &message.subscription)
+        .await?;
+    let Some(subscription) = subscription else {
+        for lane in message.lanes() {
+            clear(app, &lane).await?;
+        }
+        return app.registry.finish_work(&message.work()?).await;
+    };
+    let sender = Sender {
+        app,
+        deadline: Instant::now() + TIME_LIMIT,
+        endpoint: Mutex::new(Endpoint {
+            circuit: subscription.circuit.clone(),
+            hangs_until: None,
+        }),
+        subscription,
+    };
+    let mut unfinished = Vec::new();
+    let mut failure = None;
+    for (lane, end) in sender.run_all(message.lanes().collect()).await {
+        match end {
+            Ok(End::Empty | End::Waiting) => {}
+            Ok(End::Unfinished) => unfinished.push(lane),
+            Err(error) => failure = Some(error),
+        }
+    }
+    ask_for(app, unfinished).await?;
+    match failure {
+        // The queue brings the whole message again; lanes that are empty by then cost a look.
+        Some(error) => Err(error),
+        None => app.registry.finish_work(&message.work()?).await,
+    }
+}
+
+/// Takes everything out of a lane whose subscription was deleted.
+async fn clear(app: &App, lane: &Lane) -> Result<()> {
+    loop {
+        let places = app.registry.lane(lane, PLACES_AT_ONCE).await?;
+        for place in &places {
+            app.registry.leave_lane(lane, &place.place).await?;
+        }
+        if places.len() < PLACES_AT_ONCE {
+            return Ok(());
+        }
+    }
+}
+
+/// One subscription that is sent to, with what is known of its endpoint.
 #[derive(Debug)]
-pub(crate) struct Sender<'a> {
+struct Sender<'a> {
     app: &'a App,
+    subscription: Subscription,
     deadline: Instant,
-    /// What attempts found in this round; the items were read before it.
-    circuits: Mutex<HashMap<String, Circuit>>,
-    /// Until when an endpoint that hung in this round is left alone.
-    hanging: Mutex<HashMap<String, Timestamp>>,
+    /// What attempts found since the subscription was read.
+    endpoint: Mutex<Endpoint>,
 }
 
-/// A lane with the subscription that it belongs to, and what is known of its deliveries already.
+/// What is known of an endpoint.
 #[derive(Debug)]
-pub(crate) struct Run {
-    /// The lane.
-    pub(crate) lane: Lane,
-    /// The subscription; absent if it was deleted.
-    pub(crate) subscription: Option<Subscription>,
-    /// Deliveries that were just dispatched, by event.
-    pub(crate) known: HashMap<String, Outgoing>,
+struct Endpoint {
+    circuit: Circuit,
+    /// Until when it is left alone because it hung.
+    hangs_until: Option<Timestamp>,
 }
 
-impl<'a> Sender<'a> {
-    /// A round of sending that takes no longer than about `limit`.
-    pub(crate) fn new(app: &'a App, limit: Duration) -> Self {
-        Self {
-            app,
-            deadline: Instant::now() + limit,
-            circuits: Mutex::default(),
-            hanging: Mutex::default(),
-        }
-    }
-
-    /// Runs lanes, those of several subscriptions side by side, and says how each was left.
-    pub(crate) async fn run_all(&self, runs: Vec<Run>) -> HashMap<Lane, End> {
-        let mut groups: BTreeMap<String, Vec<Run>> = BTreeMap::new();
-        for run in runs {
-            groups
-                .entry(run.lane.subscription.clone())
-                .or_default()
-                .push(run);
-        }
-        let groups: Vec<_> = groups
-            .into_values()
-            .map(|group| self.run_group(group))
-            .collect();
-        futures::stream::iter(groups)
-            .buffer_unordered(CONCURRENT_SUBSCRIPTIONS)
-            .collect::<Vec<_>>()
-            .await
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-
-    /// Runs the lanes of one subscription; the first alone, because it may find that the endpoint hangs.
-    async fn run_group(&self, mut group: Vec<Run>) -> Vec<(Lane, End)> {
-        let rest = group.split_off(1.min(group.len()));
+impl Sender<'_> {
+    /// Runs lanes and says how each was left; the first alone, because it may find that the endpoint hangs.
+    async fn run_all(&self, mut lanes: Vec<Lane>) -> Vec<(Lane, Result<End>)> {
+        let rest = lanes.split_off(1.min(lanes.len()));
         let mut ends = Vec::with_capacity(rest.len() + 1);
-        for run in group {
-            ends.push(self.run_logged(run).await);
+        for lane in lanes {
+            let end = self.run(&lane).await;
+            ends.push((lane, end));
         }
-        let rest: Vec<_> = rest.into_iter().map(|run| self.run_logged(run)).collect();
+        let rest: Vec<_> = rest
+            .into_iter()
+            .map(|lane| async {
+                let end = self.run(&lane).await;
+                (lane, end)
+            })
+            .collect();
         ends.extend(
             futures::stream::iter(rest)
                 .buffer_unordered(CONCURRENT_LANES)
@@ -111,169 +145,158 @@ impl<'a> Sender<'a> {
         ends
     }
 
-    async fn run_logged(&self, run: Run) -> (Lane, End) {
-        let lane = run.lane.clone();
-        let end = self.run(run).await.unwrap_or_else(|error| {
-            tracing::warn!(
-                subscription.id = lane.subscription,
-                error = error.chain(),
-                "A lane of deliveries could not be gone through; the sweep tries again"
-            );
-            End::Interrupted
-        });
-        (lane, end)
-    }
-
-    async fn run(&self, mut run: Run) -> Result<End> {
+    async fn run(&self, lane: &Lane) -> Result<End> {
+        let is_digest = self.subscription.digest_minutes.is_some();
+        let at_once = if is_digest {
+            MOST_IN_DIGEST
+        } else {
+            PLACES_AT_ONCE
+        };
         loop {
-            let places = self.app.registry.lane(&run.lane, PLACES_AT_ONCE).await?;
-            let is_last = places.len() < PLACES_AT_ONCE;
-            let Some(subscription) = run.subscription.clone() else {
-                for place in &places {
-                    self.app
-                        .registry
-                        .leave_lane(&run.lane, &place.place)
-                        .await?;
-                }
-                if is_last {
-                    return Ok(End::Empty);
-                }
-                continue;
+            // Nothing is read that there is no time to send.
+            if Instant::now() >= self.deadline {
+                return Ok(End::Unfinished);
+            }
+            let places = self.app.registry.lane(lane, at_once).await?;
+            let is_last = places.len() < at_once;
+            let waiting = self.load(lane, &places).await?;
+            let end = if is_digest {
+                self.send_digest(lane, waiting).await?
+            } else {
+                self.send_in_order(lane, waiting).await?
             };
-            if subscription.digest_minutes.is_some() {
-                if let Some(end) = self.send_digest(&mut run, &subscription).await? {
-                    return Ok(end);
-                }
-                continue;
-            }
-            for place in &places {
-                if let Some(end) = self.send_first(&mut run, &subscription, place).await? {
-                    return Ok(end);
-                }
-            }
-            if is_last {
-                return Ok(End::Empty);
+            match end {
+                Some(end) => return Ok(end),
+                None if is_last => return Ok(End::Empty),
+                None => {}
             }
         }
+    }
+
+    /// Reads what stands at places, in order; what is settled, or gone, leaves the lane.
+    async fn load(&self, lane: &Lane, places: &[Place]) -> Result<Vec<Outgoing>> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let registry = &self.app.registry;
+        let mut ids: Vec<String> = places.iter().map(|place| place.event_id.clone()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let found = registry
+            .deliveries_of(&lane.tenant, &lane.subscription, &ids)
+            .await?;
+        let mut waiting = Vec::with_capacity(places.len());
+        for place in places {
+            let here = found.iter().find(|(delivery, _)| {
+                delivery.event_id == place.event_id
+                    && delivery.status == DeliveryStatus::Pending
+                    && delivery.place == place.place
+            });
+            match here {
+                Some((delivery, event)) => waiting.push(Outgoing {
+                    delivery: delivery.clone(),
+                    event: event.clone(),
+                }),
+                None => registry.leave_lane(lane, &place.place).await?,
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Sends one after the other; answers how the lane is left, or nothing if all of them are settled.
+    async fn send_in_order(&self, lane: &Lane, waiting: Vec<Outgoing>) -> Result<Option<End>> {
+        for outgoing in waiting {
+            if let Some(end) = self.send_first(lane, outgoing).await? {
+                return Ok(Some(end));
+            }
+        }
+        Ok(None)
     }
 
     /// Sends the first of a lane; answers how the lane is left, or nothing if the next may come.
-    async fn send_first(
-        &self,
-        run: &mut Run,
-        subscription: &Subscription,
-        place: &Place,
-    ) -> Result<Option<End>> {
+    async fn send_first(&self, lane: &Lane, outgoing: Outgoing) -> Result<Option<End>> {
         if Instant::now() >= self.deadline {
-            return Ok(Some(End::Interrupted));
+            return Ok(Some(End::Unfinished));
         }
-        let Some(outgoing) = self.load(run, place).await? else {
-            return Ok(None);
-        };
-        let subscription = self.with_circuit(subscription);
-        if let Some(until) = self.not_before(&subscription, outgoing.delivery.due_at) {
-            return self.wait(&run.lane, until).await.map(Some);
+        if let Some(until) = self.not_before(outgoing.delivery.due_at) {
+            return self.wait(lane, until).await.map(Some);
         }
-        let attempted = deliver::attempt(self.app, &subscription, &[outgoing]).await?;
-        self.learn(&subscription, &attempted);
-        let after = attempted.after.first();
-        match after {
-            // Whoever recorded another attempt goes on with this lane.
-            _ if !attempted.is_recorded => Ok(Some(End::Interrupted)),
+        let attempted = self.attempt(&[outgoing]).await?;
+        match attempted.after.first() {
+            // Somebody else recorded another attempt; what it left is looked at anew.
+            _ if !attempted.is_recorded => Ok(Some(End::Unfinished)),
             Some(after) if after.status == DeliveryStatus::Pending => {
-                self.wait(&run.lane, after.due_at).await.map(Some)
+                self.wait(lane, after.due_at).await.map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    /// Sends all that is due of a subscription that wants digests.
-    async fn send_digest(&self, run: &mut Run, subscription: &Subscription) -> Result<Option<End>> {
-        let places = self.app.registry.lane(&run.lane, MOST_IN_DIGEST).await?;
-        let mut due = Vec::new();
+    /// Sends all that is due of a subscription that wants digests; answers as [`send_first`](Self::send_first) does.
+    async fn send_digest(&self, lane: &Lane, waiting: Vec<Outgoing>) -> Result<Option<End>> {
         let now = self.app.clock.now();
-        let mut next = None;
-        for place in &places {
-            let Some(outgoing) = self.load(run, place).await? else {
-                continue;
-            };
-            if outgoing.delivery.due_at > now {
-                next = Some(outgoing.delivery.due_at);
-                break;
-            }
-            due.push(outgoing);
-        }
+        let next = waiting
+            .iter()
+            .map(|outgoing| outgoing.delivery.due_at)
+            .find(|due| *due > now);
+        let due: Vec<Outgoing> = waiting
+            .into_iter()
+            .take_while(|outgoing| outgoing.delivery.due_at <= now)
+            .collect();
         if due.is_empty() {
             return match next {
-                Some(due) => self.wait(&run.lane, due).await.map(Some),
-                None if places.len() < MOST_IN_DIGEST => Ok(Some(End::Empty)),
+                Some(due) => self.wait(lane, due).await.map(Some),
                 None => Ok(None),
             };
         }
-        if Instant::now() >= self.deadline {
-            return Ok(Some(End::Interrupted));
+        if let Some(until) = self.not_before(now) {
+            return self.wait(lane, until).await.map(Some);
         }
-        let subscription = self.with_circuit(subscription);
-        if let Some(until) = self.not_before(&subscription, now) {
-            return self.wait(&run.lane, until).await.map(Some);
-        }
-        let attempted = deliver::attempt(self.app, &subscription, &due).await?;
-        self.learn(&subscription, &attempted);
+        let attempted = self.attempt(&due).await?;
         if !attempted.is_recorded {
-            return Ok(Some(End::Interrupted));
+            return Ok(Some(End::Unfinished));
         }
-        let waits = attempted
+        let again = attempted
             .after
             .iter()
             .filter(|after| after.status == DeliveryStatus::Pending)
             .map(|after| after.due_at)
             .max();
-        match waits {
-            Some(due) => self.wait(&run.lane, due).await.map(Some),
+        match again.or(next) {
+            Some(due) => self.wait(lane, due).await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// Reads what stands at a place; what is settled, or gone, leaves the lane.
-    async fn load(&self, run: &mut Run, place: &Place) -> Result<Option<Outgoing>> {
-        if let Some(known) = run.known.remove(&place.event_id) {
-            return Ok(Some(known));
+    async fn attempt(&self, outgoing: &[Outgoing]) -> Result<deliver::Attempted> {
+        let mut subscription = self.subscription.clone();
+        subscription.circuit = self.endpoint().circuit.clone();
+        let attempted = deliver::attempt(self.app, &subscription, outgoing).await?;
+        let mut endpoint = self.endpoint();
+        endpoint.circuit = attempted.circuit.clone();
+        if attempted.timed_out() {
+            endpoint.hangs_until = Some(self.app.clock.now().plus_millis(HANG_MILLIS));
         }
-        let registry = &self.app.registry;
-        let Lane {
-            tenant,
-            subscription,
-            ..
-        } = &run.lane;
-        let found = registry
-            .find_delivery(tenant, subscription, &place.event_id)
-            .await?
-            .filter(|(delivery, _)| {
-                delivery.status == DeliveryStatus::Pending && delivery.place == place.place
-            });
-        if found.is_none() {
-            registry.leave_lane(&run.lane, &place.place).await?;
-        }
-        Ok(found.map(|(delivery, event)| Outgoing { delivery, event }))
+        drop(endpoint);
+        Ok(attempted)
     }
 
     /// Until when nothing may be sent, if that is not now.
-    fn not_before(&self, subscription: &Subscription, due: Timestamp) -> Option<Timestamp> {
+    fn not_before(&self, due: Timestamp) -> Option<Timestamp> {
         let now = self.app.clock.now();
-        if subscription.status == SubscriptionStatus::Disabled {
+        if self.subscription.status == SubscriptionStatus::Disabled {
             return Some(now.plus_millis(DISABLED_MILLIS));
         }
-        let hanging = self
-            .hanging
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&subscription.id)
-            .copied();
-        [Some(due), subscription.circuit.paused_until, hanging]
-            .into_iter()
-            .flatten()
-            .max()
-            .filter(|until| now < *until)
+        let endpoint = self.endpoint();
+        [
+            Some(due),
+            endpoint.circuit.paused_until,
+            endpoint.hangs_until,
+        ]
+        .into_iter()
+        .flatten()
+        .max()
+        .filter(|until| now < *until)
     }
 
     /// Lets a lane wait: there is work for it from here on.
@@ -282,26 +305,7 @@ impl<'a> Sender<'a> {
         Ok(End::Waiting)
     }
 
-    fn with_circuit(&self, subscription: &Subscription) -> Subscription {
-        let mut subscription = subscription.clone();
-        let circuits = self.circuits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(circuit) = circuits.get(&subscription.id) {
-            subscription.circuit = circuit.clone();
-        }
-        subscription
-    }
-
-    fn learn(&self, subscription: &Subscription, attempted: &deliver::Attempted) {
-        self.circuits
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(subscription.id.clone(), attempted.circuit.clone());
-        if attempted.timed_out() {
-            let until = self.app.clock.now().plus_millis(HANG_MILLIS);
-            self.hanging
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(subscription.id.clone(), until);
-        }
+    fn endpoint(&self) -> MutexGuard<'_, Endpoint> {
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,23 +1,27 @@
-//! The sweep: events that were never dispatched, and deliveries that are due.
+//! The sweep: events that were never dispatched, and lanes of deliveries that are due.
 //!
 //! It is what makes hints enough: whatever a lost record, a crash or a dead receiver left behind is found here.
+//! It sends nothing itself, so that no endpoint can make it late.
 
 use crate::dispatch::{Batch, Fresh, put_on_bus};
-use crate::lanes::{End, Run, Sender};
-use crate::seals;
+use crate::{lanes, seals};
+use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::{Subscription, TenantName, Timestamp};
+use shared::domain::Timestamp;
 use shared::dynamodb::outbox::OutboxShard;
 use shared::dynamodb::{Lane, WorkItem, WorkKind};
+use shared::lane_queue::LaneMessage;
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Pieces of work that are looked at together.
-const DUE_AT_ONCE: usize = 100;
+const DUE_AT_ONCE: usize = 500;
+/// Pieces of work that are removed at the same time.
+const FINISHED_AT_ONCE: usize = 16;
 /// After this no more work is looked at; what is left stays due.
 const TIME_LIMIT: Duration = Duration::from_secs(25);
 
@@ -26,10 +30,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(25);
 #[serde(untagged)]
 enum Subject {
     Fresh(Fresh),
+    Message(LaneMessage),
     Lane(Lane),
 }
 
-/// Makes good what was missed, then attempts what is due; a fault in one does not keep the other from running.
+/// Makes good what was missed, then asks for what is due; a fault in one does not keep the other from running.
 pub(crate) async fn run(app: &App) -> Result<Value> {
     let now = app.clock.now();
     let made_good = dispatch_missed(app, now).await;
@@ -51,7 +56,7 @@ async fn dispatch_missed(app: &App, now: Timestamp) -> Result<u64> {
             Err(error) => failure = Some(error),
         }
     }
-    batch.send().await;
+    batch.hand_on().await;
     if made_good > 0 {
         emit(
             &app.config.function,
@@ -87,7 +92,7 @@ async fn dispatch_shard(
     Ok(made_good)
 }
 
-/// Goes through the lanes that are due, and puts on the bus what is not there yet.
+/// Asks for the lanes that are due, and puts on the bus what is not there yet.
 async fn deliver_due(app: &App, now: Timestamp) -> Result<usize> {
     let deadline = Instant::now() + TIME_LIMIT;
     let mut looked_at = 0;
@@ -97,8 +102,7 @@ async fn deliver_due(app: &App, now: Timestamp) -> Result<usize> {
             .due_work(WorkKind::Deliver, now, DUE_AT_ONCE)
             .await?;
         looked_at += work.len();
-        let sender = Sender::new(app, deadline.duration_since(Instant::now()));
-        let settled = settle(app, &sender, &work).await?;
+        let settled = settle(app, &work).await?;
         // Work that could not be settled would come back at once, for ever.
         if work.len() < DUE_AT_ONCE || settled == 0 {
             break;
@@ -107,56 +111,47 @@ async fn deliver_due(app: &App, now: Timestamp) -> Result<usize> {
     Ok(looked_at)
 }
 
-/// Does what pieces of work ask for, each lane once, and removes those that are done; how many were.
-async fn settle(app: &App, sender: &Sender<'_>, work: &[WorkItem]) -> Result<usize> {
-    let mut lanes: BTreeMap<Lane, Vec<usize>> = BTreeMap::new();
+/// Does what pieces of work ask for, and removes those that are done; how many were.
+///
+/// A lane is asked for before its work is removed, so that a crash in between asks for it twice.
+async fn settle(app: &App, work: &[WorkItem]) -> Result<usize> {
+    let mut lanes: BTreeSet<Lane> = BTreeSet::new();
     let mut for_bus: Vec<(usize, Fresh)> = Vec::new();
     for (index, item) in work.iter().enumerate() {
         match serde_json::from_str(&item.subject) {
             Ok(Subject::Fresh(fresh)) => {
-                for lane in fresh.lanes() {
-                    lanes.entry(lane).or_default().push(index);
-                }
+                lanes.extend(fresh.lanes());
                 if fresh.bus {
                     for_bus.push((index, fresh));
                 }
             }
-            Ok(Subject::Lane(lane)) => lanes.entry(lane).or_default().push(index),
+            Ok(Subject::Message(message)) => lanes.extend(message.lanes()),
+            Ok(Subject::Lane(lane)) => {
+                lanes.insert(lane);
+            }
             Err(_) => tracing::error!(
                 work.subject = item.subject,
                 "Work for a delivery is malformed and is dropped"
             ),
         }
     }
+    lanes::ask_for(app, lanes).await?;
     let mut is_done = vec![true; work.len()];
     for (index, is_on_bus) in put_missing(app, &for_bus).await {
         is_done[index] &= is_on_bus;
     }
-    let mut subscriptions = HashMap::new();
-    let mut runs = Vec::new();
-    for lane in lanes.keys() {
-        runs.push(Run {
-            subscription: subscription_of(app, lane, &mut subscriptions).await?,
-            lane: lane.clone(),
-            known: HashMap::new(),
-        });
-    }
-    let ends = sender.run_all(runs).await;
-    for (lane, indexes) in &lanes {
-        let end = ends.get(lane).copied().unwrap_or(End::Interrupted);
-        if end == End::Interrupted {
-            for index in indexes {
-                is_done[*index] = false;
-            }
-        }
-    }
-    let mut settled = 0;
-    for (item, is_done) in work.iter().zip(is_done) {
-        if is_done {
-            app.registry.finish_work(item).await?;
-            settled += 1;
-        }
-    }
+    let done: Vec<_> = work
+        .iter()
+        .zip(is_done)
+        .filter(|(_, is_done)| *is_done)
+        .map(|(item, _)| app.registry.finish_work(item))
+        .collect();
+    let settled = done.len();
+    let finished: Vec<Result<()>> = futures::stream::iter(done)
+        .buffer_unordered(FINISHED_AT_ONCE)
+        .collect()
+        .await;
+    finished.into_iter().collect::<Result<()>>()?;
     Ok(settled)
 }
 
@@ -184,18 +179,4 @@ async fn put_missing(app: &App, missing: &[(usize, Fresh)]) -> Vec<(usize, bool)
             .map(|((index, _), taken)| (*index, taken)),
     );
     outcomes
-}
-
-async fn subscription_of(
-    app: &App,
-    lane: &Lane,
-    known: &mut HashMap<(TenantName, String), Option<Subscription>>,
-) -> Result<Option<Subscription>> {
-    let key = (lane.tenant.clone(), lane.subscription.clone());
-    if let Some(found) = known.get(&key) {
-        return Ok(found.clone());
-    }
-    let found = app.registry.find_subscription(&key.0, &key.1).await?;
-    known.insert(key, found.clone());
-    Ok(found)
 }

@@ -11,7 +11,7 @@ use shared::domain::{
     Artifact, DeclaredArtifact, EventType, Principal, Status, Timestamp, Version, VersionId,
     file_set,
 };
-use shared::dynamodb::{Held, Holder};
+use shared::dynamodb::{Deleted, Held, Holder};
 use shared::s3::{ObjectVersion, keys};
 use shared::telemetry::metrics::{Unit, emit};
 use shared::{App, Error, ErrorCode, Result};
@@ -48,7 +48,8 @@ pub(crate) async fn collect(app: &App, id: &VersionId) -> Result<Next> {
     if let Some(deleted_at) = version.deleted_at {
         let due = deleted_at.plus_millis(app.config.restore_seconds.saturating_mul(1000));
         if now >= due {
-            return purge(app, &version, deleted_at, now.plus_millis(grace)).await;
+            purge(app, &version, Deleted::Version(deleted_at)).await?;
+            return Ok(Next::LookAgain(now.plus_millis(grace)));
         }
         next = Next::LookAgain(due);
     }
@@ -77,13 +78,8 @@ fn settled_at(version: &Version) -> Option<Timestamp> {
     }
 }
 
-/// Purges a version whose restore window is over, and frees what was its own.
-async fn purge(
-    app: &App,
-    version: &Version,
-    deleted_at: Timestamp,
-    second_look: Timestamp,
-) -> Result<Next> {
+/// Purges a version whose restore window is over, and frees what was its own; whoever calls it looks at it once more.
+pub(crate) async fn purge(app: &App, version: &Version, deleted: Deleted<'_>) -> Result<()> {
     let id = &version.id;
     let counted = counted(app, version).await?;
     let event = app
@@ -99,7 +95,7 @@ async fn purge(
     let held = counted.as_ref().map(|(files, holder)| (files, holder));
     match app
         .registry
-        .purge_version(id, deleted_at, held, version.package.is_some(), &event)
+        .purge_version(id, deleted, held, version.package.is_some(), &event)
         .await?
     {
         Held::Committed => {}
@@ -120,8 +116,7 @@ async fn purge(
         purged_at: Some(event.time),
         ..version.clone()
     };
-    free(app, &purged).await?;
-    Ok(Next::LookAgain(second_look))
+    free(app, &purged).await
 }
 
 /// The set of files that a version is counted for, and its holder; none if its files are its alone.
@@ -170,6 +165,8 @@ async fn free(app: &App, version: &Version) -> Result<()> {
     }) else {
         return free_documents(app, version).await;
     };
+    let digests = artifacts.iter().map(|artifact| artifact.digest.clone());
+    app.registry.forget_contents(id, digests.collect()).await?;
     let files = file_set::digest(&artifacts);
     let holder = app
         .registry

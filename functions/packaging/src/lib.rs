@@ -3,11 +3,12 @@
 //! - **Trigger:** SQS with S3 notifications of `reports/…` (one at a time), a schedule for the sweep, and HTTP (the routes below).
 //! - **Reads:** versions, their judged artifacts and reports; who holds a set of files; trusted keys, archives, retention rules;
 //!   of files only what an archive cannot copy.
-//! - **Writes:** files (`models/…`), manifest and attestations (`packages/…`), archives (`archives/…`), none ever overwritten;
+//! - **Writes:** files (`models/…`), manifests, attestations and what OCI clients read (`packages/…`), archives (`archives/…`), none ever overwritten;
+//!   rows of digests;
 //!   then the mark on the version that names them; marks under `reports/` that make it go on. Removes object versions for good.
 //! - **Emits:** `version.packaged`, `version.archived`, `version.purged`, `version.deleted` (retention), `retention.set`, `retention.removed`.
 //! - **On failure:** the messages of that version are reported for redelivery; what is never redelivered, the sweep finishes.
-//! - **Permissions:** `dynamodb:GetItem`, `BatchGetItem`, `Query`, `UpdateItem`, `PutItem`, `DeleteItem` on the table;
+//! - **Permissions:** `dynamodb:GetItem`, `BatchGetItem`, `BatchWriteItem`, `Query`, `UpdateItem`, `PutItem`, `DeleteItem` on the table;
 //!   `s3:GetObject`, `PutObject`, `DeleteObjectVersion` and multipart uploads on the prefixes above, `s3:GetObjectVersion` where
 //!   files come from; `s3:ListBucket…`; `kms:Sign` and `kms:GetPublicKey` with the signing key.
 
@@ -15,10 +16,12 @@ mod allowance;
 mod archive;
 mod attest;
 mod collect;
+mod collect_model;
 mod files;
 mod handler;
 mod handlers;
 mod manifest;
+mod oci;
 mod package;
 mod retention;
 mod sweep;

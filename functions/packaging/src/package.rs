@@ -5,9 +5,9 @@
 
 use crate::SERVICE;
 use crate::allowance::Allowance;
-use crate::attest::{attest, client};
+use crate::attest::{Subject, attest, client};
 use crate::files::{self, Placed};
-use crate::manifest;
+use crate::{manifest, oci};
 use bytes::Bytes;
 use shared::documents::INLINE_BYTES;
 use shared::domain::version::{Document, FilesOf, Package};
@@ -74,8 +74,10 @@ pub(crate) async fn package(app: &App, id: &VersionId, allowance: &Allowance) ->
         share(app, id, &holder, &judged).await?
     };
     let manifest = put_manifest(app, &version, &artifacts).await?;
-    attest(app, &version, &judged, &artifacts).await?;
+    let subject = Subject::of(app, &version, &judged, &artifacts).await?;
+    let attestations = attest(app, &subject).await?;
     let signature = client::verify(app, id, &artifacts).await?;
+    oci::describe(app, &subject, &attestations).await?;
     let mut packing = pack(
         app, &version, &artifacts, files, &holder, !is_held, &manifest,
     )

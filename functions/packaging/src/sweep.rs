@@ -3,6 +3,7 @@
 use crate::allowance::Allowance;
 use crate::archive::{self, Made};
 use crate::collect::{Next, collect};
+use crate::collect_model::collect_model;
 use crate::package::{Packaged, package};
 use crate::retention;
 use serde_json::{Value, json};
@@ -154,20 +155,20 @@ async fn archive(app: &App, work: &WorkItem, now: Timestamp, allowance: &Allowan
     made.map(drop)
 }
 
-/// Frees what a version does not need; finishes the work, or postpones it.
+/// Frees what a version does not need, or a deleted model; finishes the work, or postpones it.
 async fn free(app: &App, work: &WorkItem, now: Timestamp) -> Result<()> {
-    let id = match work.version() {
-        Ok(id) => id,
-        Err(error) => {
-            tracing::error!(
-                work.subject = work.subject,
-                error = error.chain(),
-                "A work item is malformed and is dropped"
-            );
-            return app.registry.finish_work(work).await;
-        }
+    let looked = if let Ok(id) = work.version() {
+        collect(app, &id).await
+    } else if let Ok((tenant, model)) = work.model() {
+        collect_model(app, &tenant, &model).await
+    } else {
+        tracing::error!(
+            work.subject = work.subject,
+            "A work item is malformed and is dropped"
+        );
+        return app.registry.finish_work(work).await;
     };
-    match collect(app, &id).await {
+    match looked {
         Ok(Next::Done) => app.registry.finish_work(work).await,
         Ok(Next::LookAgain(due)) => app.registry.postpone_work(work, due).await,
         Err(error) => {

@@ -366,5 +366,5 @@ pub(crate) async fn get_logged_model(
     id: &LoggedModelId,
 ) -> Result<Value> {
     let model = app.registry.logged_model(&caller.tenant, id).await?;
-    to_value(LoggedModelView::from(model))
+    to_value(LoggedModelView::from(caller.shown(model)))
 }

@@ -292,6 +292,7 @@ pub(crate) async fn restore(
                     ),
                 ));
             }
+            require_restorable(app, before)?;
             Ok(Model {
                 deleted_at: None,
                 ..before.clone()
@@ -299,6 +300,22 @@ pub(crate) async fn restore(
         },
     )
     .await
+}
+
+/// Refuses to restore a model whose restore window is over: its versions are being purged.
+pub(crate) fn require_restorable(app: &App, before: &Model) -> Result<()> {
+    let window = app.config.restore_seconds.saturating_mul(1000);
+    match before.deleted_at {
+        Some(at) if app.clock.now() >= at.plus_millis(window) => Err(Error::new(
+            ErrorCode::Deleted,
+            format!(
+                "registered model `{}` was deleted at {at} and its restore window is over; register a new one",
+                before.name
+            ),
+        )
+        .with("model", before.name.as_str())),
+        _ => Ok(()),
+    }
 }
 
 /// What kind of change of a model is wanted, and why.

@@ -125,7 +125,14 @@ pub(crate) async fn restore(
     };
     let outcome = app
         .registry
-        .restore_displaced(&caller.tenant, &model, to, now, &naming)
+        .restore_displaced(
+            &caller.tenant,
+            &model,
+            to,
+            now,
+            |before| models::require_restorable(app, before),
+            &naming,
+        )
         .await
         .map_err(|error| match error.code {
             ErrorCode::ModelExists | ErrorCode::Deleted => Error::new(

@@ -227,86 +227,85 @@ pub(crate) async fn register_draft(
         &caller.principal,
         &caller.request_id,
     );
-    let outcome = app
-        .registry
-        .register(&caller.tenant, model, |head| {
-            head.require_live()?;
-            let id = VersionId {
-                tenant: caller.tenant.clone(),
-                model: head.name.clone(),
-                number: head.next_version,
-            };
-            for artifact in &artifacts {
-                keys::incoming(&id, &artifact.path)?;
-            }
-            let version = Version {
-                id,
-                status: if is_reference {
-                    Status::Ready
-                } else {
-                    Status::PendingRegistration
-                },
-                stage: Version::first_stage(),
-                alias_count: 0,
-                registered_by: caller.principal.clone(),
-                request_id: caller.request_id.clone(),
-                created_at: now,
-                updated_at: now,
-                finalized_at: None,
-                deleted_at: None,
-                purged_at: None,
-                aliases: BTreeSet::new(),
-                origin: origin.clone(),
-                artifact_count: artifacts.len() as u64,
-                size_bytes,
-                metadata: placed_metadata.document.clone(),
-                artifacts: placed_artifacts.document.clone(),
-                notes: placed_notes.document.clone(),
-                metadata_digest: metadata_digest.clone(),
-                revision: 1,
-                validation: None,
-                package: None,
-                standing: Standing {
-                    source,
-                    ..Standing::default()
-                },
-                files_of: None,
-                declared_at: None,
-                revoked_at: None,
-            };
-            let documents = [
-                ("artifacts", &placed_artifacts),
-                ("notes", &placed_notes),
-                ("metadata", &placed_metadata),
-            ]
-            .into_iter()
-            .filter_map(|(name, placed)| placed.apart.clone().map(|json| (name, json)))
-            .collect();
-            let mut event = event
-                .clone()
-                .about(&version.id.model)
-                .of_version(version.id.number)
-                .with("artifact_count", version.artifact_count)
-                .with("size_bytes", version.size_bytes);
-            if let Some(origin) = &version.origin {
-                event = event
-                    .with("status", version.status.as_str())
-                    .with("source", origin.source.as_str());
-                let told = [("run_id", &origin.run_id), ("model_id", &origin.model_id)];
-                for (name, id) in told {
-                    if let Some(id) = id {
-                        event = event.with(name, id.as_str());
-                    }
+    let registering = app.registry.register(&caller.tenant, model, |head| {
+        head.require_live()?;
+        let id = VersionId {
+            tenant: caller.tenant.clone(),
+            model: head.name.clone(),
+            number: head.next_version,
+        };
+        for artifact in &artifacts {
+            keys::incoming(&id, &artifact.path)?;
+        }
+        let version = Version {
+            id,
+            status: if is_reference {
+                Status::Ready
+            } else {
+                Status::PendingRegistration
+            },
+            stage: Version::first_stage(),
+            alias_count: 0,
+            registered_by: caller.principal.clone(),
+            request_id: caller.request_id.clone(),
+            created_at: now,
+            updated_at: now,
+            finalized_at: None,
+            deleted_at: None,
+            purged_at: None,
+            aliases: BTreeSet::new(),
+            origin: origin.clone(),
+            artifact_count: artifacts.len() as u64,
+            size_bytes,
+            metadata: placed_metadata.document.clone(),
+            artifacts: placed_artifacts.document.clone(),
+            notes: placed_notes.document.clone(),
+            metadata_digest: metadata_digest.clone(),
+            revision: 1,
+            validation: None,
+            package: None,
+            standing: Standing {
+                source,
+                ..Standing::default()
+            },
+            files_of: None,
+            declared_at: None,
+            revoked_at: None,
+        };
+        let documents = [
+            ("artifacts", &placed_artifacts),
+            ("notes", &placed_notes),
+            ("metadata", &placed_metadata),
+        ]
+        .into_iter()
+        .filter_map(|(name, placed)| placed.apart.clone().map(|json| (name, json)))
+        .collect();
+        let mut event = event
+            .clone()
+            .about(&version.id.model)
+            .of_version(version.id.number)
+            .with("artifact_count", version.artifact_count)
+            .with("size_bytes", version.size_bytes);
+        if let Some(origin) = &version.origin {
+            event = event
+                .with("status", version.status.as_str())
+                .with("source", origin.source.as_str());
+            let told = [("run_id", &origin.run_id), ("model_id", &origin.model_id)];
+            for (name, id) in told {
+                if let Some(id) = id {
+                    event = event.with(name, id.as_str());
                 }
             }
-            Ok(Registration {
-                event,
-                answer: caller.answer(status_code, &show(&version), now)?,
-                documents,
-                version,
-            })
+        }
+        Ok(Registration {
+            event,
+            answer: caller.answer(status_code, &show(&version), now)?,
+            documents,
+            version,
         })
-        .await?;
+    });
+    // It is large, and its callers hold it.
+    let outcome = Box::pin(registering).await?;
     if let Outcome::Done(version) = &outcome {
         tracing::info!(
             model.name = model.as_str(),

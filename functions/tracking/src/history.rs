@@ -209,18 +209,17 @@ fn sampled(points: &[Metric], most: usize) -> Vec<&Metric> {
     }
     // As SQL's NTILE has it: the first buckets hold one more where the points do not divide.
     let (size, larger) = (points.len() / buckets, points.len() % buckets);
-    let mut sample: Vec<&Metric> = (0..buckets)
-        .filter_map(|bucket| points.get(bucket * size + bucket.min(larger)))
+    let mut at: Vec<usize> = (0..buckets)
+        .map(|bucket| bucket * size + bucket.min(larger))
         .collect();
-    if let Some(last) = points.last()
-        && sample.last().is_some_and(|sampled| *sampled != last)
-    {
-        if sample.len() >= most {
-            sample.pop();
+    let last = points.len() - 1;
+    if at.last() != Some(&last) {
+        if at.len() >= most {
+            at.pop();
         }
-        sample.push(last);
+        at.push(last);
     }
-    sample
+    at.into_iter().filter_map(|at| points.get(at)).collect()
 }
 
 #[cfg(test)]
@@ -247,5 +246,7 @@ mod tests {
             assert_eq!(steps, expected, "{most}");
         }
         assert!(sampled(&[], 5).is_empty());
+        let nowhere = [Metric::new("loss", f64::NAN, 1, 1)];
+        assert_eq!(sampled(&nowhere, 2).len(), 1);
     }
 }

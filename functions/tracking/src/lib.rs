@@ -49,6 +49,10 @@ fn experiment_routes() -> Vec<Route> {
             "/{api}/2.0/mlflow/experiments/search",
             search::experiments::search,
         ),
+        post(
+            "/{api}/2.0/mlflow/experiments/search-datasets",
+            search::datasets::search,
+        ),
         post("/{api}/2.0/mlflow/experiments/delete", experiments::delete),
         post(
             "/{api}/2.0/mlflow/experiments/restore",

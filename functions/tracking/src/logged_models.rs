@@ -82,7 +82,7 @@ pub(crate) async fn get(
     if model.lifecycle == Lifecycle::Deleted && fields.flag("allow_deleted")? != Some(true) {
         return Err(logged_model_not_found(id));
     }
-    Reply::ok(json!({"model": views::logged_model(&model)}))
+    Reply::ok(json!({"model": views::logged_model(&caller.shown(model))}))
 }
 
 /// Changes a logged model; `view` makes the answer of it.
@@ -128,7 +128,7 @@ pub(crate) async fn finalize(
         &caller,
         &target,
         apply,
-        |model| json!({"model": views::logged_model(model)}),
+        |model| json!({"model": views::logged_model(&caller.shown(model.clone()))}),
     )
     .await
 }

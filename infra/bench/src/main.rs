@@ -41,7 +41,7 @@ enum What {
         #[arg(long, default_value_t = 400)]
         requests: usize,
     },
-    /// Deliveries of webhooks a second, alone and beside an endpoint that hangs.
+    /// Deliveries of webhooks a second, alone and beside endpoints that hang.
     Deliveries {
         /// Models whose events are delivered.
         #[arg(long, default_value_t = 200)]

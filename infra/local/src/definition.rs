@@ -162,6 +162,35 @@ pub const QUEUES: [Queue; 4] = [
     },
 ];
 
+/// The queue of lanes whose deliveries are to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryQueue {
+    /// Who sends them.
+    pub function: Function,
+    /// The queue's name; one that ends so is first in, first out by group, and a group is a subscription.
+    pub name: &'static str,
+    /// How long a received message stays invisible.
+    ///
+    /// Twice the function's timeout and not six times, since a subscription waits as long for a call that was killed.
+    pub visibility_timeout: Duration,
+    /// How often a message is received before it is a dead letter.
+    pub max_receive_count: u32,
+    /// How many messages the function takes at once: one, so that a call waits for one endpoint.
+    pub batch_size: usize,
+    /// How many calls of the function run at once on one machine.
+    pub local_concurrency: usize,
+}
+
+/// The queue of deliveries.
+pub const DELIVERIES: DeliveryQueue = DeliveryQueue {
+    function: Function::Notifications,
+    name: "deliveries.fifo",
+    visibility_timeout: Function::Notifications.timeout().saturating_mul(2),
+    max_receive_count: 5,
+    batch_size: 1,
+    local_concurrency: 50,
+};
+
 /// Finds the queue in which an object's creation is announced.
 pub fn queue_of(key: &str) -> Option<&'static Queue> {
     QUEUES.iter().find(|queue| key.starts_with(queue.prefix))
@@ -257,6 +286,14 @@ pub(crate) fn queue_definitions() -> Vec<QueueDefinition> {
             dead_letter: true,
             batch_size: queue.batch_size,
         })
+        .chain([QueueDefinition {
+            name: DELIVERIES.name.to_owned(),
+            visibility_timeout: DELIVERIES.visibility_timeout,
+            delay: Duration::ZERO,
+            max_receive_count: DELIVERIES.max_receive_count,
+            dead_letter: true,
+            batch_size: DELIVERIES.batch_size,
+        }])
         .chain([QueueDefinition {
             name: STREAM.on_failure_queue.to_owned(),
             visibility_timeout: STREAM.function.timeout().saturating_mul(6),

@@ -28,6 +28,7 @@ impl Functions {
             query::routes(),
             packaging::routes(),
             notifications::routes(),
+            oci::routes(),
             artifact_validation::routes(),
             artifacts::routes(),
             authorizer::routes(),

@@ -17,5 +17,6 @@ pub mod clock;
 pub mod data_folder;
 pub mod dynamodb;
 pub mod inbox;
+pub mod kms;
 pub mod queues;
 pub mod s3;

@@ -14,6 +14,7 @@ pub mod model;
 pub mod model_name;
 pub mod name;
 pub mod protection;
+pub mod repository;
 pub mod request;
 pub mod retention;
 pub mod rollout;
@@ -38,6 +39,7 @@ pub use name::{
     AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
 };
 pub use protection::{PromotionTarget, Protection, Protections, Waiver, Waivers};
+pub use repository::Repository;
 pub use settings::{Realm, SettingsHead, SettingsKind};
 pub use stage::StageRules;
 pub use subscription::{Delivery, Subscription};

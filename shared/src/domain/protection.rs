@@ -17,6 +17,8 @@ pub const MAX_PROTECTIONS: usize = 50;
 pub const MAX_PARTS: usize = 50;
 /// Longest expression, in bytes.
 pub const MAX_EXPRESSION_BYTES: usize = 4_096;
+/// Most brackets of an expression within each other; who reads it needs stack for each.
+pub const MAX_EXPRESSION_DEPTH: usize = 16;
 /// Most waivers of one model that are in force at once.
 pub const MAX_WAIVERS: usize = 100;
 /// Longest life of a waiver, in milliseconds: 90 days.
@@ -108,6 +110,35 @@ pub struct Condition {
     pub when: String,
     /// What somebody can do who was denied.
     pub satisfied_by: String,
+}
+
+/// How deep the brackets of an expression lie within each other, those in texts and comments left out.
+fn nesting(expression: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut characters = expression.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => {
+                while let Some(within) = characters.next() {
+                    match within {
+                        '\\' => drop(characters.next()),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            '/' if characters.peek() == Some(&'/') => {
+                characters.by_ref().find(|next| *next == '\n');
+            }
+            '(' | '[' | '{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// How a metric is given to conditions: as a whole number of `10^-digits`.
@@ -383,6 +414,16 @@ impl Protection {
                     ),
                 ));
             }
+            let depth = nesting(&condition.when);
+            if depth > MAX_EXPRESSION_DEPTH {
+                return Err(Error::invalid(
+                    "when",
+                    format!(
+                        "the expression of condition `{}` has brackets {depth} deep; use at most {MAX_EXPRESSION_DEPTH} within each other, and several conditions for the rest",
+                        condition.id
+                    ),
+                ));
+            }
         }
         check_unique("freezes", self.freezes.iter().map(|one| one.id.as_str()))?;
         for freeze in &self.freezes {
@@ -630,5 +671,19 @@ mod tests {
             json!({"id": "p", "aliases": ["x"], "metrics": {"a": {"digits": 16}}}),
             "digits",
         );
+        let nested = |depth| {
+            let when = format!("{}true{}", "(".repeat(depth), ")".repeat(depth));
+            json!({"id": "p", "aliases": ["x"], "conditions": [{"id": "c", "when": when, "satisfied_by": "x"}]})
+        };
+        check(nested(MAX_EXPRESSION_DEPTH), "");
+        check(nested(MAX_EXPRESSION_DEPTH + 1), "17 deep");
+        check(nested(2_000), "2000 deep");
+    }
+
+    #[test]
+    fn brackets_in_texts_and_comments_nest_nothing() {
+        assert_eq!(nesting(r#"context.tags.contains("((\"((") // ((("#), 1);
+        assert_eq!(nesting("[1, [2]] == ({})\n// )\n && (((true)))"), 3);
+        assert_eq!(nesting(")))((\"\\"), 2);
     }
 }

@@ -26,8 +26,9 @@
 //! events of no model  T#<tenant>#E                       E#<ulid>
 //! model's notes       T#<tenant>#N#<home>                notes
 //! retention rules     T#<tenant>#N#<home>                retention
-//! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint | archive.<format>
+//! version documents   T#<tenant>#D#<home>#<number>       metadata | artifacts | notes | checkpoint | archive.<format> | oci
 //! files' holder       T#<tenant>#PF#<sha256 of files>    #
+//! what has a digest   T#<tenant>#SHA#<sha256>            <home>/<number>
 //! trusted key         T#<tenant>#PK                      <name>
 //! idempotency         T#<tenant>#I#<sha256 of key>       #
 //! event feed          T#<tenant>#F#<day>                 <ulid>
@@ -324,6 +325,29 @@ pub fn version_document(id: &VersionId, document: &str) -> Key {
 /// Which version holds these files, and how many versions have them.
 pub fn files_holder(tenant: &TenantName, files: &Digest) -> Key {
     key(format!("T#{tenant}#PF#{}", files.hex()), "#")
+}
+
+/// What a version is to OCI clients.
+pub fn oci_document(id: &VersionId) -> Key {
+    version_document(id, "oci")
+}
+
+/// Partition of the versions that have something by a digest.
+pub fn content_partition(tenant: &TenantName, digest: &Digest) -> String {
+    format!("T#{tenant}#SHA#{}", digest.hex())
+}
+
+/// Prefix of the versions of one model there; no home has a `/`, and so none begins like another.
+pub fn content_prefix(model: &ModelName) -> String {
+    format!("{}/", model.home())
+}
+
+/// What a version has by a digest.
+pub fn content(id: &VersionId, digest: &Digest) -> Key {
+    key(
+        content_partition(&id.tenant, digest),
+        format!("{}{:010}", content_prefix(&id.model), id.number.get()),
+    )
 }
 
 /// Partition of the keys that a tenant trusts.

@@ -11,11 +11,11 @@ mod table;
 
 pub use idempotency::{Idempotency, Outcome, StoredResponse};
 pub use registry::{
-    AliasChange, Archive, ArchiveFormat, ArtifactRoot, Chained, Committed, DECISIONS, Decide,
-    Dispatch, Evidence, FEED_DAYS, Found, Governing, Held, Holder, Judgement, Lane,
-    LifecycleChange, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS, Naming, Neighbours,
-    NewExperiment, NewRequest, Packing, Page, Place, Position, Promotion, Registration, Registry,
-    Rejudgement, RequestChange, Requested, RolloutChange, RunChange, RunLink, RunWithExperiment,
-    SettingsChange, SettingsName, StageChange, StageHolder, StageLoaded, StoredPolicy, TrustedKey,
-    VersionChange, WorkItem, WorkKind,
+    AliasChange, Archive, ArchiveFormat, ArtifactRoot, Blob, Chained, Committed, Contents,
+    DECISIONS, Decide, Deleted, Dispatch, Evidence, FEED_DAYS, Found, Governing, Held, Holder,
+    Holding, Judgement, Lane, LifecycleChange, Listed, Loaded, LoggedModelChange, MAX_TRUSTED_KEYS,
+    Naming, Neighbours, NewExperiment, NewRequest, Packing, Page, Place, Position, Promotion,
+    Registration, Registry, Rejudgement, RequestChange, Requested, RolloutChange, RunChange,
+    RunLink, RunWithExperiment, SettingsChange, SettingsName, StageChange, StageHolder,
+    StageLoaded, StoredPolicy, TrustedKey, VersionChange, WorkItem, WorkKind,
 };

@@ -4,11 +4,13 @@ use crate::aws::Clients;
 use crate::config::Config;
 use crate::dynamodb::keys::Key;
 use crate::error::{Error, ErrorCode, Result};
+mod batches;
+
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, ConditionCheck, Delete, KeysAndAttributes, Put,
-    ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, CancellationReason, ConditionCheck, Delete, Put, ReturnConsumedCapacity,
+    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use aws_smithy_async::rt::sleep::{AsyncSleep as _, SharedAsyncSleep};
 use std::collections::HashMap;
@@ -227,51 +229,6 @@ impl Table {
             .await
             .map_err(|error| failed("reading an item", error))?;
         Ok(answer.item)
-    }
-
-    /// Reads several items in as few calls as possible; the order of the answer is not that of the keys.
-    pub(super) async fn batch_get(&self, keys: &[Key], consistent: bool) -> Result<Vec<Item>> {
-        let mut found = Vec::with_capacity(keys.len());
-        for chunk in keys.chunks(100) {
-            let mut wanted: Vec<Item> = chunk.iter().map(key_map).collect();
-            let mut attempt = 0;
-            while !wanted.is_empty() {
-                let request = KeysAndAttributes::builder()
-                    .set_keys(Some(wanted))
-                    .consistent_read(consistent)
-                    .build()
-                    .map_err(|error| Error::internal("building a batch", error))?;
-                let answer = self
-                    .client
-                    .batch_get_item()
-                    .request_items(&self.name, request)
-                    .return_consumed_capacity(ReturnConsumedCapacity::Total)
-                    .send()
-                    .await
-                    .map_err(|error| failed("reading a batch of items", error))?;
-                found.extend(
-                    answer
-                        .responses
-                        .into_iter()
-                        .flatten()
-                        .flat_map(|(_, items)| items),
-                );
-                wanted = answer
-                    .unprocessed_keys
-                    .into_iter()
-                    .flatten()
-                    .flat_map(|(_, rest)| rest.keys)
-                    .collect();
-                if !wanted.is_empty() {
-                    attempt += 1;
-                    if attempt > 8 {
-                        return Err(throttled());
-                    }
-                    self.pause(attempt).await;
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// One page of a partition, and the sort key to go on after if there may be more.

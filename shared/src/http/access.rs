@@ -46,7 +46,9 @@ impl Access {
         // Where MLflow's questions have bodies, they are POSTs.
         let is_question = *method == Method::GET
             || path.contains("/mlflow/")
-                && (path.ends_with("/search") || path.ends_with("/get-latest-versions"));
+                && ["/search", "/search-datasets", "/get-latest-versions"]
+                    .iter()
+                    .any(|question| path.ends_with(question));
         Self {
             action: Some(if is_question {
                 Action::Read
@@ -225,6 +227,12 @@ mod tests {
             (
                 Method::POST,
                 "/{api}/2.0/mlflow/runs/search",
+                Action::Read,
+                Subject::Nothing,
+            ),
+            (
+                Method::POST,
+                "/{api}/2.0/mlflow/experiments/search-datasets",
                 Action::Read,
                 Subject::Nothing,
             ),

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::domain::access::{check_groups, denied, is_match};
+use crate::domain::tracking::LoggedModel;
 use crate::domain::{Action, Identity, ModelName, Principal, Scope, TenantName, Timestamp};
 use crate::dynamodb::idempotency::{Answer, Idempotency, StoredResponse};
 use crate::error::{Error, ErrorCode, Result};
@@ -62,6 +63,14 @@ impl Caller {
         self.scope
             .as_ref()
             .is_none_or(|scope| scope.reaches(model.as_str()))
+    }
+
+    /// A logged model without the names of models that lists may not show to the caller.
+    pub fn shown(&self, mut model: LoggedModel) -> LoggedModel {
+        if let Some(scope) = &self.scope {
+            model.hide_versions(|name| scope.reaches(name));
+        }
+        model
     }
 
     /// The answer to store under the idempotency key, if there is one.

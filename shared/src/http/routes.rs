@@ -8,16 +8,16 @@ use crate::http::access::{Access, Subject, Unknown, enforce};
 use crate::http::body::MAX_BODY_BYTES;
 use crate::http::caller::{ANONYMOUS, Caller, idempotency_of, identity_of};
 use crate::http::reply::{Failed, render_error};
-use crate::mlflow;
 use crate::telemetry::metrics;
+use crate::{mlflow, oci};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::handler::Handler;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Router};
 use futures::FutureExt as _;
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lambda_http::request::RequestContext;
 use std::convert::Infallible;
@@ -169,6 +169,8 @@ pub enum Edge {
     Native,
     /// MLflow's: `error_code` and `message`.
     Mlflow,
+    /// That of the OCI distribution specification: a list of `errors`.
+    Oci,
 }
 
 impl Edge {
@@ -176,9 +178,12 @@ impl Edge {
     pub fn of(path: &str) -> Self {
         let rest = path
             .strip_prefix("/t/")
-            .and_then(|rest| rest.find('/').map(|end| &rest[end..]));
-        if mlflow::is_mlflow(rest.unwrap_or(path)) {
+            .and_then(|rest| rest.find('/').map(|end| &rest[end..]))
+            .unwrap_or(path);
+        if mlflow::is_mlflow(rest) {
             Self::Mlflow
+        } else if oci::is_oci(rest) {
+            Self::Oci
         } else {
             Self::Native
         }
@@ -188,6 +193,7 @@ impl Edge {
         match self {
             Self::Native => render_error(error, request_id),
             Self::Mlflow => mlflow::error::render(error),
+            Self::Oci => oci::error::render(error),
         }
     }
 }
@@ -212,6 +218,9 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
     let started = app.clock.now();
     let method = request.method().clone();
     let edge = Edge::of(request.uri().path());
+    let challenge =
+        (edge == Edge::Oci).then(|| oci::challenge(request.uri().path(), request.headers()));
+    let elsewhere = mlflow::without_empty_parts(request.uri());
     let request_id = request_id_of(&app, &request);
     let span = tracing::info_span!("request", request.id = %request_id);
     let answer =
@@ -230,11 +239,19 @@ async fn serve(app: App, inner: Router, request: Request) -> Response {
         .extensions()
         .get::<Failed>()
         .map(|failed| Arc::clone(&failed.0));
-    let mut answer = match &failed {
-        Some(error) => edge.render(error, &request_id),
-        None => answer,
+    let mut answer = match (&failed, elsewhere) {
+        (Some(error), Some(uri)) if error.code == ErrorCode::RouteNotFound => {
+            Redirect::permanent(&uri).into_response()
+        }
+        (Some(error), _) => edge.render(error, &request_id),
+        (None, _) => answer,
     };
     let status = answer.status().as_u16();
+    if let Some(challenge) = challenge.filter(|_| status == 401) {
+        answer
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
     let duration_ms = app.clock.now().since(started);
     match &failed {
         Some(error) if status >= 500 => {
@@ -271,7 +288,12 @@ async fn prepare(app: &App, request: Request, request_id: &str) -> Result<Reques
         .uri
         .path_and_query()
         .map_or_else(String::new, ToString::to_string);
-    let (tenant, rest) = split_tenant(&parts.uri)?;
+    let (named, rest) = split_tenant(&parts.uri)?;
+    // Who asks for no repository by that protocol has no tenant to name, and asks for their own.
+    let named = named.or_else(|| match Edge::of(rest.path()) {
+        Edge::Oci => oci::tenant_of(rest.path()),
+        Edge::Native | Edge::Mlflow => Some(TenantName::default_tenant()),
+    });
     parts.uri = rest;
     let mut body = body;
     let collected = Limited::new(&mut body, MAX_BODY_BYTES).collect().await;
@@ -302,7 +324,7 @@ async fn prepare(app: &App, request: Request, request_id: &str) -> Result<Reques
         &parts.headers,
         &app.config,
     )
-    .and_then(|identity| of_tenant(identity, &tenant));
+    .and_then(|identity| of_tenant(identity, named.as_ref()));
     let idempotency = idempotency_of(&parts.headers, parts.method.as_str(), &whole_path, &body)?;
     let identity = match identity {
         Ok(identity) => identity,
@@ -312,8 +334,11 @@ async fn prepare(app: &App, request: Request, request_id: &str) -> Result<Reques
         }
         Err(error) => return Err(error),
     };
+    let own = || identity.tenant.clone();
     parts.extensions.insert(Caller {
-        tenant,
+        tenant: named
+            .or_else(own)
+            .unwrap_or_else(TenantName::default_tenant),
         principal: identity.principal,
         groups: identity.groups,
         scope: identity.scope,
@@ -336,9 +361,9 @@ async fn discard(mut body: Body) {
 }
 
 /// Refuses a caller who belongs to another tenant; what is there is nobody else's business.
-fn of_tenant(identity: Identity, tenant: &TenantName) -> Result<Identity> {
-    match &identity.tenant {
-        Some(own) if own != tenant => Err(Error::new(
+fn of_tenant(identity: Identity, tenant: Option<&TenantName>) -> Result<Identity> {
+    match (&identity.tenant, tenant) {
+        (Some(own), Some(tenant)) if own != tenant => Err(Error::new(
             ErrorCode::PermissionDenied,
             "your token is not for this tenant; use one of the tenant that the path names",
         )),
@@ -357,9 +382,9 @@ fn nobody() -> Result<Identity> {
 }
 
 /// Takes the tenant prefix off a path: `/t/team-a/v1/models` is `/v1/models` of `team-a`.
-fn split_tenant(uri: &Uri) -> Result<(TenantName, Uri)> {
+fn split_tenant(uri: &Uri) -> Result<(Option<TenantName>, Uri)> {
     let Some(rest) = uri.path().strip_prefix("/t/") else {
-        return Ok((TenantName::default_tenant(), uri.clone()));
+        return Ok((None, uri.clone()));
     };
     let (name, rest) = rest.split_once('/').unwrap_or((rest, ""));
     let tenant = TenantName::parse(name)?;
@@ -372,7 +397,7 @@ fn split_tenant(uri: &Uri) -> Result<(TenantName, Uri)> {
         .map_err(|error: http::uri::InvalidUri| {
             Error::invalid("path", "the path is not valid").caused_by(error)
         })?;
-    Ok((tenant, uri))
+    Ok((Some(tenant), uri))
 }
 
 /// The gateway's request id, or on the embedded default the client's, or a new one.

@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::domain::model::Notes;
 use crate::domain::version::{Origin, warnings};
-use crate::domain::{Alias, Metadata, Model, Timestamp, Version, VersionNumber};
+use crate::domain::{Alias, Metadata, Model, Repository, Timestamp, Version, VersionNumber};
 use crate::s3::keys;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -80,6 +80,9 @@ pub struct PackageView {
     /// The prefix under which the files lie, and nothing else but the signature over them; loads as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files_uri: Option<String>,
+    /// The repository whose tags OCI clients pull.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oci_repository: Option<String>,
     /// What came of the signature that the client uploaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<ClientSignatureView>,
@@ -193,6 +196,13 @@ impl VersionView {
                 files_uri: package.files.as_ref().map(|holder| {
                     let prefix = keys::files_prefix_of(&version.id.tenant, holder);
                     format!("s3://{}/{prefix}", app.bucket.name())
+                }),
+                oci_repository: package.files.as_ref().map(|_| {
+                    let repository = Repository {
+                        tenant: version.id.tenant.clone(),
+                        model: version.id.model.clone(),
+                    };
+                    repository.to_string()
                 }),
                 signature: package
                     .signature

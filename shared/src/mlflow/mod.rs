@@ -14,6 +14,9 @@ pub mod lookups;
 pub mod shapes;
 pub mod uploads;
 
+use crate::http::Edge;
+use http::Uri;
+
 pub use creation::looked_up;
 pub use error::{MlflowCode, endpoint_not_found, invalid, refused};
 pub use fields::Fields;
@@ -31,4 +34,44 @@ pub fn is_mlflow(path: &str) -> bool {
             path,
             "/health" | "/version" | "/get-artifact" | "/model-versions/get-artifact"
         )
+}
+
+/// A URI without the empty parts of its path, if it has any and is MLflow's then: its server redirects there.
+pub(crate) fn without_empty_parts(uri: &Uri) -> Option<String> {
+    let path = uri.path();
+    if !path.contains("//") {
+        return None;
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let tidy = format!("/{}", parts.join("/"));
+    (Edge::of(&tidy) == Edge::Mlflow).then(|| match uri.query() {
+        Some(query) => format!("{tidy}?{query}"),
+        None => tidy,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_parts_of_mlflows_paths_are_left_out() {
+        for (uri, expected) in [
+            (
+                "//model-versions/get-artifact?path=..%2Fx",
+                Some("/model-versions/get-artifact?path=..%2Fx"),
+            ),
+            ("/t/a//health", Some("/t/a/health")),
+            (
+                "/api//2.0/mlflow/runs/get",
+                Some("/api/2.0/mlflow/runs/get"),
+            ),
+            ("//example.com/", None),
+            ("/v1//models", None),
+            ("/health", None),
+        ] {
+            let found = without_empty_parts(&uri.parse().unwrap());
+            assert_eq!(found.as_deref(), expected, "{uri}");
+        }
+    }
 }

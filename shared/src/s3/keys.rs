@@ -96,6 +96,11 @@ pub fn package(id: &VersionId, name: &str) -> String {
     format!("{}{name}", package_prefix(id))
 }
 
+/// The manifest for OCI clients of a version with many files.
+pub fn oci_manifest(id: &VersionId) -> String {
+    package(id, "oci-manifest.json")
+}
+
 /// Where the files of a version came from, exactly.
 pub fn sources(id: &VersionId) -> String {
     package(id, "sources.json")

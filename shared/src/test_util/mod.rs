@@ -16,6 +16,7 @@ use aws_smithy_runtime_api::client::interceptors::{
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One AWS call that was made.
@@ -38,12 +39,37 @@ pub enum Cut {
     After(usize),
 }
 
+/// A call that waits before it is sent, so that a test can act in between.
+#[derive(Debug)]
+struct Gate {
+    operation: &'static str,
+    /// So many of these calls are let through before.
+    passes: usize,
+    reached: Sender<()>,
+    go: Receiver<()>,
+}
+
+/// A test's side of a call that waits; dropped, it lets the call go on.
+#[derive(Debug)]
+pub struct Held {
+    reached: Receiver<()>,
+    _go: Sender<()>,
+}
+
+impl Held {
+    /// Blocks until the call is about to be sent; `false` if it never will be.
+    pub fn wait(&self) -> bool {
+        self.reached.recv().is_ok()
+    }
+}
+
 #[derive(Debug)]
 struct State {
     calls: Vec<Call>,
     sent: usize,
     cut: Cut,
     is_dead: bool,
+    gate: Option<Gate>,
 }
 
 /// Watches every AWS call of an [`App`](crate::App): counts it, and cuts the process at it.
@@ -57,6 +83,7 @@ impl Default for Probe {
             sent: 0,
             cut: Cut::Never,
             is_dead: false,
+            gate: None,
         })))
     }
 }
@@ -78,7 +105,46 @@ impl Probe {
             sent: 0,
             cut,
             is_dead: false,
+            gate: None,
         };
+    }
+
+    /// Lets the call number `number` (from 1) of an operation wait, from now on, until what is answered is dropped.
+    ///
+    /// It blocks its thread, so that the runtime must have several.
+    pub fn hold(&self, operation: &'static str, number: usize) -> Held {
+        let (reached, told) = channel();
+        let (free, go) = channel();
+        self.state().gate = Some(Gate {
+            operation,
+            passes: number.saturating_sub(1),
+            reached,
+            go,
+        });
+        Held {
+            reached: told,
+            _go: free,
+        }
+    }
+
+    /// Waits where a test holds this call.
+    fn wait_at_gate(&self, operation: &str) {
+        let mut state = self.state();
+        let gate = match &mut state.gate {
+            Some(gate) if gate.operation == operation && gate.passes == 0 => state.gate.take(),
+            Some(gate) if gate.operation == operation => {
+                gate.passes -= 1;
+                None
+            }
+            _ => None,
+        };
+        drop(state);
+        if let Some(gate) = gate {
+            // A test that waits no longer lets everything pass.
+            let _ = gate.reached.send(());
+            // What else this thread has to do, another does meanwhile.
+            let _ = tokio::task::block_in_place(|| gate.go.recv());
+        }
     }
 
     /// The calls since the last reset.
@@ -115,8 +181,9 @@ impl Intercept for Probe {
         &self,
         _: &BeforeTransmitInterceptorContextRef<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        self.wait_at_gate(config.load::<Metadata>().map_or("?", Metadata::name));
         let mut state = self.state();
         state.sent += 1;
         if state.cut == Cut::Before(state.sent) {

@@ -558,6 +558,8 @@ fn padding(source: &dyn Source, start: u64) -> Result<(), Trouble> {
             "the end of the archive is cut off",
         ));
     }
+    // The first block is known to be zeros.
+    let start = start + BLOCK;
     let rest = source.read(start..size)?;
     match rest.iter().position(|byte| *byte != 0) {
         Some(index) => Err(Trouble::malformed(
@@ -636,7 +638,7 @@ fn checksum(block: &[u8]) -> Option<u64> {
 }
 
 /// A number in octal digits, or in GNU's binary form.
-fn octal(field: &[u8]) -> Option<u64> {
+pub(crate) fn octal(field: &[u8]) -> Option<u64> {
     if let Some((0x80, rest)) = field.split_first() {
         return rest.iter().try_fold(0_u64, |value, byte| {
             value.checked_mul(256)?.checked_add(u64::from(*byte))

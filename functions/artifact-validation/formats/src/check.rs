@@ -4,6 +4,7 @@
 //! `check` reads through [`Check::read`], tells facts and findings, and leaves with `?` when a read fails.
 
 use crate::bundle::Bundle;
+use crate::facts;
 use crate::inspect::Limits;
 use crate::report::{Finding, Verdict};
 use crate::rules::Rule;
@@ -120,6 +121,11 @@ impl<'a> Check<'a> {
     /// The facts so far.
     pub fn facts(&self) -> &Map<String, Value> {
         &self.facts
+    }
+
+    /// Gives the facts so far the words that all formats share.
+    pub(crate) fn complete_facts(&mut self, format: &str) {
+        facts::complete(format, &mut self.facts);
     }
 
     /// Ends the inspection of this file.

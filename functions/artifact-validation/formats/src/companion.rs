@@ -47,9 +47,7 @@ fn is_vocabulary(head: &[u8], extension: &str, size: u64) -> bool {
 
 /// Inspects a companion: nothing in it is run by whoever reads it.
 pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
-    let size = check.size();
-    let tail = check.read(size.saturating_sub(64 * 1024)..size)?;
-    if crate::zip::ends_like_zip(&tail) {
+    if crate::zip::ends_like_zip(check.source)? {
         check.find(&PICTURE, None, "the file ends like a zip archive");
     }
     Ok(())

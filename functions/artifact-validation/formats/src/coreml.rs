@@ -489,8 +489,8 @@ impl Walk<'_, '_> {
                 continue;
             };
             match field.number {
-                1 if inputs.len() < 100 => inputs.push(shorten(&self.text_field(range, 1)?)),
-                10 if outputs.len() < 100 => outputs.push(shorten(&self.text_field(range, 1)?)),
+                1 if inputs.len() < 100 => inputs.push(self.feature(range)?),
+                10 if outputs.len() < 100 => outputs.push(self.feature(range)?),
                 100 => {
                     let mut card = Map::new();
                     for (number, name) in [
@@ -523,6 +523,70 @@ impl Walk<'_, '_> {
         self.check
             .fact("signature", json!({"inputs": inputs, "outputs": outputs}));
         Ok(())
+    }
+}
+
+impl Walk<'_, '_> {
+    /// A feature of the description: its name, its type, and the shape of an array.
+    fn feature(&mut self, range: Range<u64>) -> Result<Value, Stop> {
+        let name = shorten(&self.text_field(range.clone(), 1)?);
+        let mut feature = json!({ "name": name });
+        let mut fields = Fields::new(range, &[]);
+        while let Some(field) = fields.next(&mut self.wire)? {
+            let (3, Some(range)) = (field.number, field.as_range()) else {
+                continue;
+            };
+            let mut fields = Fields::new(range, &[]);
+            while let Some(field) = fields.next(&mut self.wire)? {
+                let kind = match field.number {
+                    1 => "int64",
+                    2 => "double",
+                    3 => "string",
+                    4 => "image",
+                    5 => "array",
+                    6 => "dictionary",
+                    7 => "sequence",
+                    8 => "state",
+                    _ => continue,
+                };
+                feature["type"] = json!(kind);
+                if let ("array", Some(range)) = (kind, field.as_range()) {
+                    let (dtype, shape) = self.array(range)?;
+                    feature["dtype"] = json!(dtype);
+                    feature["shape"] = json!(shape);
+                }
+            }
+        }
+        Ok(feature)
+    }
+
+    /// Type of the elements and default shape of an array: `ArrayFeatureType`.
+    fn array(&mut self, range: Range<u64>) -> Result<(&'static str, Vec<u64>), Stop> {
+        let (mut dtype, mut shape) = ("unknown", Vec::new());
+        let mut fields = Fields::new(range, &[]);
+        while let Some(field) = fields.next(&mut self.wire)? {
+            match (field.number, field.as_number(), field.as_range()) {
+                (1, Some(side), _) if shape.len() < 32 => shape.push(side),
+                (1, _, Some(packed)) => {
+                    let mut at = packed.start;
+                    while at < packed.end && shape.len() < 32 {
+                        shape.push(self.wire.varint(&mut at, packed.end)?);
+                    }
+                }
+                (2, Some(kind), _) => {
+                    dtype = match kind {
+                        65_552 => "float16",
+                        65_568 => "float32",
+                        65_600 => "float64",
+                        131_080 => "int8",
+                        131_104 => "int32",
+                        _ => "unknown",
+                    };
+                }
+                _ => {}
+            }
+        }
+        Ok((dtype, shape))
     }
 }
 

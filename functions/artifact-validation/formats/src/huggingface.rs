@@ -227,7 +227,19 @@ fn scan(check: &mut Check<'_>, path: &str, source: &dyn Source) -> Result<(), Tr
                 if is_template {
                     template(check, path, &text);
                 }
-                if names_code && !text.is_empty() {
+                // Kernels are fetched and imported by the name of a repository, base classes by that of a package.
+                let is_foreign = match key.as_str() {
+                    "_attn_implementation"
+                    | "attn_implementation"
+                    | "_attn_implementation_internal"
+                    | "experts_implementation" => text.contains('/'),
+                    "parent_library" => !matches!(
+                        text.split('.').next(),
+                        Some("transformers" | "diffusers" | "sentence_transformers" | "timm")
+                    ),
+                    _ => names_code,
+                };
+                if is_foreign && !text.is_empty() {
                     check.find(
                         &CODE,
                         Some(events.offset()),

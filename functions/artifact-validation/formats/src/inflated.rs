@@ -4,6 +4,7 @@
 //! memory stays small however large the content is.
 
 use crate::cursor::Trouble;
+use crate::edges::{Edges, Keeper};
 use crate::source::{ReadError, Source};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -35,6 +36,7 @@ pub(crate) struct Inflated<'a> {
     source: &'a dyn Source,
     coding: Coding,
     size: u64,
+    edges: Edges,
     state: Mutex<State<'a>>,
 }
 
@@ -143,6 +145,7 @@ impl<'a> Inflated<'a> {
             source,
             coding,
             size,
+            edges: Edges::default(),
             state: Mutex::new(State {
                 decoder: None,
                 blocks: VecDeque::new(),
@@ -152,7 +155,7 @@ impl<'a> Inflated<'a> {
         }
     }
 
-    /// Decompresses everything once, to learn its size and that it is whole.
+    /// Decompresses a tar archive once, to learn its size and that it is whole; keeps what is likely asked for.
     pub(crate) fn measure(source: &'a dyn Source, coding: Coding) -> Result<Self, Trouble> {
         if coding == Coding::Zstandard {
             check_window(source)?;
@@ -163,10 +166,14 @@ impl<'a> Inflated<'a> {
         };
         let mut decoder = Decoder::new(source, coding).map_err(|error| broken(&error))?;
         let mut size = 0_u64;
+        let mut keeper = Keeper::new();
         loop {
             match decoder.block() {
                 Ok(block) if block.is_empty() => break,
-                Ok(block) => size = size.saturating_add(block.len() as u64),
+                Ok(block) => {
+                    keeper.take(&block);
+                    size = size.saturating_add(block.len() as u64);
+                }
                 Err(error) => {
                     return Err(match decoder.failure() {
                         Some(failure) => failure.into(),
@@ -191,7 +198,10 @@ impl<'a> Inflated<'a> {
                 "something follows the compressed stream",
             ));
         }
-        Ok(Self::with_size(source, coding, size))
+        Ok(Self {
+            edges: keeper.end(),
+            ..Self::with_size(source, coding, size)
+        })
     }
 }
 
@@ -251,6 +261,9 @@ impl Source for Inflated<'_> {
         }
         if range.is_empty() {
             return Ok(Bytes::new());
+        }
+        if let Some(bytes) = self.edges.find(&range) {
+            return Ok(bytes);
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = Vec::new();

@@ -112,8 +112,9 @@ const FORMATS: &[Format] = &[
     format("npz", npy::detect_npz, npy::check_npz),
     format("xgboost", xgboost::detect, xgboost::check),
     format("lightgbm", lightgbm::detect, lightgbm::check),
-    format("pickle", is_binary_pickle, pickle::check),
+    // The length of a header may begin like a pickle, but four zeros and a brace are no opcodes.
     format("safetensors", safetensors::detect, safetensors::check),
+    format("pickle", is_binary_pickle, pickle::check),
     format("archive", archive::detect, check_archive),
     format("pickle", pickle::detect, pickle::check),
     format("compressed", compressed::detect, compressed::check),
@@ -328,7 +329,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
         found
     };
     // Readers of zip files search their end for a directory, whatever the beginning says.
-    if !head.starts_with(b"PK\x03\x04") && zip::ends_like_zip(&tail) {
+    if !head.starts_with(b"PK\x03\x04") && zip::ends_like_zip(check.source)? {
         let directory = zip::Archive::open(check.source).is_ok();
         let inside_archive = found.is_some_and(|format| format.name == "archive");
         if directory || !inside_archive {
@@ -363,6 +364,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
         );
     }
     (found.check)(check)?;
+    check.complete_facts(found.name);
     Ok(found.name)
 }
 

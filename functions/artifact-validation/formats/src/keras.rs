@@ -94,12 +94,16 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
             asset(check, &archive, entry)?;
         } else if name == "model.weights.json" {
             match archive.read(entry, MAX_CONFIG_BYTES) {
-                Ok(bytes) if crate::strict_json::parse(&bytes).is_ok() => {}
-                Ok(_) => check.find(
-                    &METADATA,
-                    Some(entry.data_offset),
-                    "`model.weights.json` is not JSON",
-                ),
+                Ok(bytes) => match crate::strict_json::parse(&bytes) {
+                    Ok(index) => {
+                        keras_config::check_index(check, &index, name, Some(entry.data_offset));
+                    }
+                    Err(_) => check.find(
+                        &METADATA,
+                        Some(entry.data_offset),
+                        "`model.weights.json` is not JSON",
+                    ),
+                },
                 Err(error) => error.report(check)?,
             }
         } else {

@@ -48,6 +48,9 @@ declare_rules! {
     FILE = "keras.file-reference", Unsafe,
         "The layer reads a file or address when the model is loaded (CVE-2025-12058).",
         "Save the model with its vocabulary, not with the path of a file.";
+    BOMB = "keras.huge-layer", Malformed,
+        "Keras makes room for a layer before it reads its weights, so that a size without them exhausts the loader.",
+        "Save the model again with Keras.";
 }
 
 const CLASSES: &str = include_str!("keras_classes.txt");
@@ -116,6 +119,21 @@ const FILE_KEYS: &[&str] = &[
     "cache_subdir",
     "vocab_file",
 ];
+/// Keys whose value, if it is a string, names a function or a class of Keras.
+const NAME_KEYS: &[&str] = &["activation", "initializer", "regularizer", "constraint"];
+/// Sizes of layers; a layer makes room for as many numbers before it reads its weights.
+const SIZE_KEYS: &[&str] = &[
+    "filters",
+    "input_dim",
+    "intermediate_dim",
+    "key_dim",
+    "num_heads",
+    "output_dim",
+    "units",
+    "value_dim",
+];
+/// Largest size of a layer; the largest vocabularies have less than a thousandth.
+const MAX_LAYER_SIZE: f64 = 2_147_483_647.0;
 /// Largest configuration; those of published models have about one megabyte.
 pub(crate) const MAX_CONFIG_BYTES: usize = 4 * 1024 * 1024;
 
@@ -206,6 +224,17 @@ impl Judge<'_, '_> {
             }
         }
         for (key, value) in object {
+            if NAME_KEYS.iter().any(|name| key.ends_with(name))
+                && let Value::String(name) = value
+                && name.contains(['.', '>', ':', '/', '(', ' '])
+            {
+                self.find(&IMPORT, &format!("`{key}` is `{}`", shorten(name)));
+            }
+            if SIZE_KEYS.contains(&key.as_str())
+                && value.as_f64().is_some_and(|size| size > MAX_LAYER_SIZE)
+            {
+                self.find(&BOMB, &format!("`{key}` is {value}"));
+            }
             if key.ends_with("module")
                 && key != "module"
                 && let Value::String(module) = value
@@ -368,6 +397,29 @@ impl Judge<'_, '_> {
     fn custom(&mut self, name: &str) {
         if self.custom.len() < 100 && self.custom.insert(shorten(name)) {
             self.find(&CUSTOM, &format!("`{}`", shorten(name)));
+        }
+    }
+}
+
+/// Holds the index of weights in several files against paths that leave the model.
+pub(crate) fn check_index(check: &mut Check<'_>, index: &Value, name: &str, offset: Option<u64>) {
+    let shards = index.get("weight_map").and_then(Value::as_object);
+    for shard in shards.into_iter().flat_map(Map::values) {
+        let names: Vec<&Value> = match shard {
+            Value::Array(names) => names.iter().collect(),
+            name => vec![name],
+        };
+        let leaves = names.iter().any(|name| {
+            name.as_str()
+                .is_none_or(|name| name.contains(['/', '\\', ':']) || name.starts_with('.'))
+        });
+        if leaves {
+            check.find(
+                &FILE,
+                offset,
+                format!("`{}` names a file outside of the model", shorten(name)),
+            );
+            return;
         }
     }
 }

@@ -54,7 +54,9 @@ pub mod xgboost;
 
 mod cache;
 mod cursor;
+mod edges;
 mod events;
+mod facts;
 mod inflated;
 mod yaml;
 

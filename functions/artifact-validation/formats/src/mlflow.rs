@@ -103,7 +103,6 @@ const LOADERS: &[&str] = &[
     "mlflow.h2o",
     "mlflow.keras",
     "mlflow.lightgbm",
-    "mlflow.mleap",
     "mlflow.onnx",
     "mlflow.paddle",
     "mlflow.pmdarima",
@@ -113,7 +112,6 @@ const LOADERS: &[&str] = &[
     "mlflow.shap",
     "mlflow.sklearn",
     "mlflow.spacy",
-    "mlflow.spark",
     "mlflow.statsmodels",
     "mlflow.tensorflow",
     "mlflow.transformers",
@@ -126,6 +124,8 @@ const CODE_LOADERS: &[&str] = &[
     "mlflow.johnsnowlabs",
     "mlflow.langchain",
     "mlflow.llama_index",
+    // These make objects of the Java classes that the model names.
+    "mlflow.mleap",
     "mlflow.openai",
     "mlflow.promptflow",
     "mlflow.pyfunc.loaders.chat_agent",
@@ -133,6 +133,7 @@ const CODE_LOADERS: &[&str] = &[
     "mlflow.pyfunc.loaders.code_model",
     "mlflow.pyfunc.loaders.responses_agent",
     "mlflow.pyfunc.model",
+    "mlflow.spark",
 ];
 
 /// Fields of a flavor that name a file or directory of the model.
@@ -260,6 +261,7 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
         }
     }
     sources(check, &directory);
+    picklers(check, &directory)?;
     signature(check, &model);
     facts(check, &model, flavors);
     if directory.find("requirements.txt").is_none() && directory.find("conda.yaml").is_none() {
@@ -613,6 +615,36 @@ fn class_name(check: &mut Check<'_>, flavor: &str, class: &str) {
 }
 
 /// Python beside the model is code, whether or not a field mentions it: `code/` is put on the import path.
+/// The PyTorch flavor imports the module that this file names, for unpickling.
+fn picklers(check: &mut Check<'_>, directory: &Directory<'_>) -> Result<(), Trouble> {
+    const FILE: &str = "pickle_module_info.txt";
+    const KNOWN: &[&str] = &[
+        "cloudpickle",
+        "dill",
+        "mlflow.pytorch.pickle_module",
+        "pickle",
+    ];
+    let paths: Vec<&str> = directory
+        .paths()
+        .filter(|path| path.rsplit('/').next() == Some(FILE))
+        .collect();
+    for path in paths {
+        let Some(file) = directory.find(path) else {
+            continue;
+        };
+        let bytes = read_small(file.source, 4096)?;
+        let module = String::from_utf8_lossy(&bytes);
+        if !KNOWN.contains(&module.trim()) {
+            check.find(
+                &LOADER,
+                None,
+                format!("{} names the module {}", quote(path), quote(&module)),
+            );
+        }
+    }
+    Ok(())
+}
+
 fn sources(check: &mut Check<'_>, directory: &Directory<'_>) {
     const ENDINGS: &[&str] = &[
         ".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".pth",

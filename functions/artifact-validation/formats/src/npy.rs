@@ -9,7 +9,8 @@ use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::{ReadError, Source};
 use crate::zip::Archive;
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// The rules of this format.
 pub const RULES: &[Rule] = &[MALFORMED, SIZE, MEMBER];
@@ -409,8 +410,9 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
         }
     };
     check.fact("format_version", format!("{}.0", header.version));
-    check.fact("dtypes", json!([header.dtype]));
-    check.fact("shape", json!(header.shape));
+    check.fact("tensor_count", 1);
+    check.fact("dtypes", json!({header.dtype.as_str(): 1}));
+    check.fact("shapes", json!([header.shape]));
     check.fact("parameter_count", header.shape.iter().product::<u64>());
     array(check, &header)
 }
@@ -449,8 +451,12 @@ pub(crate) fn npz(check: &mut Check<'_>, data_only: bool) -> Result<(), Trouble>
         Err(error) => return Ok(error.report(check)?),
     };
     let mut arrays = Vec::new();
+    let mut dtypes: BTreeMap<String, u64> = BTreeMap::new();
+    let mut shapes = Map::new();
+    let mut parameters = 0_u64;
     for entry in archive.entries() {
-        if let Some(name) = entry.name.strip_suffix(".npy") {
+        let name = entry.name.strip_suffix(".npy");
+        if let Some(name) = name {
             if arrays.len() < 1000 {
                 arrays.push(json!(name));
             }
@@ -462,9 +468,22 @@ pub(crate) fn npz(check: &mut Check<'_>, data_only: bool) -> Result<(), Trouble>
             );
             continue;
         }
-        member(check, &archive, entry, data_only)?;
+        let Some(header) = array_of(check, &archive, entry, data_only)? else {
+            continue;
+        };
+        let elements: u64 = header.shape.iter().product();
+        parameters = parameters.saturating_add(elements);
+        if dtypes.len() < 64 || dtypes.contains_key(&header.dtype) {
+            *dtypes.entry(header.dtype).or_default() += 1;
+        }
+        if shapes.len() < 50 {
+            shapes.insert(name.unwrap_or_default().to_owned(), json!(header.shape));
+        }
     }
     check.fact("tensor_count", archive.entries().len());
+    check.fact("parameter_count", parameters);
+    check.fact("dtypes", json!(dtypes));
+    check.fact("shapes", Value::Object(shapes));
     check.fact("tensors", json!(arrays));
     Ok(())
 }
@@ -476,9 +495,23 @@ pub(crate) fn member(
     entry: &crate::zip::Entry,
     data_only: bool,
 ) -> Result<(), Trouble> {
+    array_of(check, archive, entry, data_only)?;
+    Ok(())
+}
+
+/// The same; answers what its header says, if it can be read.
+fn array_of(
+    check: &mut Check<'_>,
+    archive: &Archive<'_>,
+    entry: &crate::zip::Entry,
+    data_only: bool,
+) -> Result<Option<Header>, Trouble> {
     let head = match archive.read_prefix(entry, HEAD_BYTES) {
         Ok(head) => head,
-        Err(error) => return Ok(error.report(check)?),
+        Err(error) => {
+            error.report(check)?;
+            return Ok(None);
+        }
     };
     let header = match read_header(&head) {
         Ok(header) => header,
@@ -488,7 +521,7 @@ pub(crate) fn member(
                 Some(entry.data_offset),
                 format!("member {}: {detail}", quote(&entry.name)),
             );
-            return Ok(());
+            return Ok(None);
         }
     };
     if header.has_objects {
@@ -507,7 +540,7 @@ pub(crate) fn member(
                 Err(error) => error.report(check)?,
             }
         }
-        return Ok(());
+        return Ok(Some(header));
     }
     if header.data_offset.checked_add(header.data_bytes) != Some(entry.size) {
         check.find(
@@ -527,7 +560,7 @@ pub(crate) fn member(
     {
         error.report(check)?;
     }
-    Ok(())
+    Ok(Some(header))
 }
 
 /// Inspects the pickle that begins at `offset` of an array of objects.

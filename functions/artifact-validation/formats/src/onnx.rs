@@ -11,7 +11,7 @@ use crate::safetensors::{has_extension, shorten};
 use crate::source::ReadError;
 use crate::window::{Stop, Window, declare_rules, place_in_bundle, settle, zip_trailer};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
@@ -49,6 +49,9 @@ declare_rules! {
     NESTING = "onnx.nesting", Unsafe,
         "Subgraphs nested deeper than any real model exhaust the stack of loaders.",
         "Flatten the model.";
+    EXPANSION = "onnx.function-expansion", Malformed,
+        "Runtimes replace each call of a function by its nodes, without end if it calls itself.",
+        "Export the model without functions that call each other so often.";
     POLYGLOT = "onnx.zip-inside", Unsafe,
         "The file ends in a zip directory, so that zip readers load a different file from the same bytes.",
         "Remove the appended archive.";
@@ -56,6 +59,8 @@ declare_rules! {
 
 /// Deepest nesting of subgraphs and of types.
 const MAX_DEPTH: usize = 32;
+/// Most nodes that one function may expand to; the largest published graphs have some hundred thousand.
+const MAX_EXPANSION: u64 = 10_000_000;
 /// Highest version of the format that is published or announced.
 const MAX_IR_VERSION: u64 = 14;
 /// Highest operator set per domain that is published or announced.
@@ -168,7 +173,8 @@ fn model(check: &mut Check<'_>) -> Result<(), Stop> {
     }
     let mut walk = Walk {
         wire: Wire::new(Window::new(check.source, 64 * 1024, 16), &WIRE),
-        functions: HashSet::new(),
+        functions: HashMap::new(),
+        inside: None,
         opsets: BTreeMap::new(),
         custom: BTreeSet::new(),
         external: BTreeSet::new(),
@@ -182,11 +188,21 @@ fn model(check: &mut Check<'_>) -> Result<(), Stop> {
     walk.model(size)
 }
 
+/// What a function of the model consists of.
+#[derive(Default)]
+struct Function {
+    nodes: u64,
+    /// How often it calls each other function.
+    calls: BTreeMap<(String, String), u64>,
+}
+
 struct Walk<'c, 'a> {
     wire: Wire<'a>,
     check: &'c mut Check<'a>,
     /// Domain and name of each function that the model defines itself.
-    functions: HashSet<(String, String)>,
+    functions: HashMap<(String, String), Function>,
+    /// The function whose nodes are walked.
+    inside: Option<(String, String)>,
     opsets: BTreeMap<String, u64>,
     custom: BTreeSet<String>,
     external: BTreeSet<String>,
@@ -277,16 +293,22 @@ impl Walk<'_, '_> {
         if !metadata.is_empty() {
             self.check.fact("metadata", Value::Object(metadata));
         }
+        let mut names = Vec::new();
         for function in &functions {
-            self.function_name(function.clone())?;
+            let name = self.function_name(function.clone())?;
+            self.functions.insert(name.clone(), Function::default());
+            names.push(name);
         }
         let Some(graph) = graph else {
             return Err(Stop::whole(&MODEL, "the model has no graph"));
         };
         self.graph(graph, &mut Vec::new(), 0, version)?;
-        for function in functions {
+        for (function, name) in functions.into_iter().zip(names) {
+            self.inside = Some(name);
             self.function(function, version)?;
         }
+        self.inside = None;
+        self.expansion();
         for information in training {
             let mut fields = Fields::new(information, &[1, 2]);
             while let Some(field) = fields.next(&mut self.wire)? {
@@ -378,7 +400,7 @@ impl Walk<'_, '_> {
         Ok((key, value))
     }
 
-    fn function_name(&mut self, range: Range<u64>) -> Result<(), Stop> {
+    fn function_name(&mut self, range: Range<u64>) -> Result<(String, String), Stop> {
         let (mut name, mut domain) = (String::new(), String::new());
         let mut fields = Fields::new(range, &[1, 8, 10, 13]);
         while let Some(field) = fields.next(&mut self.wire)? {
@@ -388,8 +410,47 @@ impl Walk<'_, '_> {
                 _ => {}
             }
         }
-        self.functions.insert((domain, name));
-        Ok(())
+        Ok((domain, name))
+    }
+
+    /// Counts the nodes that functions expand to, those that they call before those that call them.
+    fn expansion(&mut self) {
+        let mut sizes: HashMap<&(String, String), u64> = HashMap::new();
+        let mut left: Vec<_> = self.functions.iter().collect();
+        loop {
+            let before = left.len();
+            left.retain(|(name, function)| {
+                let size =
+                    function
+                        .calls
+                        .iter()
+                        .try_fold(function.nodes, |size, (callee, count)| {
+                            Some(size.saturating_add(sizes.get(callee)?.saturating_mul(*count)))
+                        });
+                size.is_none_or(|size| {
+                    sizes.insert(name, size);
+                    false
+                })
+            });
+            if left.len() == before {
+                break;
+            }
+        }
+        let detail = if left.is_empty() {
+            sizes
+                .values()
+                .max()
+                .filter(|size| **size > MAX_EXPANSION)
+                .map(|size| format!("a function expands to {size} nodes"))
+        } else {
+            left.iter()
+                .map(|((_, name), _)| name)
+                .min()
+                .map(|name| format!("the function `{}` calls itself", shorten(name)))
+        };
+        if let Some(detail) = detail {
+            self.check.find(&EXPANSION, None, detail);
+        }
     }
 
     fn function(&mut self, range: Range<u64>, version: u64) -> Result<(), Stop> {
@@ -590,10 +651,19 @@ impl Walk<'_, '_> {
             );
             return;
         }
-        if self
-            .functions
-            .contains(&(domain.to_owned(), operator.to_owned()))
+        let name = (domain.to_owned(), operator.to_owned());
+        let is_function = self.functions.contains_key(&name);
+        if let Some(function) = self
+            .inside
+            .as_ref()
+            .and_then(|inside| self.functions.get_mut(inside))
         {
+            function.nodes += 1;
+            if is_function {
+                *function.calls.entry(name).or_default() += 1;
+            }
+        }
+        if is_function {
             return;
         }
         let standard = matches!(

@@ -12,7 +12,7 @@ use crate::rules;
 use serde_json::{Map, Value};
 
 /// What the facts of this build mean; a report of another version is not judged again, but read again.
-pub const FACTS_VERSION: u32 = 1;
+pub const FACTS_VERSION: u32 = 2;
 
 /// The fact that marks a file whose stored facts do not decide.
 const NEEDS_READING: &str = "needs_reading";

@@ -558,7 +558,7 @@ impl Walk<'_, '_> {
                             _ => continue,
                         };
                         if let (Some(range), true) = (field.as_range(), side.len() < 50) {
-                            side.push(self.string_field(range, 1)?);
+                            side.push(self.argument(range)?);
                         }
                     }
                 }
@@ -571,6 +571,86 @@ impl Walk<'_, '_> {
         }
         Ok(())
     }
+}
+
+impl Walk<'_, '_> {
+    /// An argument of a signature: an entry of a map from its name to its tensor.
+    fn argument(&mut self, range: Range<u64>) -> Result<Value, Stop> {
+        let (mut name, mut kind, mut shape) = (String::new(), 0, Value::Null);
+        let mut fields = Fields::new(range, &[]);
+        while let Some(field) = fields.next(&mut self.wire)? {
+            match (field.number, field.as_range()) {
+                (1, Some(range)) => name = shorten(&self.wire.text(&range, 4096)?),
+                (2, Some(range)) => {
+                    let mut fields = Fields::new(range, &[]);
+                    while let Some(field) = fields.next(&mut self.wire)? {
+                        match (field.number, field.as_range()) {
+                            (2, None) => kind = field.as_number().unwrap_or(0),
+                            (3, Some(range)) => shape = self.sides(range)?,
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(json!({"name": name, "dtype": dtype_name(kind), "shape": shape}))
+    }
+
+    /// The sides of a shape, `null` where one is open; `null` if their number is.
+    fn sides(&mut self, range: Range<u64>) -> Result<Value, Stop> {
+        let mut sides = Vec::new();
+        let mut fields = Fields::new(range, &[]);
+        while let Some(field) = fields.next(&mut self.wire)? {
+            match (field.number, field.as_range()) {
+                (3, None) if field.as_number() == Some(1) => return Ok(Value::Null),
+                (2, Some(range)) if sides.len() < 32 => {
+                    let mut side = Some(0);
+                    let mut fields = Fields::new(range, &[]);
+                    while let Some(field) = fields.next(&mut self.wire)? {
+                        if let (1, Some(size)) = (field.number, field.as_number()) {
+                            side = i64::try_from(size).ok();
+                        }
+                    }
+                    sides.push(json!(side));
+                }
+                _ => {}
+            }
+        }
+        Ok(Value::Array(sides))
+    }
+}
+
+/// The name of a type of TensorFlow's `DataType`.
+fn dtype_name(kind: u64) -> String {
+    const NAMES: [&str; 24] = [
+        "invalid",
+        "float32",
+        "float64",
+        "int32",
+        "uint8",
+        "int16",
+        "int8",
+        "string",
+        "complex64",
+        "int64",
+        "bool",
+        "qint8",
+        "quint8",
+        "qint32",
+        "bfloat16",
+        "qint16",
+        "quint16",
+        "uint16",
+        "complex128",
+        "float16",
+        "resource",
+        "variant",
+        "uint32",
+        "uint64",
+    ];
+    let name = usize::try_from(kind).ok().and_then(|at| NAMES.get(at));
+    name.map_or_else(|| format!("DT_{kind}"), |name| (*name).to_owned())
 }
 
 /// Whether an operation of TensorFlow reaches beyond the model.
@@ -721,7 +801,7 @@ fn index(check: &mut Check<'_>) -> Result<(), Stop> {
             if width.is_some() {
                 parameters = parameters.saturating_add(elements.unwrap_or(0));
             }
-            *dtypes.entry(format!("DT_{kind}")).or_default() += 1;
+            *dtypes.entry(dtype_name(kind)).or_default() += 1;
             if shapes.len() < 50 && key.len() <= 256 {
                 shapes.insert(String::from_utf8_lossy(&key).into_owned(), json!(shape));
             }

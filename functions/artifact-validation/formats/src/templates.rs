@@ -662,6 +662,9 @@ fn check_tag(tag: &Tag, macros: &HashSet<&str>) -> Result<(), TemplateProblem> {
                         format!("`{filter}` is given a filter that is not allowed"),
                     );
                 }
+                if has_huge_width(text) {
+                    return problem(offset, "a format is wide enough to exhaust the renderer");
+                }
                 if text.len() > 65_536 {
                     return problem(offset, "a string is longer than any real one");
                 }
@@ -701,6 +704,24 @@ fn check_tag(tag: &Tag, macros: &HashSet<&str>) -> Result<(), TemplateProblem> {
         }
     }
     Ok(())
+}
+
+/// Whether a text is a format with a field of a hundred thousand characters or more.
+fn has_huge_width(text: &str) -> bool {
+    let mut digits = 0;
+    let mut in_field = false;
+    for character in text.chars() {
+        match character {
+            '%' | '{' | ':' => (in_field, digits) = (true, 0),
+            '0'..='9' if in_field => digits += 1,
+            '-' | '+' | ' ' | '#' | '.' | '<' | '>' | '^' | '=' | '*' => digits = 0,
+            _ => (in_field, digits) = (false, 0),
+        }
+        if digits >= 6 {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether a format string has only plain fields, without attributes or items.

@@ -5,13 +5,14 @@
 
 use crate::check::Check;
 use crate::inspect;
-use crate::pickle::{self, Input, Outcome, Style};
+use crate::pickle::{self, Input, MOST_SHAPES, Outcome, Style};
 use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::ReadError;
 use crate::text;
 use crate::zip::{Archive, Entry, ZipError};
 use bytes::Bytes;
+use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 
 const MEMBER: Rule = Rule {
@@ -213,11 +214,9 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
     } else {
         Style::Torch
     };
-    let mut outcome = Outcome::default();
-    let mut records: BTreeMap<String, &Entry> = BTreeMap::new();
-    // A script keeps the tensors of its constants apart, under keys of their own.
-    let mut constants = Outcome::default();
-    let mut constant_records: BTreeMap<String, &Entry> = BTreeMap::new();
+    // A script has several programs, such as that of its constants, each with a folder of records of its name.
+    let mut programs: BTreeMap<&str, Outcome> = BTreeMap::new();
+    let mut records: BTreeMap<&str, BTreeMap<String, &Entry>> = BTreeMap::new();
     for entry in archive.entries() {
         let Some(name) = entry
             .name
@@ -232,17 +231,13 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
             continue;
         };
         match name {
-            "data.pkl" => {
+            _ if name == "data.pkl" || (is_script && is_direct(name, ".pkl")) => {
+                let folder = match name.strip_suffix(".pkl").unwrap_or_default() {
+                    "bytecode" => "constants",
+                    folder => folder,
+                };
                 let found = program(check, &archive, entry, style)?;
-                merge(&mut outcome, found);
-            }
-            "constants.pkl" | "bytecode.pkl" if is_script => {
-                let found = program(check, &archive, entry, style)?;
-                merge(&mut constants, found);
-            }
-            _ if is_script && is_direct(name, ".pkl") => {
-                let found = program(check, &archive, entry, style)?;
-                merge(&mut outcome, found);
+                merge(programs.entry(folder).or_default(), found);
             }
             "version"
             | "byteorder"
@@ -254,13 +249,17 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
             | "archive_version" => {
                 small_text(check, &archive, entry)?;
             }
-            _ if name.starts_with("data/") && is_key(&name[5..]) => {
-                records.insert(name[5..].to_owned(), entry);
+            _ if let Some((folder, key)) = name.split_once('/')
+                && is_key(key)
+                && (folder == "data"
+                    || (is_script && archive.find(&format!("{root}/{folder}.pkl")).is_some())) =>
+            {
+                let records = records.entry(folder).or_default();
+                records.insert(key.to_owned(), entry);
             }
-            _ if is_script && is_key_of(name, "constants/") => {
-                constant_records.insert(name[10..].to_owned(), entry);
+            _ if is_script && (name.starts_with("code/__torch__") || name == "code/") => {
+                script(check, &archive, entry)?;
             }
-            _ if is_script && name.starts_with("code/") => script(check, &archive, entry)?,
             _ if entry.is_directory() => {}
             _ if is_script && name.starts_with("extra/") => {
                 let bytes = read_member(check, &archive, entry)?;
@@ -291,10 +290,26 @@ pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
         }
     }
     if !is_export {
-        storages(check, &outcome, &records)?;
-        storages(check, &constants, &constant_records)?;
+        for (folder, records) in &records {
+            // Inputs that were traced are described, but their values are left out.
+            let is_described =
+                *folder == "traced_inputs" && records.values().all(|entry| entry.size == 0);
+            if !is_described {
+                let program = programs.entry(folder).or_default();
+                storages(check, program, records)?;
+            }
+        }
+        for (_, program) in programs
+            .iter()
+            .filter(|(folder, _)| !records.contains_key(*folder))
+        {
+            storages(check, program, &BTreeMap::new())?;
+        }
     }
-    merge(&mut outcome, constants);
+    let mut outcome = Outcome::default();
+    for found in programs.into_values() {
+        merge(&mut outcome, found);
+    }
     tensor_facts(check, &outcome);
     Ok(())
 }
@@ -307,14 +322,12 @@ fn is_key(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && !name.contains('/')
 }
 
-fn is_key_of(name: &str, folder: &str) -> bool {
-    name.strip_prefix(folder).is_some_and(is_key)
-}
-
 fn merge(into: &mut Outcome, from: Outcome) {
     into.storages.extend(from.storages);
     into.tensors += from.tensors;
     into.parameters = into.parameters.saturating_add(from.parameters);
+    into.shapes.extend(from.shapes);
+    into.shapes.truncate(MOST_SHAPES);
 }
 
 /// Reads a member of moderate size; what is wrong with it is told.
@@ -441,14 +454,15 @@ fn storages(
 fn tensor_facts(check: &mut Check<'_>, outcome: &Outcome) {
     check.fact("tensor_count", outcome.tensors);
     check.fact("parameter_count", outcome.parameters);
-    let mut kinds: Vec<&str> = outcome
-        .storages
-        .values()
-        .map(|storage| storage.kind.trim_end_matches("Storage"))
-        .collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    check.fact("dtypes", kinds);
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for storage in outcome.storages.values() {
+        *kinds
+            .entry(storage.kind.trim_end_matches("Storage"))
+            .or_default() += 1;
+    }
+    check.fact("dtypes", json!(kinds));
+    // The names of tensors are keys of whatever the program builds, and not known here.
+    check.fact("shapes", json!(outcome.shapes));
 }
 
 /// Looks through the text of a script for what leaves the model.
@@ -473,36 +487,10 @@ fn script(check: &mut Check<'_>, archive: &Archive<'_>, entry: &Entry) -> Result
         );
         return Ok(());
     };
-    for (word, rule) in source
-        .split(|character: char| {
-            !(character.is_ascii_alphanumeric() || matches!(character, '_' | '.'))
-        })
-        .filter_map(|word| {
-            let operator = word.strip_prefix("ops.")?;
-            let (space, name) = operator.split_once('.')?;
-            let known = matches!(
-                space,
-                "prim" | "aten" | "quantized" | "prepacked" | "torchvision" | "inductor"
-            );
-            if !known {
-                return Some((word, &SCRIPT));
-            }
-            matches!(name, "save" | "load" | "from_file" | "open" | "system")
-                .then_some((word, &SCRIPT_FILES))
-        })
-        .chain(
-            [
-                "torch.from_file(",
-                "torch.save(",
-                "torch.load(",
-                "torch.fopen(",
-            ]
-            .into_iter()
-            .filter(|call| source.contains(call))
-            .map(|call| (call, &SCRIPT_FILES)),
-        )
-        .take(20)
-    {
+    for (rule, word) in script_words(source).into_iter().take(20) {
+        if rule.id == SCRIPT.id && word.starts_with("ops.") {
+            custom_operator(check, &word);
+        }
         check.find(
             rule,
             Some(entry.header_offset),
@@ -510,6 +498,124 @@ fn script(check: &mut Check<'_>, archive: &Archive<'_>, entry: &Entry) -> Result
         );
     }
     Ok(())
+}
+
+/// What a script names of PyTorch's operators that is not known to be harmless.
+///
+/// The language allows blanks and line breaks around a dot, and a name for a part of a path; a path that is not
+/// written out is told as what it may be.
+fn script_words(source: &str) -> Vec<(&'static Rule, String)> {
+    let mut words = Vec::new();
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let bytes = source.as_bytes();
+    let mut at = 0;
+    let mut is_attribute = false;
+    while let Some(&first) = bytes.get(at) {
+        if !is_letter(first) {
+            if first == b'.' {
+                is_attribute = true;
+            } else if !first.is_ascii_whitespace() && first != b'\\' {
+                is_attribute = false;
+            }
+            at += 1;
+            continue;
+        }
+        let mut path = vec![identifier(source, &mut at)];
+        // Only the first name of a path can be the root of the operators.
+        while path.len() < 3 {
+            let mut behind = at;
+            skip_blank(bytes, &mut behind);
+            if bytes.get(behind) != Some(&b'.') {
+                break;
+            }
+            behind += 1;
+            skip_blank(bytes, &mut behind);
+            if !bytes.get(behind).copied().is_some_and(is_letter) {
+                break;
+            }
+            path.push(identifier(source, &mut behind));
+            at = behind;
+        }
+        let is_root = !is_attribute || matches!(path.first(), Some(&"ops"));
+        is_attribute = false;
+        if !is_root {
+            continue;
+        }
+        let opens_files = |name: &str| {
+            [
+                "from_file",
+                "fopen",
+                "load",
+                "load_library",
+                "open",
+                "read",
+                "save",
+                "system",
+                "write",
+            ]
+            .contains(&name)
+                || [
+                    "read_file",
+                    "write_file",
+                    "_from_file",
+                    "load_audio",
+                    "save_audio",
+                ]
+                .iter()
+                .any(|part| name.contains(part))
+        };
+        let rule = match path.as_slice() {
+            ["torch", name] | ["torch", name, _] | ["ops", _, name] if opens_files(name) => {
+                &SCRIPT_FILES
+            }
+            [
+                "ops",
+                "prim" | "aten" | "quantized" | "prepacked" | "torchvision" | "inductor",
+                _,
+            ] => continue,
+            ["torch"] | ["torch", "ops" | "_C" | "classes", ..] | ["ops", ..] => &SCRIPT,
+            _ => continue,
+        };
+        words.push((rule, path.join(".")));
+    }
+    words
+}
+
+/// The name at `at`, which is left behind it.
+fn identifier<'t>(source: &'t str, at: &mut usize) -> &'t str {
+    let rest = source.get(*at..).unwrap_or_default();
+    let end = rest
+        .bytes()
+        .position(|byte| !byte.is_ascii_alphanumeric() && byte != b'_')
+        .unwrap_or(rest.len());
+    *at += end.max(1);
+    rest.get(..end).unwrap_or_default()
+}
+
+fn skip_blank(bytes: &[u8], at: &mut usize) {
+    while bytes
+        .get(*at)
+        .is_some_and(|byte| byte.is_ascii_whitespace() || *byte == b'\\')
+    {
+        *at += 1;
+    }
+}
+
+/// Remembers an operator that is not PyTorch's own.
+fn custom_operator(check: &mut Check<'_>, word: &str) {
+    let mut known: Vec<String> = check
+        .facts()
+        .get("custom_ops")
+        .and_then(|known| serde_json::from_value(known.clone()).ok())
+        .unwrap_or_default();
+    let name = word
+        .strip_prefix("ops.")
+        .unwrap_or(word)
+        .replacen('.', "::", 1);
+    if known.len() < 50 && !known.contains(&name) {
+        known.push(name);
+        check.fact("custom_ops", known);
+    }
 }
 
 /// Members of an exported program: JSON, weights, samples; and machine code.
@@ -532,10 +638,15 @@ fn export_member(
         }
         Some("pt" | "pkl" | "json") => {
             if let Some(bytes) = read_member(check, archive, entry)? {
+                if name.ends_with("_config.json") {
+                    weight_paths(check, entry, &bytes);
+                }
                 inspect::check_part(check, &entry.name, &bytes)?;
             }
         }
-        _ if name.starts_with("data/weights/") || name.starts_with("data/constants/") => {}
+        _ if name.starts_with("data/weights/") || name.starts_with("data/constants/") => {
+            raw_member(check, archive, entry)?;
+        }
         _ => {
             check.find(
                 &MEMBER,
@@ -545,6 +656,49 @@ fn export_member(
         }
     }
     Ok(())
+}
+
+/// Looks into a member that holds the bytes of a tensor, or an object that is saved as a file of its own.
+fn raw_member(
+    check: &mut Check<'_>,
+    archive: &Archive<'_>,
+    entry: &Entry,
+) -> Result<(), ReadError> {
+    let Some(part) = archive.stored(entry) else {
+        if let Some(bytes) = read_member(check, archive, entry)? {
+            inspect::check_part(check, &entry.name, &bytes)?;
+        }
+        return Ok(());
+    };
+    let head = crate::source::Source::read(&part, 0..entry.size.min(64 * 1024))?;
+    if head.starts_with(b"PK\x03\x04") {
+        inspect::check_part(check, &entry.name, &part)?;
+    } else {
+        for (rule, detail) in pickle::salvage(&head, 0) {
+            check.find(rule, Some(entry.data_offset), detail);
+        }
+    }
+    Ok(())
+}
+
+/// The configuration of an exported program names its members, by paths that stay within the archive.
+fn weight_paths(check: &mut Check<'_>, entry: &Entry, bytes: &Bytes) {
+    let Ok(config) = serde_json::from_slice::<serde_json::Value>(bytes) else {
+        return;
+    };
+    let entries = config.get("config").and_then(serde_json::Value::as_object);
+    for weight in entries.into_iter().flat_map(serde_json::Map::values) {
+        let path = weight.get("path_name").and_then(serde_json::Value::as_str);
+        if path.is_some_and(|path| {
+            path.starts_with('/') || path.contains('\\') || path.split('/').any(|part| part == "..")
+        }) {
+            check.find(
+                &STORAGE,
+                Some(entry.header_offset),
+                format!("`{}` names a path outside of the archive", entry.name),
+            );
+        }
+    }
 }
 
 /// A model archive of `TorchServe`: a manifest, a handler, and files that are models themselves.

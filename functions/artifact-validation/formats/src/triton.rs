@@ -147,6 +147,9 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
     for path in sources {
         check.find(&CODE, None, format!("{} is code", quote(path)));
     }
+    if backend == Some("vllm") {
+        remote_code(check, &directory)?;
+    }
     files(check, &directory, &fields);
     check.fact("name", get("name"));
     check.fact("backend", backend.or(platform));
@@ -197,6 +200,28 @@ fn inspect(check: &mut Check<'_>) -> Result<(), Trouble> {
         check.find(&MISSING, None, "no directory of a version");
     }
     check.fact("versions", json!(versions));
+    Ok(())
+}
+
+/// The arguments of vLLM may ask it to import code from the repository of the model.
+fn remote_code(check: &mut Check<'_>, directory: &Directory<'_>) -> Result<(), Trouble> {
+    let paths: Vec<&str> = directory
+        .paths()
+        .filter(|path| path.ends_with("/model.json"))
+        .collect();
+    for path in paths {
+        let Some(file) = directory.find(path) else {
+            continue;
+        };
+        let bytes = read_small(file.source, MAX_BYTES)?;
+        let asks = serde_json::from_slice::<Value>(&bytes)
+            .ok()
+            .and_then(|arguments| arguments.get("trust_remote_code").cloned())
+            .is_some_and(|value| value != Value::Bool(false) && value != Value::Null);
+        if asks {
+            check.find(&CODE, None, format!("{} trusts remote code", quote(path)));
+        }
+    }
     Ok(())
 }
 

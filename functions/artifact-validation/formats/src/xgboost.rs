@@ -271,6 +271,18 @@ fn count(events: &mut dyn Events) -> Result<u64, Trouble> {
     }
 }
 
+/// A count for which XGBoost makes room before it looks at the trees.
+fn count_below(events: &mut dyn Events, limit: u64) -> Result<u64, Trouble> {
+    let count = count(events)?;
+    if count > limit {
+        return Err(events.unexpected("a count of classes, targets or features"));
+    }
+    Ok(count)
+}
+
+/// Most classes or targets of a model; for each row, a prediction makes room for all of them.
+const MAX_OUTPUTS: u64 = 10_000_000;
+
 fn learner(events: &mut dyn Events, model: &mut Model) -> Result<(), Trouble> {
     events.object()?;
     while let Some(key) = events.key()? {
@@ -295,9 +307,11 @@ fn learner(events: &mut dyn Events, model: &mut Model) -> Result<(), Trouble> {
                 events.object()?;
                 while let Some(key) = events.key()? {
                     match key.as_str() {
-                        "num_feature" => model.feature_count = Some(count(events)?),
-                        "num_class" => model.class_count = count(events)?,
-                        "num_target" => model.target_count = count(events)?,
+                        "num_feature" => {
+                            model.feature_count = Some(count_below(events, u64::from(u32::MAX))?);
+                        }
+                        "num_class" => model.class_count = count_below(events, MAX_OUTPUTS)?,
+                        "num_target" => model.target_count = count_below(events, MAX_OUTPUTS)?,
                         _ => events.skip_next()?,
                     }
                 }

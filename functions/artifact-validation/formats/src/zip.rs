@@ -182,24 +182,51 @@ impl std::fmt::Debug for Archive<'_> {
     }
 }
 
-/// Whether `tail`, the end of a file, holds a record that readers take for the end of a zip archive.
+/// Furthest from the end that readers look for the end record: behind it lies a comment of at most 65,535 bytes, and Python looks one byte further.
+const END_REACH: u64 = 65_536 + END_BYTES as u64;
+/// Most end records that are looked at in one file.
+const MAX_ENDS: usize = 64;
+
+/// Whether readers of zip files find an archive in this file, whatever its beginning says.
 ///
-/// A file of another format that has one is two things at once: readers of zip search the end and ignore the start.
-pub fn ends_like_zip(tail: &[u8]) -> bool {
-    let Some(last) = tail.len().checked_sub(END_BYTES) else {
-        return false;
-    };
-    (0..=last).any(|start| {
-        tail.get(start..).is_some_and(|rest| {
-            rest.starts_with(END_SIGNATURE)
-                // A comment may be cut short by what follows in lenient readers, but not reach beyond the file.
-                && u16_at(rest, 20).is_some_and(|comment| usize::from(comment) + END_BYTES <= rest.len())
-                // Disk numbers are zero, and the counts agree, in whatever a reader would take.
-                && u16_at(rest, 4) == Some(0)
-                && u16_at(rest, 6) == Some(0)
-                && u16_at(rest, 8) == u16_at(rest, 10)
+/// They search the end for its record, and hardly any holds the record's fields against each other: disks, counts and
+/// the length of the comment are ignored here as they are there.
+/// What tells a record from bytes by chance is a table of members in one of the two places where readers expect it.
+pub fn ends_like_zip(source: &dyn Source) -> Result<bool, ReadError> {
+    let size = source.size();
+    let start = size.saturating_sub(END_REACH);
+    let tail = source.read(start..size)?;
+    let last = tail.len().saturating_sub(END_BYTES - 1);
+    let ends = (0..last)
+        .rev()
+        .filter(|at| {
+            tail.get(*at..)
+                .is_some_and(|rest| rest.starts_with(END_SIGNATURE))
         })
-    })
+        .take(MAX_ENDS);
+    for at in ends {
+        let end = start + at as u64;
+        let record = tail.get(at..).unwrap_or_default();
+        let table_size = u64::from(u32_at(record, 12).unwrap_or_default());
+        let table_offset = u64::from(u32_at(record, 16).unwrap_or_default());
+        let has_locator = at
+            .checked_sub(LOCATOR_BYTES)
+            .and_then(|at| tail.get(at..))
+            .is_some_and(|locator| locator.starts_with(b"PK\x06\x07"));
+        let is_empty = table_size == 0 && u32_at(record, 8) == Some(0) && table_offset <= end;
+        if has_locator || is_empty {
+            return Ok(true);
+        }
+        for place in [end.checked_sub(table_size), Some(table_offset)] {
+            let Some(place) = place.filter(|place| place.saturating_add(4) <= end) else {
+                continue;
+            };
+            if *source.read(place..place + 4)? == *b"PK\x01\x02" {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 impl<'s> Archive<'s> {

@@ -1627,3 +1627,322 @@ fn functions_with_bound_arguments_cannot_open_files() {
         .collect();
     refuse(&family, Verdict::Unsafe, 3);
 }
+
+// ── What loaders look for where the format says nothing ─────────────────
+
+/// A zip archive with one end record that lenient readers take and strict ones do not.
+fn appended(change: &dyn Fn(&mut Vec<u8>, usize)) -> Vec<u8> {
+    let evil = join(&[b"\x80\x04", &stack_global("posix", "getpid"), b")R."]);
+    let mut archive = plain_zip(&[("archive/data.pkl", &evil), ("archive/version", b"3\n")]);
+    let end = archive.len() - 22;
+    change(&mut archive, end);
+    archive
+}
+
+#[test]
+fn archives_cannot_hide_behind_another_format() {
+    let ends: Vec<(&str, Vec<u8>)> = vec![
+        ("a plain end", appended(&|_, _| {})),
+        (
+            "another disk",
+            appended(&|archive, end| archive[end + 4] = 1),
+        ),
+        (
+            "a table on another disk",
+            appended(&|archive, end| archive[end + 6] = 7),
+        ),
+        (
+            "counts that differ",
+            appended(&|archive, end| archive[end + 8] = 9),
+        ),
+        (
+            "no members",
+            appended(&|archive, end| archive[end + 8..end + 12].fill(0)),
+        ),
+        (
+            "a table elsewhere",
+            appended(&|archive, end| archive[end + 16..end + 20].fill(0)),
+        ),
+        (
+            "a comment beyond the end",
+            appended(&|archive, end| archive[end + 20] = 200),
+        ),
+        (
+            "the longest comment",
+            appended(&|archive, end| {
+                archive[end + 20..].fill(0xff);
+                archive.resize(archive.len() + 65_535, 0);
+            }),
+        ),
+        (
+            "something behind it",
+            appended(&|archive, _| archive.resize(archive.len() + 1000, 0)),
+        ),
+    ];
+    let mut family = Vec::new();
+    for (name, archive) in ends {
+        let count = archive.len();
+        family.push((
+            name.to_owned(),
+            "a.npy",
+            npy("'|u1'", &format!("({count},)"), &archive),
+        ));
+        let length = u32::try_from(count).expect("small").to_le_bytes();
+        family.push((
+            name.to_owned(),
+            "a.pkl",
+            join(&[b"\x80\x04B", &length, &archive, b"."]),
+        ));
+        family.push((
+            name.to_owned(),
+            "a.png",
+            join(&[b"\x89PNG\r\n\x1a\n", &archive]),
+        ));
+        family.push((
+            name.to_owned(),
+            "a.safetensors",
+            safetensors(
+                &format!(
+                    r#"{{"a":{{"dtype":"U8","shape":[{count}],"data_offsets":[0,{count}]}}}}"#
+                ),
+                &archive,
+            ),
+        ));
+    }
+    refuse(&family, Verdict::Malformed, 36);
+}
+
+#[test]
+fn a_header_whose_length_reads_like_a_pickle_is_a_header() {
+    for length in [0x80_usize, 0x0280, 0x0380, 0x0480, 0x0580] {
+        let header = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        let file = safetensors(&format!("{header:<length$}"), b"abcd");
+        assert_eq!(
+            verdict(&[("model.safetensors", Bytes::from(file))]),
+            Verdict::Clean,
+            "{length:#x}"
+        );
+    }
+}
+
+#[test]
+fn scripts_cannot_reach_files_however_they_are_spaced() {
+    let empty: &[u8] = b"\x80\x02).";
+    let script = |line: &str| {
+        let code = format!("class M(Module):\n  def forward(self, x):\n    {line}\n    return x\n");
+        plain_zip(&[
+            ("m/data.pkl", empty),
+            ("m/constants.pkl", empty),
+            ("m/version", b"3\n"),
+            ("m/code/__torch__.py", code.as_bytes()),
+        ])
+    };
+    for line in [
+        "y = ops.aten.add(x, x)",
+        "y = torch.add(x, x)",
+        "y = self.ops.x",
+        "stops = x",
+    ] {
+        let found = verdict(&[("m.pt", Bytes::from(script(line)))]);
+        assert_eq!(found, Verdict::Clean, "{line}");
+    }
+    let mut unsafe_family = Vec::new();
+    for line in [
+        "y = torch.from_file('x')",
+        "y = torch . from_file('x')",
+        "y = torch.\\\n      from_file('x')",
+        "y = ops.aten.from_file('x')",
+        "y = ops . aten . from_file('x')",
+        "y = ops.image.read_file('x')",
+        "y = ops.image.write_file('x', x)",
+        "y = ops.torchaudio.sox_io_load_audio_file('x')",
+        "y = torch.save(x, 'x')",
+    ] {
+        unsafe_family.push((line.to_owned(), "m.pt", script(line)));
+    }
+    refuse(&unsafe_family, Verdict::Unsafe, 9);
+    let mut code_family = Vec::new();
+    for line in [
+        "y = ops.mine.run(x)",
+        "y = ops",
+        "y = ops.image",
+        "y = getattr(ops, 'image')",
+        "y = torch.ops.mine.run(x)",
+        "y = torch._C.run(x)",
+        "t = torch",
+        "y = torch.classes.mine.Run(x)",
+    ] {
+        code_family.push((line.to_owned(), "m.pt", script(line)));
+    }
+    refuse(&code_family, Verdict::ContainsCode, 8);
+}
+
+#[test]
+fn exported_programs_cannot_hide_objects_among_weights() {
+    let evil = join(&[b"\x80\x04", &stack_global("posix", "getpid"), b")R."]);
+    let inner = plain_zip(&[("archive/data.pkl", &evil), ("archive/version", b"3\n")]);
+    let outside = br#"{"config": {"a": {"path_name": "../../x", "use_pickle": true}}}"#;
+    let mut family = Vec::new();
+    for (name, content) in [
+        ("m/data/weights/weight_0", evil.as_slice()),
+        ("m/data/constants/custom_obj_0", &evil),
+        ("m/data/weights/weight_0", &inner),
+        ("m/data/weights/model_weights_config.json", outside),
+    ] {
+        let file = plain_zip(&[
+            ("m/archive_format", b"pt2"),
+            ("m/version", b"0"),
+            (name, content),
+        ]);
+        family.push((name.to_owned(), "m.pt2", file));
+    }
+    refuse(&family, Verdict::Malformed, 4);
+}
+
+#[test]
+fn layers_cannot_be_larger_than_memory_or_named_like_functions() {
+    let layer = |config: &str| {
+        keras(&format!(
+            r#"{{"module": "keras", "class_name": "Sequential", "config": {{"name": "s", "layers": [{{"module": "keras.layers", "class_name": "Dense", "config": {config}}}]}}}}"#
+        ))
+    };
+    let mut family = Vec::new();
+    for config in [
+        r#"{"units": 1000000000000000}"#,
+        r#"{"units": 1e15}"#,
+        r#"{"input_dim": 1000000000000, "output_dim": 1}"#,
+        r#"{"units": 1, "activation": "os.system"}"#,
+        r#"{"units": 1, "kernel_regularizer": "builtins>eval"}"#,
+        r#"{"units": 1, "bias_initializer": "os:system"}"#,
+    ] {
+        family.push((config.to_owned(), "model.keras", layer(config)));
+    }
+    let config =
+        r#"{"module": "keras", "class_name": "Sequential", "config": {"name": "s", "layers": []}}"#;
+    for index in [
+        r#"{"weight_map": {"a": ["../../x.weights.h5"]}}"#,
+        r#"{"weight_map": {"a": "/x.weights.h5"}}"#,
+    ] {
+        let file = plain_zip(&[
+            ("metadata.json", b"{}"),
+            ("config.json", config.as_bytes()),
+            ("model.weights.json", index.as_bytes()),
+        ]);
+        family.push((index.to_owned(), "model.keras", file));
+    }
+    refuse(&family, Verdict::Malformed, 8);
+}
+
+#[test]
+fn functions_of_a_graph_cannot_expand_without_end() {
+    let opset = |domain: &str| field(8, &join(&[&field(1, domain.as_bytes()), &[0x10, 1]]));
+    let call = |function: &str, number: u8, from: &str, to: &str| {
+        field(
+            number,
+            &join(&[
+                &field(1, from.as_bytes()),
+                &field(2, to.as_bytes()),
+                &field(4, function.as_bytes()),
+                &field(7, b"mine"),
+            ]),
+        )
+    };
+    let function = |name: &str, callees: &[&str]| {
+        let mut nodes = Vec::new();
+        for (index, callee) in callees.iter().enumerate() {
+            let (from, to) = (format!("v{index}"), format!("v{}", index + 1));
+            nodes.extend(call(callee, 7, &from, &to));
+        }
+        let head = [field(1, name.as_bytes()), field(4, b"v0")].concat();
+        // The number 25 takes two bytes.
+        let body = field(1, &[head, nodes, field(10, b"mine")].concat());
+        [&[0xca, 1], &body[1..]].concat()
+    };
+    let model = |functions: &[Vec<u8>]| {
+        let graph = [
+            call("f0", 1, "x", "y"),
+            field(2, b"g"),
+            field(11, &field(1, b"x")),
+            field(12, &field(1, b"y")),
+        ]
+        .concat();
+        let opsets = [opset(""), opset("mine")].concat();
+        [vec![8, 8], opsets, field(7, &graph), functions.concat()].concat()
+    };
+    let chain = |length: usize| -> Vec<Vec<u8>> {
+        (0..length)
+            .map(|index| {
+                let next = format!("f{}", index + 1);
+                let callees: Vec<&str> = if index + 1 < length {
+                    vec![&next, &next]
+                } else {
+                    Vec::new()
+                };
+                function(&format!("f{index}"), &callees)
+            })
+            .collect()
+    };
+    assert_eq!(
+        verdict(&[("m.onnx", Bytes::from(model(&chain(8))))]),
+        Verdict::Clean
+    );
+    let family = vec![
+        (
+            "doubles sixty times".to_owned(),
+            "m.onnx",
+            model(&chain(60)),
+        ),
+        (
+            "calls itself".to_owned(),
+            "m.onnx",
+            model(&[function("f0", &["f0"])]),
+        ),
+        (
+            "calls one that calls it".to_owned(),
+            "m.onnx",
+            model(&[function("f0", &["f1"]), function("f1", &["f0"])]),
+        ),
+    ];
+    refuse(&family, Verdict::Malformed, 3);
+}
+
+#[test]
+fn companions_of_a_model_cannot_name_what_loaders_import() {
+    let flavors =
+        "flavors:\n  python_function:\n    loader_module: mlflow.pytorch\n    data: data\n";
+    for (module, least) in [("pickle", Verdict::Clean), ("evil", Verdict::Unsafe)] {
+        let found = verdict(&[
+            ("MLmodel", Bytes::from(flavors.to_owned())),
+            ("requirements.txt", Bytes::from_static(b"torch==2.5.0\n")),
+            (
+                "data/pickle_module_info.txt",
+                Bytes::from(module.to_owned()),
+            ),
+        ]);
+        assert_eq!(found, least, "{module}");
+    }
+    for (name, config) in [
+        (
+            "config.json",
+            r#"{"model_type": "bert", "_attn_implementation": "evil/kernel"}"#,
+        ),
+        (
+            "adapter_config.json",
+            r#"{"peft_type": "LORA", "auto_mapping": {"base_model_class": "x", "parent_library": "os"}}"#,
+        ),
+    ] {
+        let found = verdict(&[(name, Bytes::from(config.to_owned()))]);
+        assert_eq!(found, Verdict::ContainsCode, "{config}");
+    }
+    let found = verdict(&[
+        (
+            "m/config.pbtxt",
+            Bytes::from_static(b"name: \"m\"\nbackend: \"vllm\"\n"),
+        ),
+        (
+            "m/1/model.json",
+            Bytes::from_static(br#"{"model": "a/b", "trust_remote_code": true}"#),
+        ),
+    ]);
+    assert_eq!(found, Verdict::ContainsCode);
+}

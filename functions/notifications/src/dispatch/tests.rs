@@ -1,6 +1,7 @@
 //! Who gets an event, and what follows from it.
 
 use super::*;
+use serde_json::json;
 use shared::domain::subscription::{Circuit, Filter, Format};
 use shared::domain::{ModelName, Principal, VersionNumber};
 

@@ -7,7 +7,7 @@ use shared::{Error, Result};
 use std::collections::BTreeMap;
 
 /// The tag by which MLflow tells prompts among registered models.
-const PROMPT_TAG: &str = "mlflow.prompt.is_prompt";
+pub(crate) const PROMPT_TAG: &str = "mlflow.prompt.is_prompt";
 
 /// Every entity with its actions, in MLflow's order.
 const ACTIONS: &[(&str, &[&str])] = &[

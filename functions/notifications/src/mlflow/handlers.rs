@@ -326,6 +326,10 @@ fn check_url(app: &App, url: &str) -> Result<()> {
                 parsed.host_str().unwrap_or_default(),
                 error.message
             )),
+            // `https://` alone is read like that, too.
+            Err(problem) if problem.to_string() != "empty host" => {
+                invalid(format!("Invalid webhook URL '{url}': {problem}"))
+            }
             _ => invalid(format!("Webhook URL must include a hostname: '{url}'")),
         })
 }

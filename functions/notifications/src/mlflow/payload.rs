@@ -2,16 +2,19 @@
 //!
 //! Shapes: `mlflow/webhooks/types.py`.
 
-use super::events::{self, Tag, actions_of, entity_of, is_wanted};
+use super::events::{self, PROMPT_TAG, Tag, actions_of, entity_of, is_wanted};
 use crate::facts::{model_notes, version_notes};
 use crate::payload::Message;
 use serde_json::{Map, Value, json};
 use shared::domain::model::Notes;
 use shared::domain::{Event, EventType, Subscription, Timestamp};
 use shared::{App, Result};
+use std::collections::BTreeMap;
 
 /// The tag in which MLflow keeps the text of a prompt's version.
 const PROMPT_TEXT_TAG: &str = "mlflow.prompt.text";
+/// Tags by which MLflow tells prompts, and which it leaves out of what it sends of them.
+const PROMPT_TAGS: [&str; 3] = [PROMPT_TAG, "_mlflow_prompt_type", PROMPT_TEXT_TAG];
 
 /// The messages of MLflow's for an event, one for each tag; the first has the event's own id.
 pub(crate) async fn messages_of(
@@ -74,9 +77,12 @@ fn data_of(event: &Event, entity: &str, notes: &Notes, tag: Option<Tag>) -> Valu
     let name = event.model.as_ref().map_or("", |model| model.as_str());
     data.insert("name".into(), name.into());
     let fact = |field: &str| event.data.get(field).cloned().unwrap_or(Value::Null);
+    let is_prompt = entity.starts_with("prompt");
+    let shown = |(key, _): &(&String, &String)| !(is_prompt && PROMPT_TAGS.contains(&key.as_str()));
+    let tags: BTreeMap<&String, &String> = notes.tags.iter().filter(shown).collect();
     match event.kind {
         EventType::ModelCreated => {
-            data.insert("tags".into(), json!(notes.tags));
+            data.insert("tags".into(), json!(tags));
             data.insert("description".into(), json!(notes.description));
         }
         EventType::VersionRegistered => {
@@ -89,7 +95,7 @@ fn data_of(event: &Event, entity: &str, notes: &Notes, tag: Option<Tag>) -> Valu
                 data.insert("source".into(), source.unwrap_or_default().into());
                 data.insert("run_id".into(), fact("run_id"));
             }
-            data.insert("tags".into(), json!(notes.tags));
+            data.insert("tags".into(), json!(tags));
             data.insert("description".into(), json!(notes.description));
         }
         EventType::AliasSet | EventType::AliasRolledBack => {
@@ -186,6 +192,20 @@ mod tests {
             data_of(&registered, "model_version", &notes, None),
             json!({"name": "iris", "version": "1", "source": "s3://b/x", "run_id": "r1",
                 "tags": {"k": "v"}, "description": "d"})
+        );
+        let text = ("mlflow.prompt.text".to_owned(), "Hello".to_owned());
+        let prompt = Notes {
+            description: None,
+            tags: [
+                text,
+                ("mlflow.prompt.is_prompt".into(), "true".into()),
+                ("k".into(), "v".into()),
+            ]
+            .into(),
+        };
+        assert_eq!(
+            data_of(&registered, "prompt_version", &prompt, None),
+            json!({"name": "iris", "version": "1", "template": "Hello", "tags": {"k": "v"}, "description": null})
         );
         let set = event(EventType::AliasSet, Some("iris")).with("to", 7);
         assert_eq!(

@@ -3,10 +3,10 @@
 //! Schema: <https://cyclonedx.org/docs/1.6/json/>.
 
 use super::Subject;
+use super::facts::Facts;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use shared::domain::{Metadata, file_set};
-use std::collections::{BTreeMap, BTreeSet};
 
 /// The bill.
 pub(super) fn write(subject: &Subject<'_>) -> Value {
@@ -40,7 +40,7 @@ pub(super) fn write(subject: &Subject<'_>) -> Value {
         }
         component
     }));
-    components.extend(datasets(subject.metadata, &facts));
+    components.extend(datasets(&subject.metadata, &facts));
     let depends_on: Vec<Value> = components
         .iter()
         .map(|component| component["bom-ref"].clone())
@@ -51,7 +51,7 @@ pub(super) fn write(subject: &Subject<'_>) -> Value {
         "name": name,
         "version": number,
         "hashes": [{"alg": "SHA-256", "content": set.hex()}],
-        "modelCard": card(subject.metadata, &facts),
+        "modelCard": card(&subject.metadata, &facts),
         "properties": [
             {"name": "slipway:tenant", "value": version.id.tenant},
             {"name": "slipway:verdict", "value": version.validation.as_ref().map_or("", |validation| validation.verdict.as_str())},
@@ -89,74 +89,6 @@ pub(super) fn write(subject: &Subject<'_>) -> Value {
         "components": components,
         "dependencies": [{"ref": "model", "dependsOn": depends_on}],
     })
-}
-
-/// What the report tells of licences, libraries and tasks.
-#[derive(Debug, Default)]
-struct Facts {
-    licences: BTreeSet<String>,
-    /// Each once, by name; with a version where one is pinned.
-    libraries: BTreeMap<String, Option<String>>,
-    datasets: BTreeSet<String>,
-    base_models: BTreeSet<String>,
-    task: Option<String>,
-    architecture: Option<String>,
-    formats: BTreeSet<String>,
-}
-
-impl Facts {
-    fn of(subject: &Subject<'_>) -> Self {
-        let mut facts = Self::default();
-        let rows = subject
-            .report
-            .and_then(|report| report["artifacts"].as_array())
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        for row in rows {
-            if let Some(format) = row["format"].as_str() {
-                facts.formats.insert(format.to_owned());
-            }
-            facts.take(&row["facts"]);
-        }
-        if let Some(framework) = &subject.metadata.framework {
-            facts.library(&framework.name, framework.version.as_deref());
-        }
-        facts
-    }
-
-    fn library(&mut self, name: &str, release: Option<&str>) {
-        let known = self.libraries.entry(name.to_owned()).or_default();
-        if known.is_none() {
-            *known = release.map(ToOwned::to_owned);
-        }
-    }
-
-    fn take(&mut self, facts: &Value) {
-        self.licences.extend(texts(&facts["licence"]));
-        self.datasets.extend(texts(&facts["datasets"]));
-        self.base_models.extend(texts(&facts["base_model"]));
-        for library in facts["dependencies"].as_array().into_iter().flatten() {
-            if let Some(name) = library["name"].as_str() {
-                self.library(name, library["version"].as_str());
-            }
-        }
-        let first = |known: &mut Option<String>, fact: &Value| {
-            if known.is_none() {
-                *known = texts(fact).next();
-            }
-        };
-        first(&mut self.task, &facts["task"]);
-        first(&mut self.architecture, &facts["architecture"]);
-        first(&mut self.architecture, &facts["architectures"]);
-    }
-}
-
-/// A fact that is one text or a list of texts.
-fn texts(fact: &Value) -> impl Iterator<Item = String> {
-    let list = fact
-        .as_array()
-        .map_or(std::slice::from_ref(fact), Vec::as_slice);
-    list.iter().filter_map(Value::as_str).map(ToOwned::to_owned)
 }
 
 /// The model card: parameters, datasets, metrics.

@@ -5,6 +5,7 @@
 
 mod bill;
 pub(crate) mod client;
+pub(crate) mod facts;
 mod files;
 mod provenance;
 mod validation;
@@ -22,6 +23,8 @@ use shared::{App, Error, Result};
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
 /// Type of a Sigstore bundle.
 const BUNDLE_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// Name of the bill of materials.
+const BILL: &str = "bom.cdx.json";
 /// Largest report that is read for its facts, in bytes.
 const MOST_REPORT_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -32,35 +35,57 @@ pub(crate) struct Subject<'a> {
     pub(crate) judged: &'a [Artifact],
     /// Where they are for good.
     pub(crate) artifacts: &'a [Artifact],
-    pub(crate) metadata: &'a Metadata,
+    pub(crate) metadata: Metadata,
     /// The validation's report, unless it is very large.
-    pub(crate) report: Option<&'a Value>,
+    pub(crate) report: Option<Value>,
+}
+
+impl<'a> Subject<'a> {
+    /// Reads what there is to say.
+    pub(crate) async fn of(
+        app: &App,
+        version: &'a Version,
+        judged: &'a [Artifact],
+        artifacts: &'a [Artifact],
+    ) -> Result<Self> {
+        let metadata = app
+            .load_document(&version.id, "metadata", &version.metadata)
+            .await?
+            .unwrap_or_default();
+        Ok(Self {
+            version,
+            judged,
+            artifacts,
+            metadata,
+            report: report_of(app, version).await?,
+        })
+    }
+}
+
+/// An attestation that was written.
+pub(crate) struct Attestation {
+    /// The object's name within the package.
+    pub(crate) name: &'static str,
+    pub(crate) media_type: &'static str,
+    /// What the statement within it says, by its predicate; none if it is no statement.
+    pub(crate) predicate_type: Option<&'static str>,
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
 }
 
 /// Writes all attestations of a version, but those that an earlier packaging wrote.
-pub(crate) async fn attest(
-    app: &App,
-    version: &Version,
-    judged: &[Artifact],
-    artifacts: &[Artifact],
-) -> Result<()> {
-    let id = &version.id;
-    let metadata: Metadata = app
-        .load_document(id, "metadata", &version.metadata)
-        .await?
-        .unwrap_or_default();
-    let report = report_of(app, version).await?;
-    let subject = Subject {
-        version,
-        judged,
-        artifacts,
-        metadata: &metadata,
-        report: report.as_ref(),
-    };
+pub(crate) async fn attest(app: &App, subject: &Subject<'_>) -> Result<Vec<Attestation>> {
+    let id = &subject.version.id;
     let public_key = app.signer.public_key().await?;
-    let files = files::statement(&subject);
+    let files = files::statement(subject);
     let signature = bundle(app, &public_key, &files).await?;
-    let signature = put_once(app, keys::package(id, "model.sig"), signature, BUNDLE_TYPE).await?;
+    let signature = put_once(
+        app,
+        keys::package(id, files::SIGNATURE),
+        signature,
+        BUNDLE_TYPE,
+    )
+    .await?;
     put_once(
         app,
         keys::package(id, "public-key.pem"),
@@ -68,44 +93,56 @@ pub(crate) async fn attest(
         "application/x-pem-file",
     )
     .await?;
-    let bill = serde_json::to_vec(&bill::write(&subject))
+    let bill = serde_json::to_vec(&bill::write(subject))
         .map_err(|error| Error::internal("writing the bill of materials", error))?;
     let bill = put_once(
         app,
-        keys::package(id, "bom.cdx.json"),
+        keys::package(id, BILL),
         bill.into(),
         "application/vnd.cyclonedx+json; version=1.6",
     )
     .await?;
-    let dropped = provenance::dropped(&subject);
+    let dropped = provenance::dropped(subject);
     if !dropped.is_empty() {
         let sources = json!({ "sources": dropped }).to_string().into();
         put_once(app, keys::sources(id), sources, "application/json").await?;
     }
-    let byproducts = [
-        ("model.sig", &signature.digest),
-        ("bom.cdx.json", &bill.digest),
-    ];
-    for (name, statement) in [
+    let byproducts = [(files::SIGNATURE, &signature.digest), (BILL, &bill.digest)];
+    let statements = [
         (
             "provenance.sigstore.json",
-            provenance::statement(app, &subject, &byproducts),
+            provenance::PREDICATE_TYPE,
+            provenance::statement(app, subject, &byproducts),
         ),
-        ("validation.sigstore.json", validation::statement(&subject)),
-    ] {
+        (
+            "validation.sigstore.json",
+            validation::PREDICATE_TYPE,
+            validation::statement(subject),
+        ),
+    ];
+    let mut attestations = vec![
+        signature.named(files::SIGNATURE, BUNDLE_TYPE, Some(files::PREDICATE_TYPE)),
+        bill.named(BILL, "application/vnd.cyclonedx+json", None),
+    ];
+    for (name, predicate_type, statement) in statements {
         let bytes = bundle(app, &public_key, &statement).await?;
-        put_once(app, keys::package(id, name), bytes, BUNDLE_TYPE).await?;
+        let written = put_once(app, keys::package(id, name), bytes, BUNDLE_TYPE).await?;
+        attestations.push(written.named(name, BUNDLE_TYPE, Some(predicate_type)));
     }
     // Beside the files, for those who fetch the prefix: unless the client has put its own there, which is one of them.
-    let is_taken = artifacts
+    let is_taken = subject
+        .artifacts
         .iter()
         .any(|artifact| artifact.path.as_str() == files::SIGNATURE);
-    let holds = artifacts.iter().all(|artifact| artifact.key.is_none());
+    let holds = subject
+        .artifacts
+        .iter()
+        .all(|artifact| artifact.key.is_none());
     if holds && !is_taken {
         let key = format!("{}{}", keys::files_prefix(id), files::SIGNATURE);
         put_once(app, key, signature.bytes, BUNDLE_TYPE).await?;
     }
-    Ok(())
+    Ok(attestations)
 }
 
 /// The report of the validation, for its facts.
@@ -122,14 +159,36 @@ async fn report_of(app: &App, version: &Version) -> Result<Option<Value>> {
         .map_err(|error| Error::internal("reading the report", error))
 }
 
-/// An attestation as it lies in the bucket.
-struct Attested {
-    digest: Digest,
-    bytes: Bytes,
+/// What is said, as it lies in the bucket.
+pub(crate) struct Attested {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Bytes,
+}
+
+impl Attested {
+    fn named(
+        &self,
+        name: &'static str,
+        media_type: &'static str,
+        predicate_type: Option<&'static str>,
+    ) -> Attestation {
+        Attestation {
+            name,
+            media_type,
+            predicate_type,
+            digest: self.digest.clone(),
+            size_bytes: self.bytes.len() as u64,
+        }
+    }
 }
 
 /// Writes an object once; one that an earlier packaging wrote stays, whatever this one would have written.
-async fn put_once(app: &App, key: String, bytes: Bytes, media_type: &str) -> Result<Attested> {
+pub(crate) async fn put_once(
+    app: &App,
+    key: String,
+    bytes: Bytes,
+    media_type: &str,
+) -> Result<Attested> {
     let is_new = app
         .bucket
         .put_immutable(&key, bytes.clone(), media_type)

@@ -7,7 +7,7 @@ use shared::domain::Digest;
 use shared::s3::keys;
 
 /// The predicate's type.
-const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
+pub(super) const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
 /// What the parameters mean.
 const BUILD_TYPE: &str =
     "https://github.com/slipway-registry/slipway/blob/main/docs/packages.md#provenance";
@@ -45,7 +45,7 @@ pub(super) fn statement(app: &App, subject: &Subject<'_>, byproducts: &[(&str, &
             })
         })
         .collect();
-    let metadata = subject.metadata;
+    let metadata = &subject.metadata;
     if let Some(code) = &metadata.code {
         let mut source = Map::new();
         source.insert("name".into(), "code".into());

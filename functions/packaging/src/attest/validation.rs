@@ -4,13 +4,13 @@ use super::{Subject, in_toto, subjects};
 use serde_json::{Value, json};
 
 /// The predicate's type.
-const PREDICATE_TYPE: &str =
+pub(super) const PREDICATE_TYPE: &str =
     "https://github.com/slipway-registry/slipway/blob/main/docs/packages.md#validation-v1";
 
 /// The statement.
 pub(super) fn statement(subject: &Subject<'_>) -> Value {
     let validation = subject.version.validation.as_ref();
-    let report = subject.report;
+    let report = subject.report.as_ref();
     let of_report = |name: &str| report.and_then(|report| report.get(name)).cloned();
     in_toto(
         &subjects(subject),

@@ -143,7 +143,8 @@ async fn candidates(app: &App, caller: &Caller, conditions: &Conditions) -> Resu
                     .registry
                     .versions_of_run(&caller.tenant, &run, LOOK, after)
                     .await?;
-                names.extend(page.items.into_iter().map(|link| link.model));
+                // A model that was deleted and the one that has its name now are one name.
+                names.extend(page.items.into_iter().map(|link| link.model.to_string()));
                 after = page.after;
                 if after.is_none() {
                     break;
@@ -151,7 +152,7 @@ async fn candidates(app: &App, caller: &Caller, conditions: &Conditions) -> Resu
             }
         }
         for name in names {
-            models.extend(named(app, caller, name.as_str()).await?);
+            models.extend(named(app, caller, &name).await?);
         }
     } else {
         let prefix = conditions.prefix("name");

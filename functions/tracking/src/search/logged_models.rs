@@ -278,6 +278,7 @@ pub(crate) async fn search(
     let mut first = First::new(Directions(directions), after, size);
     let mut found = 0;
     while let Some(model) = listed.next_logged_model().await? {
+        let model = caller.shown(model);
         if model.lifecycle == Lifecycle::Deleted || !tests.iter().all(|test| test(&model)) {
             continue;
         }

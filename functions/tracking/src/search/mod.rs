@@ -3,6 +3,7 @@
 //! A page token holds the sort key of the last thing of its page, and the next page holds what sorts after it: nothing
 //! is shown twice or left out because something else was added or removed.
 
+pub(crate) mod datasets;
 pub(crate) mod experiments;
 pub(crate) mod logged_models;
 pub(crate) mod runs;

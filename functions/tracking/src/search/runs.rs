@@ -17,7 +17,7 @@ use shared::mlflow::{Fields, invalid};
 use shared::{App, Result};
 
 /// Tag of a dataset's use that says what it was used for.
-const CONTEXT_TAG: &str = "mlflow.data.context";
+pub(super) const CONTEXT_TAG: &str = "mlflow.data.context";
 
 const ATTRIBUTES: [&str; 12] = [
     "Created",

@@ -88,8 +88,8 @@ impl Queues {
         let transaction = connection.transaction().map_err(self.failed(doing))?;
         transaction
             .execute(
-                "INSERT INTO messages (id, queue, body, sent_at, visible_at, last_error)
-                 SELECT id, queue, body, sent_at, ?3, last_error FROM dead_letters
+                "INSERT INTO messages (id, queue, body, sent_at, visible_at, last_error, in_group)
+                 SELECT id, queue, body, sent_at, ?3, last_error, in_group FROM dead_letters
                  WHERE queue = ?1 AND id = COALESCE(?2, id) ORDER BY position",
                 params![queue, id, now],
             )
@@ -109,8 +109,8 @@ impl Queues {
 /// Moves a message to the dead letters.
 pub(super) fn bury(transaction: &Transaction<'_>, position: i64, now: i64) -> rusqlite::Result<()> {
     transaction.execute(
-        "INSERT INTO dead_letters (id, queue, body, sent_at, died_at, receive_count, last_error)
-         SELECT id, queue, body, sent_at, ?2, receive_count, last_error FROM messages WHERE position = ?1",
+        "INSERT INTO dead_letters (id, queue, body, sent_at, died_at, receive_count, last_error, in_group)
+         SELECT id, queue, body, sent_at, ?2, receive_count, last_error, in_group FROM messages WHERE position = ?1",
         [position, now],
     )?;
     transaction.execute("DELETE FROM messages WHERE position = ?1", [position])?;

@@ -2,13 +2,15 @@
 //!
 //! They keep the promises of SQS that the functions rely on, and no others. A received message is invisible to other
 //! receivers until its visibility timeout ends; only [`Queues::delete`] makes it go away; a message that was received
-//! too often moves to the dead letters of its queue. [`to_sqs_event`] has the shape in which a function sees messages.
+//! too often moves to the dead letters of its queue. Of messages with a group, one is under way at a time, in order.
+//! [`to_sqs_event`] has the shape in which a function sees messages.
 //!
 //! One thing is better than on AWS: a process that was killed holds no message any more, so [`Queues::open`] makes
 //! visible at once what was in flight. That receipt still counts, so that a message which kills its receiver ends as a
 //! dead letter and not in a circle.
 
 mod dead_letters;
+mod server;
 mod sqs_event;
 
 pub use dead_letters::DeadLetter;
@@ -52,7 +54,8 @@ const SCHEMA: &str = "
         receive_count INTEGER NOT NULL DEFAULT 0,
         first_received_at INTEGER,
         receipt TEXT UNIQUE,
-        last_error TEXT
+        last_error TEXT,
+        in_group TEXT
     );
     CREATE INDEX IF NOT EXISTS messages_by_visibility ON messages (queue, visible_at);
     CREATE TABLE IF NOT EXISTS dead_letters (
@@ -63,9 +66,26 @@ const SCHEMA: &str = "
         sent_at INTEGER NOT NULL,
         died_at INTEGER NOT NULL,
         receive_count INTEGER NOT NULL,
-        last_error TEXT
+        last_error TEXT,
+        in_group TEXT
     );
 ";
+
+/// What a folder lacks that was made before queues had groups.
+const ADD_GROUPS: &str = "
+    ALTER TABLE messages ADD COLUMN in_group TEXT;
+    ALTER TABLE dead_letters ADD COLUMN in_group TEXT;
+";
+
+/// Finds the messages of a group; it comes after the column was added.
+const GROUP_INDEX: &str =
+    "CREATE INDEX IF NOT EXISTS messages_by_group ON messages (in_group, position)
+    WHERE in_group IS NOT NULL";
+
+/// Whether a message may be received now: it is visible, and no earlier one of its group is still under way or waits.
+const IS_RECEIVABLE: &str = "queue = ?1 AND visible_at <= ?2 AND (in_group IS NULL OR NOT EXISTS (
+        SELECT 1 FROM messages AS earlier
+        WHERE earlier.in_group = messages.in_group AND earlier.position < messages.position))";
 
 /// How a queue behaves; the fields mean what they mean in SQS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,13 +256,30 @@ impl Queues {
     ///
     /// When it returns, the message survives the end of the process.
     pub fn send(&self, queue: &str, body: &str) -> Result<String, Error> {
+        self.send_in_group(queue, None, body)
+    }
+
+    /// Stores a message of a group, of which one is received at a time, the oldest first.
+    pub fn send_in_group(
+        &self,
+        queue: &str,
+        group: Option<&str>,
+        body: &str,
+    ) -> Result<String, Error> {
         let to = self.queue(queue)?;
         let id = Uuid::new_v4().to_string();
         let now = self.now();
         self.connection()
             .execute(
-                "INSERT INTO messages (id, queue, body, sent_at, visible_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![id, queue, body, now, now.saturating_add(milliseconds(to.definition.delay))],
+                "INSERT INTO messages (id, queue, body, sent_at, visible_at, in_group) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    id,
+                    queue,
+                    body,
+                    now,
+                    now.saturating_add(milliseconds(to.definition.delay)),
+                    group
+                ],
             )
             .map_err(self.failed("storing a message"))?;
         to.arrived.notify_waiters();
@@ -265,11 +302,13 @@ impl Queues {
                 .map_err(self.failed(doing))?;
         }
         let positions: Vec<i64> = transaction
-            .prepare_cached(
-                "SELECT position FROM messages WHERE queue = ?1 AND visible_at <= ?2 ORDER BY position LIMIT ?3",
-            )
+            .prepare_cached(&format!(
+                "SELECT position FROM messages WHERE {IS_RECEIVABLE} ORDER BY position LIMIT ?3"
+            ))
             .and_then(|mut select| {
-                select.query_map(params![queue, now, max], |row| row.get(0))?.collect()
+                select
+                    .query_map(params![queue, now, max], |row| row.get(0))?
+                    .collect()
             })
             .map_err(self.failed(doing))?;
         let messages = positions
@@ -296,8 +335,8 @@ impl Queues {
         }
         let message = transaction
             .query_row(
-                "SELECT position FROM messages WHERE queue = ?1 AND id = ?2 AND visible_at <= ?3",
-                params![queue, id, now],
+                &format!("SELECT position FROM messages WHERE {IS_RECEIVABLE} AND id = ?3"),
+                params![queue, now, id],
                 |row| row.get(0),
             )
             .optional()
@@ -315,10 +354,10 @@ impl Queues {
     pub fn waiting(&self, queue: &str, max: usize) -> Result<Vec<Waiting>, Error> {
         self.queue(queue)?;
         self.connection()
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT id, body, receive_count FROM messages
-                 WHERE queue = ?1 AND visible_at <= ?2 ORDER BY position LIMIT ?3",
-            )
+                 WHERE {IS_RECEIVABLE} ORDER BY position LIMIT ?3"
+            ))
             .and_then(|mut select| {
                 select
                     .query_map(params![queue, self.now(), max], |row| {
@@ -335,10 +374,18 @@ impl Queues {
 
     /// Deletes a processed message, and returns whether the receipt was up to date.
     pub fn delete(&self, receipt: &str) -> Result<bool, Error> {
-        self.connection()
-            .execute("DELETE FROM messages WHERE receipt = ?1", [receipt])
-            .map(|count| count > 0)
-            .map_err(self.failed("deleting a message"))
+        let queue: Option<String> = self
+            .connection()
+            .query_row(
+                "DELETE FROM messages WHERE receipt = ?1 RETURNING queue",
+                [receipt],
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(self.failed("deleting a message"))?;
+        // The next of its group may come.
+        self.wake(queue.as_deref());
+        Ok(queue.is_some())
     }
 
     /// Gives a message back after a delay, and returns whether the receipt was up to date.
@@ -427,7 +474,10 @@ impl Queues {
         let due: Option<i64> = self
             .connection()
             .query_row(
-                "SELECT MIN(visible_at) FROM messages WHERE queue = ?1",
+                // A later message of a group is due when the first of it is dealt with, of which it is told.
+                "SELECT MIN(visible_at) FROM messages WHERE queue = ?1 AND (in_group IS NULL OR NOT EXISTS (
+                    SELECT 1 FROM messages AS earlier
+                    WHERE earlier.in_group = messages.in_group AND earlier.position < messages.position))",
                 [queue],
                 |row| row.get(0),
             )
@@ -519,6 +569,13 @@ fn open_file(path: &std::path::Path, now: i64) -> rusqlite::Result<Connection> {
     // they are hints, and the sweep repairs a lost one, so waiting for the disk with every message buys nothing.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.execute_batch(SCHEMA)?;
+    let has_groups = connection
+        .prepare("SELECT 1 FROM pragma_table_info('messages') WHERE name = 'in_group'")?
+        .exists([])?;
+    if !has_groups {
+        connection.execute_batch(ADD_GROUPS)?;
+    }
+    connection.execute_batch(GROUP_INDEX)?;
     connection.execute(
         "UPDATE messages SET visible_at = ?1, receipt = NULL WHERE receipt IS NOT NULL",
         [now],

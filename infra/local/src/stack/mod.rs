@@ -19,14 +19,14 @@ mod door;
 mod manual;
 mod plumbing;
 mod pumps;
+mod secrets;
 
 pub use manual::Delivery;
 pub use plumbing::{Delivered, Outcome};
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    io::Write as _,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -55,12 +55,14 @@ use crate::{
     dynamodb::Engine,
     functions::Functions,
     inbox::Inbox,
+    kms::Kms,
     queues::{DeadLetter, Queues},
     s3::{self, S3Options, S3Server},
 };
 use door::Door;
 use manual::Manual;
 use plumbing::Plumbing;
+use secrets::{Secrets, keep_administrator_token};
 
 /// The access key that the embedded S3 lets in; the embedded DynamoDB takes any.
 pub const ACCESS_KEY_ID: &str = "slipway";
@@ -215,6 +217,18 @@ impl Stack {
             "--port",
         )
         .await?;
+        let sqs_listener = listen(
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            "--port",
+        )
+        .await?;
+        let sqs_address = sqs_listener.local_addr()?;
+        let kms_listener = listen(
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            "--port",
+        )
+        .await?;
+        let kms_address = kms_listener.local_addr()?;
         let dynamodb_address = dynamodb.local_addr()?;
         let inbox_address = inbox_listener.local_addr()?;
         let inbox = Inbox::default();
@@ -232,13 +246,16 @@ impl Stack {
 
         let manual = (options.pump == PumpMode::Manual).then(Manual::default);
         let secrets = Secrets::of(&folder, &options)?;
+        let kms = Kms::new(&secrets.signing)?;
         let opened = open(&folder, &options, &secrets, manual.as_ref())?;
         opened.s3.ensure_bucket(definition::BUCKET).await?;
         opened.engine.create_table(definition::table())?;
         let servers = vec![
             serve_s3(&opened.s3, s3_listener, &servers_stopping),
             serve_dynamodb(&opened.engine, dynamodb, &servers_stopping),
-            serve_inbox(&inbox, inbox_listener, &servers_stopping),
+            serve(inbox.clone().serve(inbox_listener), &servers_stopping),
+            serve(opened.queues.clone().serve(sqs_listener), &servers_stopping),
+            serve(kms.clone().serve(kms_listener), &servers_stopping),
         ];
 
         let addresses = Addresses {
@@ -246,6 +263,8 @@ impl Stack {
             s3: s3_address,
             dynamodb: dynamodb_address,
             inbox: inbox_address,
+            sqs: sqs_address,
+            kms: kms_address,
         };
         let variables = variables(&options, &secrets, &addresses);
         let config = Config::from_lookup(&|name| variables.get(name).cloned())
@@ -262,6 +281,7 @@ impl Stack {
             engine: opened.engine,
             s3: opened.s3,
             inbox,
+            kms,
         });
         door.open(Arc::clone(&plumbing));
         if manual.is_none() {
@@ -332,6 +352,11 @@ impl Stack {
     /// What was put on the event bus, and what was published to topics.
     pub fn inbox(&self) -> &Inbox {
         &self.plumbing.inbox
+    }
+
+    /// The embedded key management.
+    pub fn kms(&self) -> &Kms {
+        &self.plumbing.kms
     }
 
     /// Lists what was given up, the oldest first.
@@ -506,6 +531,8 @@ struct Addresses {
     s3: SocketAddr,
     dynamodb: SocketAddr,
     inbox: SocketAddr,
+    sqs: SocketAddr,
+    kms: SocketAddr,
 }
 
 /// What a deployment would find in its environment.
@@ -519,6 +546,8 @@ fn variables(
         s3,
         dynamodb,
         inbox,
+        sqs,
+        kms,
     } = addresses;
     let ours = [
         ("SLIPWAY_FUNCTION", "slipway".to_owned()),
@@ -531,10 +560,16 @@ fn variables(
         ("AWS_SECRET_ACCESS_KEY", secrets.s3.clone()),
         ("AWS_ENDPOINT_URL_EVENTBRIDGE", format!("http://{inbox}")),
         ("AWS_ENDPOINT_URL_SNS", format!("http://{inbox}")),
+        ("AWS_ENDPOINT_URL_SQS", format!("http://{sqs}")),
+        (
+            "DELIVERIES_QUEUE_URL",
+            format!("http://{sqs}/000000000000/{}", definition::DELIVERIES.name),
+        ),
         ("EVENT_BUS", definition::EVENT_BUS.to_owned()),
         ("FEED_DELAY_SECONDS", "1".to_owned()),
         ("PUBLIC_URL", format!("http://{http}")),
-        ("SIGNING_KEY", secrets.signing.clone()),
+        ("SIGNING_KMS_KEY", crate::kms::KEY.to_owned()),
+        ("AWS_ENDPOINT_URL_KMS", format!("http://{kms}")),
         ("CURSOR_SECRET", secrets.cursors.clone()),
         ("SECRETS_KEY", secrets.sealing.clone()),
         ("PRESIGN_SECONDS", "900".to_owned()),
@@ -549,99 +584,6 @@ fn variables(
         .collect();
     variables.extend(options.settings.clone());
     variables
-}
-
-/// What only this deployment knows.
-struct Secrets {
-    /// The key of page cursors.
-    cursors: String,
-    /// The key under which secrets of subscriptions are sealed.
-    sealing: String,
-    /// The key that packages are signed with, as PEM.
-    signing: String,
-    /// The secret access key of S3.
-    s3: String,
-    /// The key of the hashes of tokens, where callers bring some.
-    tokens: Option<String>,
-}
-
-impl Secrets {
-    fn of(folder: &DataFolder, options: &StackOptions) -> anyhow::Result<Self> {
-        let has_tokens = options.login == Login::Token;
-        let kept = |name| secret(folder, name, &options.clock);
-        Ok(Self {
-            cursors: kept("cursor-secret")?,
-            sealing: kept("secrets-key")?,
-            signing: signing_key(folder, &options.clock)?,
-            s3: if has_tokens {
-                kept("s3-secret")?
-            } else {
-                SECRET_ACCESS_KEY.to_owned()
-            },
-            tokens: has_tokens.then(|| kept("token-secret")).transpose()?,
-        })
-    }
-}
-
-/// Reads a secret, or makes one, so that what was made with it stays good over a restart.
-fn secret(folder: &DataFolder, name: &str, clock: &Clock) -> anyhow::Result<String> {
-    kept(folder, name, || {
-        Some(hex::encode(Ids::new(clock.clone()).secret::<32>()))
-    })
-}
-
-/// Reads the key that packages are signed with, or makes one.
-fn signing_key(folder: &DataFolder, clock: &Clock) -> anyhow::Result<String> {
-    kept(folder, "signing-key.pem", || {
-        shared::signing::private_key_of(&Ids::new(clock.clone()).secret())
-    })
-}
-
-/// Reads a secret from its file in the data folder, or makes it when there is none yet.
-fn kept(
-    folder: &DataFolder,
-    name: &str,
-    make: impl Fn() -> Option<String>,
-) -> anyhow::Result<String> {
-    let path = folder.path().join(name);
-    let doing = || format!("the file `{}` is not usable", path.display());
-    match fs::read_to_string(&path) {
-        Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(doing),
-    }
-    // Few random bytes make no secret of the kind that is wanted, so that another try follows.
-    let secret = (0..8)
-        .find_map(|_| make())
-        .context("the system's random source makes no secret")?;
-    let secret = secret.trim().to_owned();
-    keep(folder, &path, &secret).with_context(doing)?;
-    Ok(secret)
-}
-
-/// Writes a secret under another name first, so that a kill in between leaves no half of it; only its owner may read it.
-fn keep(folder: &DataFolder, path: &Path, secret: &str) -> anyhow::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder.path())?;
-    writeln!(file, "{secret}")?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// Keeps the administrator's token in the data folder; whether it was not kept there before.
-fn keep_administrator_token(folder: &DataFolder, token: &str) -> anyhow::Result<bool> {
-    let path = folder.path().join(ADMINISTRATOR_TOKEN_FILE);
-    let doing = || format!("the file `{}` is not usable", path.display());
-    match fs::read_to_string(&path) {
-        Ok(kept) if kept.trim() == token => return Ok(false),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(doing);
-        }
-        _ => {}
-    }
-    keep(folder, &path, token).with_context(doing)?;
-    Ok(true)
 }
 
 async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
@@ -668,16 +610,16 @@ fn serve_s3(s3: &S3Server, listener: TcpListener, stop: &watch::Receiver<bool>) 
     })
 }
 
-fn serve_inbox(
-    inbox: &Inbox,
-    listener: TcpListener,
+/// Runs a server until it is time to stop.
+fn serve(
+    serving: impl Future<Output = ()> + Send + 'static,
     stop: &watch::Receiver<bool>,
 ) -> JoinHandle<()> {
-    let (inbox, stop) = (inbox.clone(), stop.clone());
+    let stop = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = pumps::stopped(stop) => {}
-            () = inbox.serve(listener) => {}
+            () = serving => {}
         }
     })
 }

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use shared::App;
 
 use crate::{
-    definition::{self, Function, Queue, STREAM},
+    definition::{self, DELIVERIES, Function, Queue, STREAM},
     dynamodb::{Engine, Stream, StreamRecord, to_stream_event},
     functions::Functions,
     inbox::Inbox,
+    kms::Kms,
     queues::{Failure, Message, Queues, failed_items, to_sqs_event},
     s3::{Notification, Notifications, S3Server, to_event_record},
 };
@@ -50,10 +51,11 @@ pub enum Outcome {
     DeadLetter(String),
 }
 
-/// A source of messages: one of the queues, or the queue of records that the stream gave up.
+/// A source of messages: a queue of S3 events, the queue of deliveries, or that of records that the stream gave up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Queue(&'static Queue),
+    Deliveries,
     GivenUp,
 }
 
@@ -62,12 +64,13 @@ impl Source {
         definition::QUEUES
             .iter()
             .map(Self::Queue)
-            .chain([Self::GivenUp])
+            .chain([Self::Deliveries, Self::GivenUp])
     }
 
     pub(super) fn queue_name(self) -> &'static str {
         match self {
             Self::Queue(queue) => queue.name(),
+            Self::Deliveries => DELIVERIES.name,
             Self::GivenUp => STREAM.on_failure_queue,
         }
     }
@@ -75,6 +78,7 @@ impl Source {
     pub(super) fn function(self) -> Function {
         match self {
             Self::Queue(queue) => queue.function,
+            Self::Deliveries => DELIVERIES.function,
             Self::GivenUp => STREAM.function,
         }
     }
@@ -82,6 +86,7 @@ impl Source {
     pub(super) fn batch_size(self) -> usize {
         match self {
             Self::Queue(queue) => queue.batch_size,
+            Self::Deliveries => DELIVERIES.batch_size,
             Self::GivenUp => 1,
         }
     }
@@ -89,6 +94,7 @@ impl Source {
     pub(super) fn concurrency(self) -> usize {
         match self {
             Self::Queue(queue) => queue.local_concurrency,
+            Self::Deliveries => DELIVERIES.local_concurrency,
             Self::GivenUp => 1,
         }
     }
@@ -96,7 +102,7 @@ impl Source {
     /// Builds what the function receives; a given-up record's message is the stream event itself.
     pub(super) fn event(self, messages: &[Message]) -> Value {
         match self {
-            Self::Queue(queue) => to_sqs_event(messages, queue.name()),
+            Self::Queue(_) | Self::Deliveries => to_sqs_event(messages, self.queue_name()),
             Self::GivenUp => messages
                 .first()
                 .and_then(|message| serde_json::from_str(&message.body).ok())
@@ -107,7 +113,7 @@ impl Source {
     /// Reads which messages failed from a function's answer.
     fn failed<'a>(self, answer: &Value, ids: &[&'a str]) -> Vec<&'a str> {
         match self {
-            Self::Queue(_) => failed_items(answer, ids),
+            Self::Queue(_) | Self::Deliveries => failed_items(answer, ids),
             // The function reports records by their sequence number, and there is but one.
             Self::GivenUp => match answer.get("batchItemFailures").and_then(Value::as_array) {
                 Some(failures) if !failures.is_empty() => ids.to_vec(),
@@ -128,6 +134,7 @@ pub(super) struct Plumbing {
     pub(super) s3: S3Server,
     pub(super) notifications: Notifications,
     pub(super) inbox: Inbox,
+    pub(super) kms: Kms,
 }
 
 impl Plumbing {
@@ -355,6 +362,10 @@ pub(super) fn describe_message(body: &str) -> String {
     let Ok(body) = serde_json::from_str::<Value>(body) else {
         return "a message that is no JSON".to_owned();
     };
+    if let Some(subscription) = body["subscription"].as_str() {
+        let count = body["lanes"].as_array().map_or(0, Vec::len);
+        return format!("{count} lanes of subscription {}", printable(subscription));
+    }
     let record = &body["Records"][0];
     if record["eventSource"] == "aws:dynamodb" {
         return describe_record(record);

@@ -4,6 +4,7 @@ use super::{ExperimentId, Lifecycle};
 use crate::domain::Timestamp;
 use crate::error::{Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -142,6 +143,30 @@ pub struct LoggedModel {
     pub metrics: Vec<LoggedMetric>,
     /// Optimistic-lock counter.
     pub revision: u64,
+}
+
+/// The tag in which MLflow keeps the versions that were registered from a logged model, as a JSON list.
+pub const VERSIONS_TAG: &str = "mlflow.modelVersions";
+
+impl LoggedModel {
+    /// Leaves versions of models that must not be shown out of [`VERSIONS_TAG`]; models are given by name.
+    pub fn hide_versions(&mut self, may_show: impl Fn(&str) -> bool) {
+        let Some(tag) = self.tags.get(VERSIONS_TAG) else {
+            return;
+        };
+        let Ok(mut versions) = serde_json::from_str::<Vec<Value>>(tag) else {
+            // It is no list, so it is the client's own.
+            return;
+        };
+        let before = versions.len();
+        versions.retain(|version| version["name"].as_str().is_none_or(&may_show));
+        if versions.is_empty() {
+            self.tags.remove(VERSIONS_TAG);
+        } else if versions.len() < before {
+            let shown = Value::Array(versions).to_string();
+            self.tags.insert(VERSIONS_TAG.to_owned(), shown);
+        }
+    }
 }
 
 /// The error for a logged model that is not there.

@@ -124,20 +124,6 @@ impl Registry {
             .map(drop)
     }
 
-    /// Reads a delivery with its event.
-    pub async fn find_delivery(
-        &self,
-        tenant: &TenantName,
-        subscription_id: &str,
-        event_id: &str,
-    ) -> Result<Option<(Delivery, Event)>> {
-        let item = self
-            .table
-            .get(&keys::delivery(tenant, subscription_id, event_id), true)
-            .await?;
-        item.as_ref().map(delivery_from_item).transpose()
-    }
-
     /// One page of a subscription's deliveries, newest first.
     pub async fn deliveries(
         &self,

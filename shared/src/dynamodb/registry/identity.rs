@@ -10,7 +10,7 @@
 use super::{Page, Registry};
 use crate::domain::model::model_not_found;
 use crate::domain::{Event, Model, ModelName, TenantName, Timestamp};
-use crate::dynamodb::items::{Reader, event_from_item, model_from_item};
+use crate::dynamodb::items::{Reader, as_number, event_from_item, model_from_item};
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Range, Write, text};
 use crate::error::Result;
@@ -52,6 +52,23 @@ pub(super) fn still_named(tenant: &TenantName, model: &ModelName) -> Option<Writ
         key: keys::model(tenant, model),
         condition: Expression::new("#home = :home").value("home", text(model.home())),
     })
+}
+
+/// Tells a model's head that one of its versions was deleted, and checks that it still has its name.
+///
+/// A version that lies under its model's name belongs to whoever has that name, unless it is marked; so the write of
+/// the version must be on the condition that it is not.
+pub(super) fn touch(tenant: &TenantName, model: &ModelName, at: Timestamp) -> Write {
+    let condition = if model.is_known() {
+        named_as_read(model)
+    } else {
+        Expression::new("attribute_exists(#pk)")
+    };
+    Write::Update {
+        key: keys::model(tenant, model),
+        update: Expression::new("SET #updated = :updated").value("updated", as_number(at.millis())),
+        condition,
+    }
 }
 
 /// The condition of a write to a model's head, that it is there and still has the name by which it was found.

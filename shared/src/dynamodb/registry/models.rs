@@ -28,6 +28,14 @@ impl Registry {
         }
     }
 
+    /// Reads a registered model without notes that lie apart: one consistent read.
+    pub async fn model_head(&self, tenant: &TenantName, name: &ModelName) -> Result<Model> {
+        match self.read_slot(tenant, &keys::model(tenant, name)).await? {
+            Slot::Held(model, _) => Ok(*model),
+            Slot::Free | Slot::Former { .. } => Err(model_not_found(name)),
+        }
+    }
+
     /// Reads a registered model with its notes.
     pub async fn model(&self, tenant: &TenantName, name: &ModelName) -> Result<Model> {
         let key = keys::model(tenant, name);

@@ -4,11 +4,11 @@
 //! first: its holder. Versions that are packaged later with the same set are counted at the holder's item, and the
 //! files go when the last of them is purged.
 
-use super::identity::{is_marked, still_named, unmarked};
+use super::identity::{is_marked, named_as_read, still_named, unmarked};
 use super::{Registry, json_of, put_event};
 use crate::domain::version::{Document, FilesOf, Package};
 use crate::domain::{
-    Digest, Event, Status, TenantName, Timestamp, Version, VersionId, VersionNumber,
+    Digest, Event, Model, Status, TenantName, Timestamp, Version, VersionId, VersionNumber,
 };
 use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item};
 use crate::dynamodb::keys;
@@ -48,6 +48,54 @@ pub enum Held {
     VersionChanged(Option<Box<Version>>),
     /// The set of files is held by another by now, or by nobody any more; look again.
     HolderChanged,
+}
+
+/// Why a version is purged: what was deleted, and how long ago.
+#[derive(Debug, Clone, Copy)]
+pub enum Deleted<'a> {
+    /// The version itself, at this time or before.
+    Version(Timestamp),
+    /// Its model, which is still deleted as it was read.
+    Model(&'a Model),
+}
+
+impl Deleted<'_> {
+    /// The update of a version that is purged at a time.
+    fn update(self, at: Timestamp) -> Expression {
+        let also = match self {
+            Self::Version(_) => "",
+            // What is purged counts as deleted, whatever becomes of its model.
+            Self::Model(_) => ", #deleted = if_not_exists(#deleted, :purged)",
+        };
+        Expression::new(format!("SET #purged = :purged, #updated = :purged{also}"))
+            .value("purged", as_number(at.millis()))
+    }
+
+    /// The condition on the version.
+    fn condition(self, rest: &str) -> Expression {
+        match self {
+            Self::Version(before) => Expression::new(format!(
+                "attribute_exists(#deleted) AND #deleted <= :before AND {rest}"
+            ))
+            .value("before", as_number(before.millis())),
+            Self::Model(_) => Expression::new(format!("attribute_exists(#pk) AND {rest}")),
+        }
+    }
+
+    /// The check that the model is still deleted, and still has the name by which it was read.
+    fn check(self) -> Option<Write> {
+        let Self::Model(model) = self else {
+            return None;
+        };
+        let deleted = model.deleted_at.unwrap_or_default();
+        let condition = named_as_read(&model.name)
+            .and("#deleted = :deleted")
+            .value("deleted", as_number(deleted.millis()));
+        Some(Write::Check {
+            key: keys::model(&model.tenant, &model.name),
+            condition,
+        })
+    }
 }
 
 impl Registry {
@@ -147,33 +195,29 @@ impl Registry {
         self.commit_held(id, &writes).await
     }
 
-    /// Marks a version that was deleted by `before` as purged, and takes it off its holder's count.
+    /// Marks a version that was deleted, or whose model was, as purged, and takes it off its holder's count.
     ///
     /// From then on it can never be restored, and what no other version has may be removed.
     pub async fn purge_version(
         &self,
         id: &VersionId,
-        before: Timestamp,
+        deleted: Deleted<'_>,
         held: Option<(&Digest, &Holder)>,
         is_packaged: bool,
         event: &Event,
     ) -> Result<Held> {
-        let update = Expression::new("SET #purged = :purged, #updated = :purged")
-            .value("purged", as_number(event.time.millis()));
         let packed = if is_packaged {
             "attribute_exists(#pkg)"
         } else {
             "attribute_not_exists(#pkg)"
         };
-        let condition = Expression::new(format!(
-            "attribute_exists(#deleted) AND #deleted <= :before AND attribute_not_exists(#purged) AND {packed}{}",
-            unmarked(&id.model)
-        ))
-        .value("before", as_number(before.millis()));
         let mut writes = vec![Write::Update {
             key: keys::version(id),
-            update,
-            condition,
+            update: deleted.update(event.time),
+            condition: deleted.condition(&format!(
+                "attribute_not_exists(#purged) AND {packed}{}",
+                unmarked(&id.model)
+            )),
         }];
         if let Some((files, holder)) = held {
             let key = keys::files_holder(&id.tenant, files);
@@ -198,7 +242,13 @@ impl Registry {
             });
         }
         writes.push(put_event(event)?);
-        self.commit_held(id, &writes).await
+        match deleted.check() {
+            Some(check) => {
+                writes.push(check);
+                self.commit_as_read(id, &writes).await
+            }
+            None => self.commit_held(id, &writes).await,
+        }
     }
 
     /// Removes a version's document that has an item of its own.
@@ -211,10 +261,14 @@ impl Registry {
     }
 
     async fn commit_held(&self, id: &VersionId, writes: &[Write]) -> Result<Held> {
-        self.hints.forget(&keys::version(id));
         let mut writes = writes.to_vec();
         writes.extend(still_named(&id.tenant, &id.model));
-        let Err(refusals) = self.table.transact(&writes).await? else {
+        self.commit_as_read(id, &writes).await
+    }
+
+    async fn commit_as_read(&self, id: &VersionId, writes: &[Write]) -> Result<Held> {
+        self.hints.forget(&keys::version(id));
+        let Err(refusals) = self.table.transact(writes).await? else {
             return Ok(Held::Committed);
         };
         let mut refusals = refusals.into_iter();

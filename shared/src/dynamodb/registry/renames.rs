@@ -119,13 +119,14 @@ impl Registry {
         Err(throttled())
     }
 
-    /// Restores a deleted model that lost its name, under that name if it is free, or under another.
+    /// Restores a deleted model that lost its name, and that `require` lets through, under a name that is free.
     pub async fn restore_displaced(
         &self,
         tenant: &TenantName,
         model: &ModelName,
         to: &ModelName,
         now: Timestamp,
+        require: impl Fn(&Model) -> Result<()>,
         naming: &Naming<'_>,
     ) -> Result<Outcome<Model>> {
         for attempt in 1..=RACE_ATTEMPTS {
@@ -133,6 +134,7 @@ impl Registry {
             let Slot::Held(before, item) = self.read_slot(tenant, &key).await? else {
                 return Err(model_not_found(model).with("model_id", model.home()));
             };
+            require(&before)?;
             if let Some(outcome) = self.move_head(&before, &item, to, now, naming).await? {
                 return Ok(outcome);
             }

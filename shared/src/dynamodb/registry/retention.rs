@@ -43,7 +43,7 @@ impl Registry {
                 condition: None,
             },
             Write::Put {
-                item: WorkItem::about_retention(event.time, tenant, model).to_item(),
+                item: WorkItem::about_model(WorkKind::Retain, event.time, tenant, model).to_item(),
                 condition: None,
             },
             put_event(event)?,
@@ -110,16 +110,21 @@ impl Registry {
 }
 
 impl WorkItem {
-    /// Work about the rules of a model.
-    pub fn about_retention(due: Timestamp, tenant: &TenantName, model: &ModelName) -> Self {
+    /// Work about a model.
+    pub fn about_model(
+        kind: WorkKind,
+        due: Timestamp,
+        tenant: &TenantName,
+        model: &ModelName,
+    ) -> Self {
         Self {
-            kind: WorkKind::Retain,
+            kind,
             due,
             subject: json!({"tenant": tenant, "model": model.home()}).to_string(),
         }
     }
 
-    /// The model whose rules the work is about.
+    /// The model that the work is about.
     pub fn model(&self) -> Result<(TenantName, ModelName)> {
         #[derive(Deserialize)]
         struct OfModel {

@@ -271,6 +271,7 @@ impl Registry {
                 &id.tenant,
                 &id.model,
                 &shifts,
+                change.event.time,
                 change.closes_request,
                 change.judged_top.map(|top| (&change.to, top)),
             )

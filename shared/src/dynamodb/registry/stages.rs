@@ -11,7 +11,7 @@ use super::tracking::link_to_run;
 use crate::domain::model::{Model, Span};
 use crate::domain::stage::DEFAULT_STAGES;
 use crate::domain::{
-    AliasName, ModelName, StageName, TenantName, Version, VersionId, VersionNumber,
+    AliasName, ModelName, StageName, TenantName, Timestamp, Version, VersionId, VersionNumber,
 };
 use crate::dynamodb::items::{
     Reader, alias_from_item, as_number, floor_of, top_of, version_from_item,
@@ -211,6 +211,7 @@ impl Registry {
         tenant: &TenantName,
         name: &ModelName,
         shifts: &[Shift],
+        at: Timestamp,
         closes_request: bool,
         judged: Option<(&StageName, u32)>,
     ) -> Result<Option<Write>> {
@@ -261,6 +262,7 @@ impl Registry {
             &model.name,
             &head,
             &changed,
+            Some(at),
             closes_request,
         )))
     }
@@ -320,6 +322,7 @@ impl Registry {
                 &model.name,
                 &head,
                 &[(stage.clone(), span)],
+                None,
                 false,
             ))
             .await
@@ -343,17 +346,22 @@ fn numbers(shifts: &[Shift], of_kind: impl Fn(&Shift) -> bool) -> Vec<VersionNum
         .collect()
 }
 
-/// Rewrites spans of a head, if they are as they were read.
+/// Rewrites spans of a head, if they are as they were read; `at` is when the model counts as changed, if it does.
 fn head_write(
     key: &Key,
     model: &ModelName,
     head: &Item,
     changed: &[(StageName, Span)],
+    at: Option<Timestamp>,
     closes_request: bool,
 ) -> Write {
     let (mut set, mut conditions) = (Vec::new(), Vec::new());
     let mut names = Vec::new();
     let mut values = Vec::new();
+    if let Some(at) = at {
+        set.push("#updated = :updated".to_owned());
+        values.push(("updated".to_owned(), as_number(at.millis())));
+    }
     let mut seen = Vec::new();
     for (index, (stage, span)) in changed.iter().enumerate() {
         for (word, attribute, number) in [

@@ -1,6 +1,6 @@
 //! Versions: register, read, list, change; and their checkpoints.
 
-use super::identity::{Slot, is_marked, slot_of, still_named, unmarked};
+use super::identity::{Slot, is_marked, slot_of, still_named, touch, unmarked};
 use super::stages::Shift;
 use super::{Page, RACE_ATTEMPTS, Registry, json_of, put_event};
 use crate::domain::model::model_not_found;
@@ -102,6 +102,7 @@ impl Registry {
     ) -> Result<Outcome<Version>> {
         let key = keys::model(tenant, name);
         let mut known = self.hints.get(&key);
+        let mut may_link = true;
         for attempt in 1..=RACE_ATTEMPTS {
             let fresh = known.is_none();
             let head = match known.take() {
@@ -152,6 +153,15 @@ impl Registry {
                 writes.push(put_document(&version.id, document, json));
             }
             writes.extend(Self::link_to_origin(&version));
+            // Last but for the stored answer, so that its own refusal can be told from the others'.
+            let link = match &version.origin {
+                Some(origin) if may_link => {
+                    Box::pin(self.link_to_logged_model(&version.id, origin)).await?
+                }
+                _ => None,
+            };
+            let link_at = link.is_some().then_some(writes.len());
+            writes.extend(link);
             match self.try_commit(writes, tenant, registration.answer).await? {
                 Ok(Outcome::Done(())) => {
                     let mut head = head;
@@ -163,6 +173,8 @@ impl Registry {
                 }
                 Ok(Outcome::Replayed(response)) => return Ok(Outcome::Replayed(response)),
                 Err(refusals) => {
+                    let refused = |at: usize| refusals.get(at).is_some_and(|one| one.refused);
+                    may_link &= !link_at.is_some_and(refused);
                     // The refusal brings the truth, which is good for another try at once; after a few lost
                     // tries it is better to wait, and then to look again, than to stay in step with the others.
                     self.hints.forget(&key);
@@ -517,14 +529,18 @@ impl Registry {
             let span = match &shift {
                 Some(shift) => {
                     let shifts = std::slice::from_ref(shift);
-                    self.span_write(&id.tenant, &id.model, shifts, false, None)
+                    self.span_write(&id.tenant, &id.model, shifts, event.time, false, None)
                         .await?
                 }
                 None => None,
             };
             let has_span = span.is_some();
             // The write of the head checks by itself that the model still has its name.
-            writes.extend(span.or_else(|| still_named(&id.tenant, &id.model)));
+            let head = match change {
+                VersionChange::Delete => Some(touch(&id.tenant, &id.model, event.time)),
+                _ => span.or_else(|| still_named(&id.tenant, &id.model)),
+            };
+            writes.extend(head);
             let refusals = match self.try_commit(writes, &id.tenant, answer.clone()).await? {
                 Ok(outcome) => return Ok(Ok(outcome)),
                 Err(refusals) => refusals,

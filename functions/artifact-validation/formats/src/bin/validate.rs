@@ -9,6 +9,7 @@ use model_formats::policy::Part;
 use model_formats::{
     Bundle, BundleFile, Limits, Policy, ReadError, Report, Source, Verdict, inspect, rules,
 };
+use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{IsTerminal as _, Write as _};
 use std::ops::Range;
@@ -16,6 +17,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(250);
 
 /// Validates model files without executing anything in them.
 #[derive(Debug, Parser)]
@@ -37,6 +44,9 @@ struct Arguments {
     /// Only the verdict of each path.
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
+    /// Tell on standard error how far it is, also where that is no terminal.
+    #[arg(long)]
+    progress: bool,
     /// The policy of a registry, as JSON; what it accepts passes.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -68,13 +78,16 @@ enum Required {
 struct LocalFile {
     file: File,
     size: u64,
+    /// Bytes that were read of all files of the model.
+    read: Arc<AtomicU64>,
 }
 
 impl LocalFile {
-    fn open(path: &Path) -> std::io::Result<Self> {
+    fn open(path: &Path, read: &Arc<AtomicU64>) -> std::io::Result<Self> {
         let file = File::open(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { file, size })
+        let read = Arc::clone(read);
+        Ok(Self { file, size, read })
     }
 }
 
@@ -98,6 +111,7 @@ impl Source for LocalFile {
         self.file
             .read_exact_at(&mut bytes, range.start)
             .map_err(|error| ReadError::Failed(error.to_string()))?;
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
         Ok(bytes.into())
     }
 }
@@ -129,31 +143,125 @@ fn run(arguments: &Arguments) -> std::io::Result<bool> {
     };
     let limits = policy.limits(advisories).map_err(std::io::Error::other)?;
     let mut all_clean = true;
-    let shows_progress = std::io::stderr().is_terminal() && arguments.paths.len() > 1;
+    let mut verdicts = Vec::new();
+    let shows_progress = arguments.progress || std::io::stderr().is_terminal();
     let count = arguments.paths.len();
     for (index, path) in arguments.paths.iter().enumerate() {
-        if shows_progress {
-            write!(std::io::stderr(), "\r[{}/{count}]", index + 1)?;
-        }
-        let report = inspect_path(path, &limits)
-            .map_err(|error| std::io::Error::other(format!("{}: {error}", path.display())))?;
+        let about = |error: std::io::Error| about(path, error);
+        let read = Arc::default();
+        let files = files_of(path, &read).map_err(about)?;
+        let progress = shows_progress.then(|| {
+            let size = files.iter().map(|(_, file)| file.size).sum();
+            let place = format!("[{}/{count}] {}", index + 1, path.display());
+            Progress::show(place, size, read)
+        });
+        let bundle = files
+            .iter()
+            .map(|(path, source)| BundleFile { path, source })
+            .collect();
+        let report = inspect(&Bundle::new(bundle), &limits);
+        drop(progress);
         // Without a policy, only what is clean passes on the command line.
         let accepts = arguments.policy.is_some() && policy.accepts(report.verdict);
         all_clean &= accepts
             || report.verdict == Verdict::Clean
             || (arguments.approve_code && report.verdict == Verdict::ContainsCode);
+        verdicts.push(report.verdict);
         let mut out = std::io::stdout().lock();
         if arguments.json {
-            let line = serde_json::json!({"path": path.display().to_string(), "report": report});
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", as_json(path, &report, &limits))?;
         } else {
             print(&mut out, path, &report, arguments.quiet)?;
         }
     }
-    if shows_progress {
-        writeln!(std::io::stderr())?;
+    if count > 1 && !arguments.json && !arguments.quiet {
+        summarize(&verdicts)?;
     }
     Ok(all_clean)
+}
+
+/// Tells on standard error how much was read, until it is dropped.
+struct Progress {
+    stop: Option<Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Progress {
+    fn show(place: String, size: u64, read: Arc<AtomicU64>) -> Self {
+        let (stop, stopped) = channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let mut err = std::io::stderr();
+            let mut has_shown = false;
+            while stopped.recv_timeout(PROGRESS) == Err(RecvTimeoutError::Timeout) {
+                has_shown = true;
+                // Nowhere to tell it if this fails.
+                let _ = write!(
+                    err,
+                    "\r\x1b[K{place}: read {} of {}",
+                    amount(read.load(Ordering::Relaxed)),
+                    amount(size)
+                );
+            }
+            if has_shown {
+                let _ = write!(err, "\r\x1b[K");
+            }
+        });
+        Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It has only to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Bytes for people.
+fn amount(bytes: u64) -> String {
+    let units = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)];
+    for (name, unit) in units {
+        if bytes >= unit {
+            return format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+/// How many paths got which verdict.
+fn summarize(verdicts: &[Verdict]) -> std::io::Result<()> {
+    let mut sorted = verdicts.to_vec();
+    sorted.sort_unstable();
+    let told: Vec<String> = sorted
+        .chunk_by(|left, right| left == right)
+        .map(|chunk| format!("{} {}", chunk.len(), word(chunk[0])))
+        .collect();
+    writeln!(
+        std::io::stdout(),
+        "{} paths: {}",
+        verdicts.len(),
+        told.join(", ")
+    )
+}
+
+/// A report with what its rules say of each finding.
+fn as_json(path: &Path, report: &Report, limits: &Limits) -> Value {
+    let mut report = json!(report);
+    for finding in report["findings"].as_array_mut().into_iter().flatten() {
+        let Some(rule) = finding["rule"].as_str().and_then(rules::find) else {
+            continue;
+        };
+        finding["verdict"] = limits.verdict_of(rule).word().into();
+        finding["why"] = rule.why.into();
+        finding["fix"] = rule.fix.into();
+    }
+    json!({"path": path.display().to_string(), "report": report})
 }
 
 /// The policy of the file, with what the other options add to it.
@@ -187,28 +295,25 @@ fn about(path: &Path, error: impl std::fmt::Display) -> std::io::Error {
     std::io::Error::other(format!("{}: {error}", path.display()))
 }
 
-fn inspect_path(path: &Path, limits: &Limits) -> std::io::Result<Report> {
+/// The files of one model, by their paths within it.
+fn files_of(path: &Path, read: &Arc<AtomicU64>) -> std::io::Result<Vec<(String, LocalFile)>> {
     let mut found = Vec::new();
-    let metadata = std::fs::metadata(path)?;
-    if metadata.is_dir() {
-        collect(path, "", &mut found)?;
+    if std::fs::metadata(path)?.is_dir() {
+        collect(path, "", read, &mut found)?;
     } else {
         let name = path.file_name().map_or_else(
             || "model".into(),
             |name| name.to_string_lossy().into_owned(),
         );
-        found.push((name, LocalFile::open(path)?));
+        found.push((name, LocalFile::open(path, read)?));
     }
-    let files = found
-        .iter()
-        .map(|(path, source)| BundleFile { path, source })
-        .collect();
-    Ok(inspect(&Bundle::new(files), limits))
+    Ok(found)
 }
 
 fn collect(
     folder: &Path,
     prefix: &str,
+    read: &Arc<AtomicU64>,
     found: &mut Vec<(String, LocalFile)>,
 ) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -216,9 +321,9 @@ fn collect(
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
         // Links are followed to files, but not to directories, which could lead in a circle.
         if entry.file_type()?.is_dir() {
-            collect(&entry.path(), &format!("{name}/"), found)?;
+            collect(&entry.path(), &format!("{name}/"), read, found)?;
         } else {
-            found.push((name, LocalFile::open(&entry.path())?));
+            found.push((name, LocalFile::open(&entry.path(), read)?));
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use super::never;
 use crate::rules::written;
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 /// The list that comes with the crate.
 pub const ALLOW_LIST: &str = include_str!("allow-list.txt");
@@ -105,6 +105,8 @@ pub struct AllowList {
     modules: HashMap<String, HashMap<String, Use>>,
     /// Every module and name, so that the machine knows which texts to keep.
     words: HashSet<String>,
+    /// Digest of the entries, once it was asked for.
+    digest: OnceLock<String>,
 }
 
 static BUILT_IN: LazyLock<AllowList> = LazyLock::new(|| {
@@ -149,6 +151,7 @@ impl AllowList {
         keeps_known: bool,
         check: impl Fn(usize, Use, &str, &str) -> Result<(), AllowListError>,
     ) -> Result<(), AllowListError> {
+        self.digest = OnceLock::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
@@ -220,9 +223,12 @@ impl AllowList {
 
     /// Digest of every entry, in whatever order and form they were written.
     pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        hash.update(self.listing());
-        written(hash)
+        let digest = self.digest.get_or_init(|| {
+            let mut hash = Sha256::new();
+            hash.update(self.listing());
+            written(hash)
+        });
+        digest.clone()
     }
 
     /// Every entry in a fixed order, one a line.

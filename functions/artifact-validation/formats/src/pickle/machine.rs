@@ -12,7 +12,7 @@ mod building;
 mod calls;
 mod opcodes;
 mod states;
-mod tensors;
+pub(crate) mod tensors;
 mod values;
 
 pub(crate) use calls::is_by_pattern;
@@ -117,6 +117,8 @@ pub struct Outcome {
     pub tensors: u64,
     /// How many elements they have together.
     pub parameters: u64,
+    /// The shapes of the first of them.
+    pub shapes: Vec<Vec<u64>>,
     /// How many arrays lie beside the program, in joblib's files.
     pub arrays: u64,
     /// How many bytes they have together.

@@ -13,6 +13,7 @@ mod never;
 pub use globals::{ALLOW_LIST, AllowList, AllowListError, Use};
 pub use input::{Input, InputError};
 
+pub(crate) use machine::tensors::MOST_SHAPES;
 pub use machine::{Outcome, Storage, Style};
 pub(crate) use machine::{TEMPLATE_ATTRIBUTE, is_by_pattern, is_called_attribute, is_template};
 

@@ -392,6 +392,10 @@ pub(crate) fn dense(size: usize) -> Vec<(&'static str, Vec<u8>)> {
         gzip.finish().expect("memory is written")
     };
     let content = noise(size);
+    let layout = tar(size as u64);
+    let (_, start) = &layout.parts[0];
+    let mut archive = [start.as_slice(), &content].concat();
+    archive.resize(usize::try_from(layout.size).expect("small"), 0);
     let mut program = b"\x80\x04\x8e".to_vec();
     program.extend_from_slice(&(content.len() as u64).to_le_bytes());
     program.extend_from_slice(&content);
@@ -420,5 +424,6 @@ pub(crate) fn dense(size: usize) -> Vec<(&'static str, Vec<u8>)> {
             numbers(u32::try_from(size / 5).expect("few")),
         ),
         ("noise.pkl.gz", gzip(&program)),
+        ("model.tar.gz", gzip(&archive)),
     ]
 }

@@ -1,6 +1,7 @@
 //! Logged models: create, read, and change by compare-and-swap.
 
 use super::experiments::{TORN_ATTEMPTS, by_sort_key};
+use super::links::{links_of, with_versions};
 use super::runs::{place_item, put_place};
 use super::sections::{self, Section};
 use crate::domain::tracking::logged_model::logged_model_not_found;
@@ -50,6 +51,7 @@ fn writes_of(
 ) -> Result<Vec<Write>> {
     let key = key_of(tenant, model);
     let valued = before.and_then(|(_, item)| Reader(item).maybe_number("valued"));
+    let registered = before.and_then(|(_, item)| Reader(item).maybe_number("registered"));
     let builder = Builder::at(&key)
         .text("name", &model.name)
         .text("kind", &model.model_type)
@@ -61,6 +63,7 @@ fn writes_of(
             (model.lifecycle == Lifecycle::Deleted).then_some(1),
         )
         .maybe_number("valued", valued)
+        .maybe_number("registered", registered)
         .number("created", model.created_at.millis())
         .number("updated", model.updated_at.millis())
         .number("rev", model.revision);
@@ -75,25 +78,39 @@ fn writes_of(
         old.as_ref()
             .map(|(item, sections)| (*item, sections.as_slice())),
     )?;
-    let condition = match (before, valued) {
-        // A value that was logged meanwhile must not be forgotten.
-        (Some((before, _)), None) => {
-            Expression::new("#rev = :before AND attribute_not_exists(#valued)")
-                .value("before", as_number(before.revision))
-        }
-        (Some((before, _)), Some(_)) => {
-            Expression::new("#rev = :before").value("before", as_number(before.revision))
-        }
-        (None, _) => Expression::new("attribute_not_exists(#pk)"),
+    let condition = match before {
+        Some((before, _)) => as_read(before.revision, valued.is_some(), registered),
+        None => Expression::new("attribute_not_exists(#pk)"),
     };
+    let mut item = builder.build();
+    if let Some((_, old)) = before {
+        item.extend(links_of(old));
+    }
     writes.insert(
         0,
         Write::Put {
-            item: builder.build(),
+            item,
             condition: Some(condition),
         },
     );
     Ok(writes)
+}
+
+/// Holds if a logged model is as it was read; a value or a version that came meanwhile must not be forgotten.
+fn as_read(revision: u64, has_values: bool, registered: Option<u64>) -> Expression {
+    let mut condition = "#rev = :before".to_owned();
+    if !has_values {
+        condition.push_str(" AND attribute_not_exists(#valued)");
+    }
+    condition.push_str(match registered {
+        Some(_) => " AND #registered = :registered",
+        None => " AND attribute_not_exists(#registered)",
+    });
+    let expression = Expression::new(condition).value("before", as_number(revision));
+    match registered {
+        Some(count) => expression.value("registered", as_number(count)),
+        None => expression,
+    }
 }
 
 /// A logged model from its item and the items beside it; nothing if parts are of two changes.
@@ -145,7 +162,7 @@ pub(super) fn logged_model_from(
         created_at: reader.time("created")?,
         updated_at: reader.time("updated")?,
         params: params.value()?,
-        tags: tags.value()?,
+        tags: with_versions(tags.value()?, item),
         metrics,
         revision: reader.number("rev")?,
     }))

@@ -4,6 +4,7 @@
 //! Points of metrics are never read to log more of them: each batch is an item of its own.
 
 mod experiments;
+mod links;
 mod listing;
 mod logged_models;
 mod points;

@@ -322,9 +322,9 @@ impl Machine<'_, '_> {
             }
             ("torch._tensor._rebuild_from_type_v2", [function, class, inner, attributes]) => {
                 let function_name = self.name_of(*function);
-                let good = self.flags(*attributes) & DUNDER_KEY == 0
+                let good = !self.has_dunder_key(*attributes, 1)
                     && function_name.starts_with("torch._utils._rebuild_")
-                    && self.is_class(*class)
+                    && (self.is_class(*class) || self.is_global(*class, "torch.Tensor"))
                     && matches!(
                         self.kind(*function),
                         Some(Kind::Global {

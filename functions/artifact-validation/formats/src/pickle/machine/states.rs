@@ -144,13 +144,42 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
-    /// A function that opens files is harmless as the type of an array, and nowhere else.
+    /// Holds a name that is not called here against what it could do where it is called.
+    ///
+    /// A function that opens files is harmless as the type of an array, and nowhere else; one whose arguments are checked
+    /// when it is called must not be handed to something that calls it unchecked.
     pub(super) fn hand_on(&mut self, value: Value) {
-        if self.opens_files && self.is_global(value, "numpy.memmap") {
+        let Some(Kind::Global { granted, .. }) = self.kind(value) else {
+            return;
+        };
+        let is_checked = granted == Some(Use::Check);
+        if !is_checked && !self.opens_files {
+            return;
+        }
+        let name = self.name_of(value);
+        if name == "numpy.memmap" {
             self.find(
                 &ARGUMENTS,
                 "`numpy.memmap`, which opens files, is more than the type of an array",
             );
+        } else if is_checked && !self.may_be_handed_on(&name) {
+            self.find(
+                &ARGUMENTS,
+                format!("`{name}` is handed on, so that it could be called with anything"),
+            );
+        }
+    }
+
+    /// Whether a name that is checked when it is called is also a plain type, or an argument of another checked call.
+    fn may_be_handed_on(&self, name: &str) -> bool {
+        let (module, short) = name.rsplit_once('.').unwrap_or(("", name));
+        match module {
+            "builtins" | "__builtin__" => {
+                !matches!(short, "getattr" | "setattr") || (short == "setattr" && self.carries_code)
+            }
+            "collections" | "numpy" | "numpy.random._pickle" => true,
+            "torch._utils" => short.starts_with("_rebuild_"),
+            _ => short == "_reconstruct",
         }
     }
 

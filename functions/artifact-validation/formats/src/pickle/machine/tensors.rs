@@ -2,6 +2,9 @@
 
 use super::{Halt, Kind, Machine, PERSISTENT_ID, Storage, Style, Use, Value};
 
+/// Most shapes that are told.
+pub(crate) const MOST_SHAPES: usize = 50;
+
 impl Machine<'_, '_> {
     /// Holds a tensor's view against the storage that it is a view of.
     pub(super) fn rebuild(
@@ -39,6 +42,9 @@ impl Machine<'_, '_> {
             });
         self.outcome.tensors += 1;
         self.outcome.parameters = self.outcome.parameters.saturating_add(count);
+        if self.outcome.shapes.len() < MOST_SHAPES {
+            self.outcome.shapes.push(size);
+        }
         match last {
             Some(last) => count == 0 || last < elements,
             None => false,
