@@ -168,6 +168,8 @@ impl World {
                 return Ok(());
             }
             "rollout.changed" => return self.serve(home, change, wish),
+            // A denial changes nothing, and is recorded of the model that was meant when it was decided.
+            "promotion.denied" => return Ok(()),
             "promotion.expired" => {}
             _ => allow(is_meant, "the name meant another model")?,
         }
