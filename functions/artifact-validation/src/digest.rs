@@ -195,7 +195,7 @@ impl Prover<'_> {
             etag: artifact.head.etag.clone(),
         };
         let key = keys::hashing(self.id);
-        match self.app.bucket.hash(&source, size, &key).await? {
+        match self.app.bucket.hash(&source, &key).await? {
             Hashed::Sha256(digest) => Ok(Some(Outcome::without_reading(digest, false))),
             Hashed::SourceGone => Err(artifact.exchanged()),
             Hashed::Untold => Ok(None),

@@ -163,6 +163,19 @@ impl Bucket {
         upload_id: &str,
         number: u32,
     ) -> Result<Option<CompletedPart>> {
+        self.copy_as_part(source, Some(range), key, upload_id, number)
+            .await
+    }
+
+    /// The same, of the whole object without a range: S3 takes a range of objects over 5 MB only.
+    async fn copy_as_part(
+        &self,
+        source: &Source,
+        range: Option<Range<u64>>,
+        key: &str,
+        upload_id: &str,
+        number: u32,
+    ) -> Result<Option<CompletedPart>> {
         let sent = self
             .client
             .upload_part_copy()
@@ -172,7 +185,9 @@ impl Bucket {
             .part_number(i32::try_from(number).unwrap_or(i32::MAX))
             .copy_source(self.source_of(source))
             .copy_source_if_match(&source.etag)
-            .copy_source_range(format!("bytes={}-{}", range.start, range.end - 1))
+            .set_copy_source_range(
+                range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)),
+            )
             .customize()
             .config_override(patient())
             .send()
@@ -201,16 +216,14 @@ impl Bucket {
         }
     }
 
-    /// Lets S3 compute the SHA-256 of an object of at least one byte and at most [`MOST_COPIED_BYTES`]; reads nothing.
+    /// Lets S3 compute the SHA-256 of an object of at most [`MOST_COPIED_BYTES`]; reads nothing.
     ///
     /// The object is copied as the only part of an upload under `key`, whose SHA-256 S3 tells, and the upload is given
     /// up: no object is made, and what a cut leaves goes with other abandoned uploads.
     /// Source: `ChecksumSHA256` of <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyPartResult.html>.
-    pub async fn hash(&self, source: &Source, size_bytes: u64, key: &str) -> Result<Hashed> {
+    pub async fn hash(&self, source: &Source, key: &str) -> Result<Hashed> {
         let upload_id = self.begin_copy(key, "application/octet-stream").await?;
-        let copied = self
-            .copy_part(source, 0..size_bytes, key, &upload_id, 1)
-            .await;
+        let copied = self.copy_as_part(source, None, key, &upload_id, 1).await;
         let given_up = self.abort_upload(key, &upload_id).await;
         let hashed = match copied? {
             Some(CompletedPart {
