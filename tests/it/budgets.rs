@@ -219,10 +219,14 @@ async fn validation_and_packaging_keep_their_budget() {
             // The manifest, then what is said of the version: the report tells some of it.
             "PutObject",
             "GetObject",
+            "GetPublicKey",
+            "Sign",
             "PutObject",
             "PutObject",
             "PutObject",
+            "Sign",
             "PutObject",
+            "Sign",
             "PutObject",
             "PutObject",
             // The configuration for OCI clients, then what the version is to them and what it has by digest.
