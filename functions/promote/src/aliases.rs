@@ -517,6 +517,7 @@ pub(crate) async fn decide(
         alias,
         from: held,
         version: loaded.version.clone(),
+        is_guarded: verdict.is_guarded,
         guards: verdict.guards,
         closes_request: wanted.request.is_some(),
         event,

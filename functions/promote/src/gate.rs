@@ -101,7 +101,7 @@ pub(crate) struct Finding {
 pub(crate) struct Verdict {
     /// Every condition that guards the target.
     pub(crate) findings: Vec<Finding>,
-    /// The settings that the verdict rests on; empty if nothing guards the target.
+    /// The settings that the verdict rests on; empty if there are none.
     pub(crate) guards: Vec<(Realm, SettingsHead)>,
     /// The protections that guard the target, with the scope of each.
     pub(crate) protections: Vec<(&'static str, Protection)>,
@@ -175,11 +175,20 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
     let id = &ask.version.id;
     let heads = ask.governing.heads(&id.model);
     let names = names_of(&heads);
+    // Where anything is governed, what is not guarded rests on that: a protection may come at the same moment.
+    let unguarded = Verdict {
+        guards: if heads.is_empty() {
+            Vec::new()
+        } else {
+            ask.governing.all_heads(&id.model)
+        },
+        ..Verdict::default()
+    };
     if !names
         .iter()
         .any(|(_, kind, _)| *kind == SettingsKind::Protections)
     {
-        return Ok(Verdict::default());
+        return Ok(unguarded);
     }
     let mut wanted = Evidence {
         settings: names.clone(),
@@ -193,7 +202,7 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
             .await?;
         let guarding = guarding(&names, &known, ask.target)?;
         if guarding.is_empty() {
-            return Ok(Verdict::default());
+            return Ok(unguarded);
         }
         needs = Needs::of(guarding.iter().map(|(_, protection)| protection));
     }
@@ -218,7 +227,7 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
         .await?;
     let protections = guarding(&names, &found, ask.target)?;
     if protections.is_empty() {
-        return Ok(Verdict::default());
+        return Ok(unguarded);
     }
     let needs = Needs::of(protections.iter().map(|(_, protection)| protection));
     let metadata: Metadata = document(app, ask.version, "metadata", needs.metadata, &found).await?;
@@ -258,7 +267,7 @@ pub(crate) async fn judge(app: &App, ask: &Ask<'_>) -> Result<Verdict> {
         policy: policy_of(&heads),
         protections,
         is_guarded: true,
-        guards: heads,
+        guards: unguarded.guards,
         holder: holder.map(|(version, _)| version.id.number),
         judged_top,
     })

@@ -134,6 +134,8 @@ pub enum Wish {
         revision: u64,
     },
     PutProtections {
+        /// Whether of the model, or of the registry.
+        of_model: bool,
         rules: usize,
         revision: u64,
     },
@@ -185,8 +187,10 @@ impl Wish {
     /// Of which revisions it is, if it replaces one.
     pub fn revises(&self, model: &str) -> Option<String> {
         match self {
-            Self::PutStages { of_model, .. } => Some(stages_path(*of_model, model)),
-            Self::PutProtections { .. } => Some("/v1/protections".to_owned()),
+            Self::PutStages { of_model, .. } => Some(settings_path("stages", *of_model, model)),
+            Self::PutProtections { of_model, .. } => {
+                Some(settings_path("protections", *of_model, model))
+            }
             Self::PutRollout { place, .. } | Self::RollRolloutBack { place } => {
                 Some((*place).to_owned())
             }
@@ -284,13 +288,17 @@ impl Wish {
                 Self::PutStages {
                     of_model,
                     rules: rng.usize(..STAGE_RULES.len()),
-                    revision: revision(&stages_path(of_model, model)),
+                    revision: revision(&settings_path("stages", of_model, model)),
                 }
             }
-            131..133 => Self::PutProtections {
-                rules: rng.usize(..PROTECTIONS.len()),
-                revision: revision("/v1/protections"),
-            },
+            131..133 => {
+                let of_model = rng.bool();
+                Self::PutProtections {
+                    of_model,
+                    rules: rng.usize(..PROTECTIONS.len()),
+                    revision: revision(&settings_path("protections", of_model, model)),
+                }
+            }
             133..135 => Self::GrantWaiver,
             135..137 => Self::RevokeWaivers,
             137..145 => {
@@ -330,6 +338,7 @@ impl Wish {
             2 => Some((
                 MODELS[0],
                 Self::PutProtections {
+                    of_model: false,
                     rules: 0,
                     revision: 0,
                 },
@@ -468,18 +477,22 @@ impl Wish {
                 revision,
             } => (
                 "PUT",
-                stages_path(*of_model, model),
+                settings_path("stages", *of_model, model),
                 json!({"expected_revision": revision, "stages": parsed(STAGE_RULES[*rules]),
                     "transitions": {"Archived": ["None", "Staging"]}}),
             ),
-            Self::PutProtections { rules, revision } => {
+            Self::PutProtections {
+                of_model,
+                rules,
+                revision,
+            } => {
                 let mut protection = parsed(PROTECTIONS[*rules]);
                 protection["id"] = "p".into();
                 protection["conditions"] = json!([]);
                 protection["waiver_groups"] = json!(["risk"]);
                 (
                     "PUT",
-                    "/v1/protections".to_owned(),
+                    settings_path("protections", *of_model, model),
                     json!({"expected_revision": revision, "protections": [protection]}),
                 )
             }
@@ -529,11 +542,11 @@ impl Wish {
     }
 }
 
-fn stages_path(of_model: bool, model: &str) -> String {
+fn settings_path(kind: &str, of_model: bool, model: &str) -> String {
     if of_model {
-        format!("/v1/models/{model}/stages")
+        format!("/v1/models/{model}/{kind}")
     } else {
-        "/v1/stages".to_owned()
+        format!("/v1/{kind}")
     }
 }
 

@@ -327,14 +327,11 @@ impl Model {
         change: &Change<'_>,
         to: u32,
         claim: &str,
-        needed: usize,
+        needed: [usize; 2],
     ) -> Result<(), String> {
-        let is_waived = self.is_waived(change);
+        let needed = needed[usize::from(self.is_waived(change))];
         if change.data["request_id"].is_null() {
-            return allow(
-                needed == 0 || is_waived,
-                "it was promoted without approvals",
-            );
+            return allow(needed == 0, "it was promoted without approvals");
         }
         let request = self.open_request(change)?;
         allow(
@@ -342,9 +339,8 @@ impl Model {
             "another promotion was asked for",
         )?;
         // A request for what nothing guards needs one person.
-        let enough = request.approvers.len() >= needed.max(1);
         allow(
-            enough || (is_waived && !request.approvers.is_empty()),
+            request.approvers.len() >= needed.max(1),
             "it was promoted with too few approvals",
         )?;
         request.is_open = false;
@@ -487,7 +483,7 @@ impl Model {
                 expecting(wanted, Expected::Anything, *sequence)?;
                 let held = to.is_some_and(|to| alias.held.contains(&to));
                 allow(
-                    held || needed == 0 || self.is_waived(change),
+                    held || needed[usize::from(self.is_waived(change))] == 0,
                     "it was rolled back to what it never held, without approvals",
                 )?;
                 match asked {

@@ -14,7 +14,7 @@ pub struct World {
     pub(crate) models: BTreeMap<String, Model>,
     /// Revision and document of the stages of the registry (by the empty home) and of models.
     stages: BTreeMap<String, (u64, Value)>,
-    protections: (u64, Value),
+    protections: BTreeMap<String, (u64, Value)>,
     places: BTreeMap<String, Place>,
 }
 
@@ -30,7 +30,8 @@ struct Place {
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     stages: Value,
-    protections: Value,
+    /// Of the registry, which waivers lift, and of the model, which nothing lifts.
+    protections: [Value; 2],
 }
 
 impl Rules {
@@ -50,18 +51,24 @@ impl Rules {
             .any(|one| one["name"] == stage && one["exclusive"] == true)
     }
 
-    /// How many people must approve what gets to an alias.
-    pub fn approvals_for_alias(&self, alias: &str) -> usize {
+    /// How many people must approve what gets to an alias, without a waiver and with one.
+    pub fn approvals_for_alias(&self, alias: &str) -> [usize; 2] {
         self.approvals("aliases", alias)
     }
 
-    /// How many people must approve what gets to a stage.
-    pub fn approvals_for_stage(&self, stage: &str) -> usize {
+    /// How many people must approve what gets to a stage, without a waiver and with one.
+    pub fn approvals_for_stage(&self, stage: &str) -> [usize; 2] {
         self.approvals("stages", stage)
     }
 
-    fn approvals(&self, kind: &str, name: &str) -> usize {
-        let all = self.protections["protections"].as_array();
+    fn approvals(&self, kind: &str, name: &str) -> [usize; 2] {
+        let [registry, model] =
+            [0, 1].map(|index| Self::needed(&self.protections[index], kind, name));
+        [registry.max(model), model]
+    }
+
+    fn needed(protections: &Value, kind: &str, name: &str) -> usize {
+        let all = protections["protections"].as_array();
         all.into_iter()
             .flatten()
             .filter(|one| {
@@ -83,7 +90,12 @@ impl World {
             stages: own
                 .map(|(_, document)| document.clone())
                 .unwrap_or_default(),
-            protections: self.protections.1.clone(),
+            protections: ["", home].map(|home| {
+                let found = self.protections.get(home);
+                found
+                    .map(|(_, document)| document.clone())
+                    .unwrap_or_default()
+            }),
         }
     }
 
@@ -98,20 +110,20 @@ impl World {
         let means = self.names.get(name).cloned();
         let is_meant = means.as_deref() == Some(home);
         match change.kind {
-            "stages.changed" => {
+            "stages.changed" | "protections.changed" => {
                 allow(
                     home.is_empty() || is_meant,
-                    "the stages of another model were changed",
+                    "the settings of another model were changed",
                 )?;
-                let before = self.stages.get(home).map_or(0, |(revision, _)| *revision);
+                let settings = if change.kind == "stages.changed" {
+                    &mut self.stages
+                } else {
+                    &mut self.protections
+                };
+                let before = settings.get(home).map_or(0, |(revision, _)| *revision);
                 let next = next_revision(change, before)?;
                 let document = change.data["document"].clone();
-                self.stages.insert(home.to_owned(), (next, document));
-                return Ok(());
-            }
-            "protections.changed" => {
-                let next = next_revision(change, self.protections.0)?;
-                self.protections = (next, change.data["document"].clone());
+                settings.insert(home.to_owned(), (next, document));
                 return Ok(());
             }
             "model.created" => {
@@ -156,6 +168,8 @@ impl World {
                 return Ok(());
             }
             "rollout.changed" => return self.serve(home, change, wish),
+            // A denial changes nothing, and is recorded of the model that was meant when it was decided.
+            "promotion.denied" => return Ok(()),
             "promotion.expired" => {}
             _ => allow(is_meant, "the name meant another model")?,
         }

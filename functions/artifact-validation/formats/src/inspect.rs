@@ -341,6 +341,30 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
             torch::salvage(check)?;
         }
     }
+    let is_program = found.is_some_and(|format| {
+        [
+            "pickle",
+            "torch",
+            "torch-legacy",
+            "torch-tar",
+            "compressed",
+            "archive",
+        ]
+        .contains(&format.name)
+    });
+    if !is_program {
+        let runs = pickle::also_runs(check.source)?;
+        if let Some((_, offset, _)) = runs.first() {
+            check.find(
+                &POLYGLOT,
+                Some(*offset),
+                "the file is also a pickle that runs something",
+            );
+        }
+        for (rule, offset, detail) in runs {
+            check.find(rule, Some(offset), detail);
+        }
+    }
     let Some(found) = found else {
         check.find(&UNKNOWN, None, "the content matches no supported format");
         return Ok("unknown");

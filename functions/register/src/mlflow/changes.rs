@@ -107,6 +107,7 @@ fn removal(
         from: Some(from),
         version: None,
         guards: Vec::new(),
+        is_guarded: false,
         closes_request: false,
         event,
         answer: None,

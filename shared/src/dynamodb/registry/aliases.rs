@@ -53,8 +53,10 @@ pub struct AliasChange {
     pub from: Option<VersionNumber>,
     /// The version that it will hold, as it was seen.
     pub version: Option<Version>,
-    /// The settings that the decision rests on; empty where nothing guards the alias.
+    /// The settings that the decision rests on; empty where there are none.
     pub guards: Vec<(Realm, SettingsHead)>,
+    /// Whether a protection guards the alias, so that the decision rests on what the version is.
+    pub is_guarded: bool,
     /// Whether it ends a promotion request that held on to the version.
     pub closes_request: bool,
     /// The event that tells it.
@@ -331,11 +333,7 @@ impl Registry {
                 })
                 .named("held", held_by(&alias.name))
                 .value("one", as_number(1)),
-                condition: as_seen(
-                    &alias.model,
-                    change.version.as_ref(),
-                    !change.guards.is_empty(),
-                ),
+                condition: as_seen(&alias.model, change.version.as_ref(), change.is_guarded),
             });
         }
         if let Some(from) = change.from {
