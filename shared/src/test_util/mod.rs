@@ -1,8 +1,9 @@
 //! For tests: a probe that counts what AWS calls cost, and cuts a process between two of them.
 
 use aws_sdk_dynamodb::operation::{
-    batch_get_item::BatchGetItemOutput, delete_item::DeleteItemOutput, get_item::GetItemOutput,
-    put_item::PutItemOutput, query::QueryOutput, transact_write_items::TransactWriteItemsOutput,
+    batch_get_item::BatchGetItemOutput, batch_write_item::BatchWriteItemOutput,
+    delete_item::DeleteItemOutput, get_item::GetItemOutput, put_item::PutItemOutput,
+    query::QueryOutput, transact_write_items::TransactWriteItemsOutput,
     update_item::UpdateItemOutput,
 };
 use aws_sdk_dynamodb::types::ConsumedCapacity;
@@ -245,6 +246,9 @@ fn units_of(output: &Output) -> f64 {
         return one(output.consumed_capacity());
     }
     if let Some(output) = output.downcast_ref::<BatchGetItemOutput>() {
+        return many(output.consumed_capacity());
+    }
+    if let Some(output) = output.downcast_ref::<BatchWriteItemOutput>() {
         return many(output.consumed_capacity());
     }
     if let Some(output) = output.downcast_ref::<TransactWriteItemsOutput>() {
