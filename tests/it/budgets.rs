@@ -219,10 +219,15 @@ async fn validation_and_packaging_keep_their_budget() {
             // The manifest, then what is said of the version: the report tells some of it.
             "PutObject",
             "GetObject",
+            // The public key, once in a process; each statement is signed before it is written.
+            "GetPublicKey",
+            "Sign",
             "PutObject",
             "PutObject",
             "PutObject",
+            "Sign",
             "PutObject",
+            "Sign",
             "PutObject",
             "PutObject",
             // The configuration for OCI clients, then what the version is to them and what it has by digest.

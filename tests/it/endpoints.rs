@@ -118,7 +118,7 @@ impl Endpoint {
         let mut sequences = Vec::new();
         for body in self.got.lock().unwrap().iter() {
             if body["model"] == model {
-                let sequence = body["chain"]["sequence"].as_u64().unwrap();
+                let sequence = body["chainsequence"].as_u64().unwrap();
                 if !sequences.contains(&sequence) {
                     sequences.push(sequence);
                 }

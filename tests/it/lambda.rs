@@ -601,6 +601,21 @@ async fn a_model_travels_the_whole_way_through_the_bootstraps() {
         bytes,
         "bytes downloaded equal bytes uploaded"
     );
+    let repository = shared::domain::Repository {
+        tenant: shared::domain::TenantName::default_tenant(),
+        model: shared::domain::ModelName::parse(MODEL).unwrap(),
+    };
+    let pulled = format!("/v2/{repository}");
+    let path = format!("{pulled}/manifests/1");
+    let manifest = lambda.expect(200, "oci", "GET", &path, None).await;
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    assert_eq!(layer, digest(&bytes));
+    let event = request("GET", &format!("{pulled}/blobs/{layer}"), None);
+    let answer = lambda.function("oci").answer(event).await;
+    assert_eq!(answer["statusCode"], 307, "{answer}");
+    let event = request("HEAD", &format!("{pulled}/blobs/{layer}"), None);
+    let answer = lambda.function("oci").answer(event).await;
+    assert_eq!(answer["headers"]["content-length"], bytes.len().to_string());
 
     let page = lambda
         .expect(
@@ -764,7 +779,8 @@ fn authorization(event: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorizer_says_who_calls_and_the_functions_believe_it_alone() {
-    let mut lambda = Deployment::start(&["register", "query", "artifacts", "authorizer"]).await;
+    let mut lambda =
+        Deployment::start(&["register", "query", "artifacts", "authorizer", "oci"]).await;
     let administrator = authorizer::administrator_token(TOKEN_SECRET);
     let mut known = Vec::new();
     for header in [
@@ -815,6 +831,14 @@ async fn the_authorizer_says_who_calls_and_the_functions_believe_it_alone() {
         );
         assert!(body["message"].as_str().unwrap().len() > 10, "{body}");
     }
+    // Who pulls is told where to bring a token, by the name under which the gateway was asked.
+    let event = with("GET", "/v2/", None, &known[2]);
+    let answer = lambda.function("oci").answer(event).await;
+    assert_eq!(answer["statusCode"], 401);
+    assert_eq!(
+        answer["headers"]["www-authenticate"],
+        "Bearer realm=\"https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com/v2/token\",service=\"slipway\""
+    );
     // The route of tokens is the authorizer's own, and its HTTP side beside its other one.
     let new = json!({"name": "ci", "actions": ["read"], "groups": ["ml"]});
     let event = with("POST", "/v1/tokens", Some(&new), &known[0]);

@@ -215,7 +215,7 @@ async fn ten_thousand_versions_are_searched_honestly_and_within_the_budget() {
         (
             vec![
                 ("filter", "name = 'iris' AND run_id = 'r7'"),
-                ("max_results", "30"),
+                ("max_results", "50"),
             ],
             newest(those(|at| at % 100 == 7)),
         ),
@@ -223,7 +223,7 @@ async fn ten_thousand_versions_are_searched_honestly_and_within_the_budget() {
             vec![
                 ("filter", "name = 'iris' AND tags.team = '3'"),
                 ("order_by", "version_number DESC"),
-                ("max_results", "400"),
+                ("max_results", "600"),
             ],
             those(|at| at % 10 == 3).into_iter().rev().collect(),
         ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from conftest import Registry
@@ -95,6 +96,23 @@ def test_a_subscriber_hears_of_every_change_and_can_verify_it(registry: Registry
     registry.call("DELETE", "/v1/models/heard/aliases/champion?expected_version=1")
     registry.call("PATCH", "/v1/models/heard", {"description": "nobody hears this"}).expect(200)
     assert len(receiver.received) == before
+
+
+def test_what_is_sent_is_a_cloud_event_to_the_public_library(registry: Registry, receiver: Receiver) -> None:
+    body = {"url": receiver.url, "model": "cloudy"}
+    subscription = registry.call("POST", "/v1/subscriptions", body).expect(201)
+    registry.call("POST", "/v1/models", {"name": "cloudy"}).expect(201)
+    registry.call("PATCH", "/v1/models/cloudy", {"description": "a"}).expect(200)
+    registry.eventually(lambda: receiver.of_type("model.updated"), "the webhook of the change")
+    for headers, content in receiver.received:
+        event = from_http_event(HTTPMessage(headers, content))
+        assert event.get_type() in ("model.created", "model.updated")
+        assert event.get_source() == "/t/default"
+        assert event.get_extension("model") == event.get_extension("modelid") == "cloudy"
+        assert isinstance(event.get_data(), dict)
+    places = [json.loads(content)["chainsequence"] for _, content in receiver.received]
+    assert places == sorted(places)
+    registry.call("DELETE", f"/v1/subscriptions/{subscription['id']}").expect(200)
 
 
 def delivered(registry: Registry, subscription: str, count: int) -> list[dict] | None:

@@ -1,7 +1,7 @@
 //! One POST to an endpoint: bounded in time and size, without redirects, to checked addresses only.
 
 use crate::address::{PublicResolver, Refused, parse_url};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Response};
 use shared::domain::Timestamp;
 use shared::{App, Error, Result};
@@ -34,7 +34,7 @@ pub(crate) struct Answer {
     pub(crate) start: Vec<u8>,
 }
 
-/// Posts a JSON body; the error is a word for the delivery log that holds nothing of URL, secret or body.
+/// Posts a body; the error is a word for the delivery log that holds nothing of URL, secret or body.
 pub(crate) async fn post(
     app: &App,
     url: &str,
@@ -51,7 +51,6 @@ pub(crate) async fn post(
     let mut response = client
         .post(url)
         .headers(headers)
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .body(body)
         .send()
         .await

@@ -412,6 +412,7 @@ fn headers_of(
         headers.insert(HeaderName::from_static(name), value);
         Ok(())
     };
+    set("content-type", message.media_type.to_owned())?;
     set("webhook-id", id.clone())?;
     set("webhook-timestamp", timestamp.to_string())?;
     set("x-mlflow-delivery-id", id.clone())?;

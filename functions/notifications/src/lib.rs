@@ -13,6 +13,7 @@
 mod address;
 mod audit;
 mod client;
+mod cloud_event;
 mod deliver;
 mod dispatch;
 mod facts;

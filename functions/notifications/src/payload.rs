@@ -1,10 +1,14 @@
 //! What is sent for an event: one message or several, each with the id by which its receiver tells repetitions.
 
+use crate::cloud_event;
 use crate::messages;
 use crate::mlflow::payload as mlflow;
 use shared::domain::subscription::Format;
 use shared::domain::{Event, Subscription};
-use shared::{App, Result, check_token};
+use shared::{App, Result};
+
+/// The media type of bodies that are JSON and have none of their own.
+pub(crate) const JSON: &str = "application/json";
 
 /// One message to an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub(crate) struct Message {
     pub(crate) id: String,
     /// The subject, for e-mail.
     pub(crate) subject: String,
+    /// The media type of the body.
+    pub(crate) media_type: &'static str,
     /// The body.
     pub(crate) body: String,
 }
@@ -42,17 +48,24 @@ pub(crate) async fn messages_of(
         [] => String::new(),
     };
     let is_digest = events.len() > 1;
+    let mut media_type = JSON;
     let (subject, body) = match subscription.format {
         Format::Cloudevents | Format::Mlflow if is_digest => {
-            (String::new(), messages::batch(app, events))
+            media_type = cloud_event::BATCH_MEDIA_TYPE;
+            (String::new(), cloud_event::batch(app, events))
         }
         Format::Cloudevents | Format::Mlflow => {
-            let wire = check_token::to_delivered_wire(&app.config, first);
-            (String::new(), wire.to_string())
+            media_type = cloud_event::MEDIA_TYPE;
+            (String::new(), cloud_event::one(app, first))
         }
         Format::Slack => (String::new(), messages::slack(app, subscription, events)?),
         Format::Teams => (String::new(), messages::teams(app, subscription, events)?),
         Format::Email => messages::email(app, subscription, events)?,
     };
-    Ok(vec![Message { id, subject, body }])
+    Ok(vec![Message {
+        id,
+        subject,
+        media_type,
+        body,
+    }])
 }

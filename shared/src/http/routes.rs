@@ -189,7 +189,8 @@ impl Edge {
         }
     }
 
-    fn render(self, error: &Error, request_id: &str) -> Response {
+    /// The answer for an error.
+    pub fn render(self, error: &Error, request_id: &str) -> Response {
         match self {
             Self::Native => render_error(error, request_id),
             Self::Mlflow => mlflow::error::render(error),

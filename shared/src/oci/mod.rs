@@ -21,7 +21,7 @@ pub const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// The bytes of a configuration that says nothing.
 pub const EMPTY: &[u8] = b"{}";
 /// Largest manifest that is served, in bytes: what clients read at most.
-pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
+pub const MAX_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
 /// Header with the digest of the body, or of what the body would be.
 pub const DIGEST_HEADER: &str = "docker-content-digest";
 

@@ -6,6 +6,7 @@ use crate::report::Verdict;
 use crate::rules::Rule;
 use crate::source::ReadError;
 use crate::text::extension;
+use crate::zip::{END_REACH, ends_like_zip};
 
 const PICTURE: Rule = Rule {
     id: "companion.picture-content",
@@ -47,7 +48,9 @@ fn is_vocabulary(head: &[u8], extension: &str, size: u64) -> bool {
 
 /// Inspects a companion: nothing in it is run by whoever reads it.
 pub fn check(check: &mut Check<'_>) -> Result<(), ReadError> {
-    if crate::zip::ends_like_zip(check.source)? {
+    let size = check.size();
+    let tail = check.read(size.saturating_sub(END_REACH)..size)?;
+    if ends_like_zip(check.source, &tail)? {
         check.find(&PICTURE, None, "the file ends like a zip archive");
     }
     Ok(())

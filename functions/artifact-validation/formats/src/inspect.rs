@@ -75,7 +75,7 @@ impl Limits {
     }
 }
 
-/// How much of the beginning, and of the end, of a file decides its format.
+/// How much of the beginning of a file decides its format; of its end, it is what readers of zip files search.
 const EDGE_BYTES: u64 = 64 * 1024;
 
 type Detect = fn(&[u8], &[u8], &str, u64) -> bool;
@@ -315,7 +315,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
     let tail = if size <= EDGE_BYTES {
         head.clone()
     } else {
-        check.read(size - EDGE_BYTES..size)?
+        check.read(size.saturating_sub(zip::END_REACH)..size)?
     };
     let path = check.path.to_owned();
     let name = path.rsplit("!/").next().unwrap_or(&path);
@@ -329,7 +329,7 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
         found
     };
     // Readers of zip files search their end for a directory, whatever the beginning says.
-    if !head.starts_with(b"PK\x03\x04") && zip::ends_like_zip(check.source)? {
+    if !head.starts_with(b"PK\x03\x04") && zip::ends_like_zip(check.source, &tail)? {
         let directory = zip::Archive::open(check.source).is_ok();
         let inside_archive = found.is_some_and(|format| format.name == "archive");
         if directory || !inside_archive {
@@ -339,6 +339,30 @@ fn check_file(check: &mut Check<'_>) -> Result<&'static str, ReadError> {
                 "the file ends like a zip archive but does not begin like one",
             );
             torch::salvage(check)?;
+        }
+    }
+    let is_program = found.is_some_and(|format| {
+        [
+            "pickle",
+            "torch",
+            "torch-legacy",
+            "torch-tar",
+            "compressed",
+            "archive",
+        ]
+        .contains(&format.name)
+    });
+    if !is_program {
+        let runs = pickle::also_runs(check.source)?;
+        if let Some((_, offset, _)) = runs.first() {
+            check.find(
+                &POLYGLOT,
+                Some(*offset),
+                "the file is also a pickle that runs something",
+            );
+        }
+        for (rule, offset, detail) in runs {
+            check.find(rule, Some(offset), detail);
         }
     }
     let Some(found) = found else {

@@ -183,7 +183,7 @@ impl std::fmt::Debug for Archive<'_> {
 }
 
 /// Furthest from the end that readers look for the end record: behind it lies a comment of at most 65,535 bytes, and Python looks one byte further.
-const END_REACH: u64 = 65_536 + END_BYTES as u64;
+pub const END_REACH: u64 = 65_536 + END_BYTES as u64;
 /// Most end records that are looked at in one file.
 const MAX_ENDS: usize = 64;
 
@@ -192,10 +192,10 @@ const MAX_ENDS: usize = 64;
 /// They search the end for its record, and hardly any holds the record's fields against each other: disks, counts and
 /// the length of the comment are ignored here as they are there.
 /// What tells a record from bytes by chance is a table of members in one of the two places where readers expect it.
-pub fn ends_like_zip(source: &dyn Source) -> Result<bool, ReadError> {
-    let size = source.size();
-    let start = size.saturating_sub(END_REACH);
-    let tail = source.read(start..size)?;
+///
+/// `tail` is the end of `source`, of [`END_REACH`] bytes or all there is.
+pub fn ends_like_zip(source: &dyn Source, tail: &[u8]) -> Result<bool, ReadError> {
+    let start = source.size().saturating_sub(tail.len() as u64);
     let last = tail.len().saturating_sub(END_BYTES - 1);
     let ends = (0..last)
         .rev()

@@ -605,6 +605,18 @@ fn code_by_value_cannot_run_while_it_comes_to_life() {
 }
 
 #[test]
+fn a_file_of_another_format_cannot_be_a_pickle_too() {
+    // The string of the pickle is the identifier of a flatbuffer, and its first bytes are where the root lies.
+    let mut file = b"\x80\x04\x8c\x04TFL30cposix\ngetpid\n)R.".to_vec();
+    file.resize(0x048c_0480 + 64, 0);
+    for name in ["model.bin", "model.tflite"] {
+        assert_eq!(verdict(name, file.clone()), Verdict::Unsafe, "{name}");
+    }
+    let short = file[..200].to_vec();
+    assert_eq!(verdict("model.bin", short), Verdict::Unsafe);
+}
+
+#[test]
 fn pickles_in_text_form_are_found_behind_any_beginning() {
     let tail = b"cposix\ngetpid\n(S'x'\ntR.".as_slice();
     let beginnings = [
@@ -613,6 +625,11 @@ fn pickles_in_text_form_are_found_behind_any_beginning() {
         b"S'line'\n0".repeat(30_000),
         vec![b'('; 1500],
         b"I0x10\n0".to_vec(),
+        b"Np1_0\n0".to_vec(),
+        (0..5000)
+            .flat_map(|slot| format!("Np{}\n0", slot + 7).into_bytes())
+            .collect(),
+        [b"F", vec![b'0'; 1_500_000].as_slice(), b"1.5\n0"].concat(),
         b"L+1L\n0".repeat(20_000),
         [b"\x96\x04\0\0\0\0\0\0\0aaaa0".as_slice()].concat(),
     ];

@@ -84,6 +84,7 @@ async fn a_delivery_carries_the_headers_of_both_conventions() {
         let mut subscription = sealed(&app, subscription("s", &[], None), &[new, old]);
         subscription.url = format!("http://{host}:{port}/hook");
         let message = Message {
+            media_type: crate::payload::JSON,
             id: "01J".into(),
             subject: String::new(),
             body: r#"{"a":1}"#.into(),

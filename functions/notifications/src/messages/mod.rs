@@ -9,21 +9,13 @@ use crate::messages::summary::{link, summary};
 use crate::messages::template::{Target, render};
 use serde_json::{Value, json};
 use shared::domain::{Event, Subscription};
-use shared::{App, Result, check_token};
+use shared::{App, Result};
 
 /// Most events that a message tells one by one; of more it tells how many there are.
 const MOST_SHOWN: usize = 20;
 
 /// Longest text of a section in Slack, in characters.
 const SLACK_SECTION: usize = 3_000;
-
-/// Several events as one body: an array, as the batched mode of `CloudEvents` has it.
-pub(crate) fn batch(app: &App, events: &[&Event]) -> String {
-    let wires = events
-        .iter()
-        .map(|event| check_token::to_delivered_wire(&app.config, event));
-    Value::Array(wires.collect()).to_string()
-}
 
 /// A Slack message in Block Kit: <https://docs.slack.dev/reference/block-kit>.
 pub(crate) fn slack(app: &App, subscription: &Subscription, events: &[&Event]) -> Result<String> {

@@ -4,7 +4,7 @@
 
 use super::events::{self, PROMPT_TAG, Tag, actions_of, entity_of, is_wanted};
 use crate::facts::{model_notes, version_notes};
-use crate::payload::Message;
+use crate::payload::{JSON, Message};
 use serde_json::{Map, Value, json};
 use shared::domain::model::Notes;
 use shared::domain::{Event, EventType, Subscription, Timestamp};
@@ -61,6 +61,7 @@ fn message(id: String, entity: &str, action: &str, at: Timestamp, data: &Value) 
         "data": data,
     });
     Message {
+        media_type: JSON,
         id,
         subject: String::new(),
         body: body.to_string(),

@@ -4,9 +4,12 @@
 
 use crate::attest::Subject;
 use crate::attest::facts::Facts;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use shared::domain::Artifact;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Fields in the order of their names, so that the same configuration is always the same bytes.
+type Fields = BTreeMap<&'static str, Value>;
 
 /// Formats of files that hold no numbers of a model.
 const OTHER_FORMATS: [&str; 10] = [
@@ -50,32 +53,36 @@ const PRECISIONS: &[(&str, &[&str])] = &[
 ];
 
 /// The configuration of a version with these files, which are in the order of the layers.
-pub(super) fn write(subject: &Subject<'_>, artifacts: &[&Artifact]) -> Value {
+pub(super) fn write(
+    subject: &Subject<'_>,
+    artifacts: &[&Artifact],
+) -> BTreeMap<&'static str, Fields> {
     let facts = Facts::of(subject);
     let digests: Vec<_> = artifacts.iter().map(|artifact| &artifact.digest).collect();
-    json!({
-        "descriptor": descriptor(subject, &facts),
-        "config": technical(&facts),
-        // A raw layer is its own content.
-        "modelfs": {"type": "layers", "diffIds": digests},
-    })
+    // A raw layer is its own content.
+    let layers = Fields::from([("type", json!("layers")), ("diffIds", json!(digests))]);
+    BTreeMap::from([
+        ("descriptor", descriptor(subject, &facts)),
+        ("config", technical(&facts)),
+        ("modelfs", layers),
+    ])
 }
 
-fn descriptor(subject: &Subject<'_>, facts: &Facts) -> Map<String, Value> {
+fn descriptor(subject: &Subject<'_>, facts: &Facts) -> Fields {
     let version = subject.version;
     let metadata = &subject.metadata;
-    let mut fields = Map::new();
-    fields.insert("createdAt".into(), json!(version.created_at));
-    fields.insert("name".into(), version.id.model.as_str().into());
-    fields.insert("version".into(), version.id.number.to_string().into());
+    let mut fields = Fields::new();
+    fields.insert("createdAt", json!(version.created_at));
+    fields.insert("name", version.id.model.as_str().into());
+    fields.insert("version", version.id.number.to_string().into());
     if let Some(author) = &metadata.author {
-        fields.insert("authors".into(), json!([author]));
+        fields.insert("authors", json!([author]));
     }
     if let Some(code) = &metadata.code {
         if let Some(repository) = &code.repository {
-            fields.insert("sourceURL".into(), repository.as_str().into());
+            fields.insert("sourceURL", repository.as_str().into());
         }
-        fields.insert("revision".into(), code.commit.as_str().into());
+        fields.insert("revision", code.commit.as_str().into());
     }
     let datasets: Vec<&String> = metadata
         .datasets
@@ -83,15 +90,15 @@ fn descriptor(subject: &Subject<'_>, facts: &Facts) -> Map<String, Value> {
         .filter_map(|dataset| dataset.uri.as_ref().or(dataset.source.as_ref()))
         .collect();
     if !datasets.is_empty() {
-        fields.insert("datasetsURL".into(), json!(datasets));
+        fields.insert("datasetsURL", json!(datasets));
     }
     if !facts.licences.is_empty() {
-        fields.insert("licenses".into(), json!(facts.licences));
+        fields.insert("licenses", json!(facts.licences));
     }
     fields
 }
 
-fn technical(facts: &Facts) -> Map<String, Value> {
+fn technical(facts: &Facts) -> Fields {
     let formats: Vec<&str> = facts
         .formats
         .iter()
@@ -118,7 +125,7 @@ fn technical(facts: &Facts) -> Map<String, Value> {
     .into_iter()
     .filter_map(|(name, text)| {
         let text = text.filter(|text| !text.is_empty())?;
-        Some((name.to_owned(), text.into()))
+        Some((name, text.into()))
     })
     .collect()
 }

@@ -1,7 +1,7 @@
 //! Layers: one for each file, of the kind that its name suggests.
 
-use super::{Descriptor, TITLE};
-use serde_json::Map;
+use super::TITLE;
+use super::image::{Annotations, Descriptor};
 use shared::domain::Artifact;
 
 /// Annotation with the path of a file within its model.
@@ -102,12 +102,12 @@ const EXTENSIONS: &[(&str, &[&str])] = &[
 /// The layer of a file.
 pub(super) fn of(artifact: &Artifact) -> Descriptor<'_> {
     let path = artifact.path.as_str();
-    let mut annotations = Map::new();
-    annotations.insert(FILE_PATH.into(), path.into());
-    annotations.insert(IS_GUESSED.into(), "true".into());
-    annotations.insert(TITLE.into(), path.into());
     Descriptor {
-        annotations,
+        annotations: Annotations::from([
+            (FILE_PATH, path.to_owned()),
+            (IS_GUESSED, "true".to_owned()),
+            (TITLE, path.to_owned()),
+        ]),
         ..Descriptor::new(media_type(path), &artifact.digest, artifact.size_bytes)
     }
 }

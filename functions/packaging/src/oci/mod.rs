@@ -5,17 +5,15 @@
 //! All manifests are made once, when the version is packaged, and kept byte for byte: their digests are their names.
 
 mod config;
+mod image;
 mod layers;
 
 use crate::attest::{Attestation, Subject, put_once};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use image::{Annotations, Descriptor, ImageIndex, ImageManifest, written};
 use shared::documents::ITEM_BYTES;
 use shared::domain::{Artifact, Digest};
 use shared::dynamodb::{Blob, Contents};
-use shared::oci::{
-    EMPTY, EMPTY_TYPE, INDEX_TYPE, MANIFEST_TYPE, MAX_MANIFEST_BYTES, Manifest, OciDocument,
-};
+use shared::oci::{EMPTY, EMPTY_TYPE, MANIFEST_TYPE, MAX_MANIFEST_BYTES, Manifest, OciDocument};
 use shared::s3::keys;
 use shared::{App, Error, Result};
 
@@ -27,31 +25,6 @@ const CONFIG_TYPE: &str = "application/vnd.cncf.model.config.v1+json";
 const CREATED: &str = "org.opencontainers.image.created";
 /// Annotation with the name of a file, by which most clients name what they pull.
 const TITLE: &str = "org.opencontainers.image.title";
-
-/// What points to bytes: <https://github.com/opencontainers/image-spec/blob/main/descriptor.md>.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor<'a> {
-    media_type: &'a str,
-    digest: &'a Digest,
-    size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    annotations: Map<String, Value>,
-}
-
-impl<'a> Descriptor<'a> {
-    fn new(media_type: &'a str, digest: &'a Digest, size: u64) -> Self {
-        Self {
-            media_type,
-            digest,
-            size,
-            artifact_type: None,
-            annotations: Map::new(),
-        }
-    }
-}
 
 /// Makes what a version is to OCI clients, writes the parts that are objects, and indexes what it has by digest.
 ///
@@ -66,7 +39,8 @@ pub(crate) async fn describe(
     let mut artifacts: Vec<&Artifact> = subject.artifacts.iter().collect();
     artifacts.sort_by(|left, right| left.path.cmp(&right.path));
 
-    let config = to_json(&config::write(subject, &artifacts))?;
+    let config = serde_json::to_string(&config::write(subject, &artifacts))
+        .map_err(|error| Error::internal("writing a configuration", error))?;
     let key = keys::package(id, "oci-config.json");
     let config = put_once(app, key.clone(), config.into(), CONFIG_TYPE).await?;
     let mut contents = Contents::new();
@@ -97,8 +71,8 @@ pub(crate) async fn describe(
         .chain([config.digest.clone()])
         .collect();
     let config = Descriptor::new(CONFIG_TYPE, &config.digest, config.bytes.len() as u64);
-    let manifest = to_json(&model(subject, &config, &artifacts))?;
-    let mut document = if manifest.len() > MAX_MANIFEST_BYTES {
+    let manifest = model(subject, config, &artifacts)?;
+    let mut document = if manifest.size_bytes > MAX_MANIFEST_BYTES {
         tracing::warn!(
             model.name = id.model.as_str(),
             version.number = id.number.get(),
@@ -106,7 +80,7 @@ pub(crate) async fn describe(
         );
         OciDocument::default()
     } else {
-        refer(subject, Manifest::of(manifest), attestations)?
+        refer(subject, manifest, attestations)?
     };
     document.blobs = blobs;
     contents.extend(
@@ -126,23 +100,24 @@ pub(crate) async fn describe(
 }
 
 /// The manifest of a model.
-fn model(subject: &Subject<'_>, config: &Descriptor<'_>, artifacts: &[&Artifact]) -> Value {
+fn model(
+    subject: &Subject<'_>,
+    config: Descriptor<'_>,
+    artifacts: &[&Artifact],
+) -> Result<Manifest> {
     let version = subject.version;
-    let layers: Vec<Descriptor<'_>> = artifacts
+    let layers = artifacts
         .iter()
         .map(|artifact| layers::of(artifact))
         .collect();
-    json!({
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "artifactType": MODEL_TYPE,
-        "config": config,
-        "layers": layers,
-        "annotations": {
-            CREATED: version.created_at,
-            "org.opencontainers.image.version": version.id.number.to_string(),
-        },
-    })
+    let annotations = Annotations::from([
+        (CREATED, version.created_at.to_string()),
+        (
+            "org.opencontainers.image.version",
+            version.id.number.to_string(),
+        ),
+    ]);
+    written(&ImageManifest::new(MODEL_TYPE, config, layers, annotations))
 }
 
 /// The document of a version with this manifest: an artifact for each attestation, and their index.
@@ -151,62 +126,63 @@ fn refer(
     manifest: Manifest,
     attestations: &[Attestation],
 ) -> Result<OciDocument> {
-    let empty = Digest::of(EMPTY);
-    let mut referrers = Vec::with_capacity(attestations.len());
-    let mut entries = Vec::with_capacity(attestations.len());
-    for attestation in attestations {
-        let mut annotations = Map::new();
-        annotations.insert(CREATED.into(), json!(subject.version.created_at));
-        if let Some(predicate_type) = attestation.predicate_type {
-            // As the tools of Sigstore find the statement that they look for.
-            annotations.insert("dev.sigstore.bundle.content".into(), "dsse-envelope".into());
-            annotations.insert(
-                "dev.sigstore.bundle.predicateType".into(),
-                predicate_type.into(),
-            );
-        }
-        let mut layer = Descriptor::new(
-            attestation.media_type,
-            &attestation.digest,
-            attestation.size_bytes,
-        );
-        layer
-            .annotations
-            .insert(TITLE.into(), attestation.name.into());
-        let referrer = Manifest::of(to_json(&json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "artifactType": attestation.media_type,
-            "config": {
-                "mediaType": EMPTY_TYPE,
-                "digest": empty,
-                "size": EMPTY.len(),
-                "data": "e30=",
-            },
-            "layers": [layer],
-            "subject": Descriptor::new(MANIFEST_TYPE, &manifest.digest, manifest.size_bytes),
-            "annotations": annotations,
-        }))?);
-        entries.push(json!(Descriptor {
+    let about = Descriptor::new(MANIFEST_TYPE, &manifest.digest, manifest.size_bytes);
+    let referrers = attestations
+        .iter()
+        .map(|attestation| referrer(subject, attestation, about.clone()))
+        .collect::<Result<Vec<Manifest>>>()?;
+    let entries = attestations
+        .iter()
+        .zip(&referrers)
+        .map(|(attestation, referrer)| Descriptor {
             artifact_type: Some(attestation.media_type),
-            annotations,
+            annotations: annotations_of(subject, attestation),
             ..Descriptor::new(MANIFEST_TYPE, &referrer.digest, referrer.size_bytes)
-        }));
-        referrers.push(referrer);
-    }
-    let index = to_json(&json!({
-        "schemaVersion": 2,
-        "mediaType": INDEX_TYPE,
-        "manifests": entries,
-    }))?;
+        })
+        .collect();
+    let index = written(&ImageIndex::new(entries))?;
     Ok(OciDocument {
         manifest: Some(manifest),
         referrers,
-        index: Some(Manifest::of(index)),
+        index: Some(index),
         blobs: Vec::new(),
     })
 }
 
-fn to_json(value: &Value) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| Error::internal("writing a manifest", error))
+/// The manifest of an attestation: an artifact of one layer and no configuration.
+fn referrer(
+    subject: &Subject<'_>,
+    attestation: &Attestation,
+    about: Descriptor<'_>,
+) -> Result<Manifest> {
+    let empty = Digest::of(EMPTY);
+    let config = Descriptor {
+        data: Some("e30="),
+        ..Descriptor::new(EMPTY_TYPE, &empty, EMPTY.len() as u64)
+    };
+    let layer = Descriptor {
+        annotations: Annotations::from([(TITLE, attestation.name.to_owned())]),
+        ..Descriptor::new(
+            attestation.media_type,
+            &attestation.digest,
+            attestation.size_bytes,
+        )
+    };
+    let annotations = annotations_of(subject, attestation);
+    let manifest = ImageManifest::new(attestation.media_type, config, vec![layer], annotations);
+    written(&manifest.about(about))
+}
+
+/// What the manifest of an attestation says, and so its entry in the index.
+fn annotations_of(subject: &Subject<'_>, attestation: &Attestation) -> Annotations {
+    let mut annotations = Annotations::from([(CREATED, subject.version.created_at.to_string())]);
+    if let Some(predicate_type) = attestation.predicate_type {
+        // As the tools of Sigstore find the statement that they look for.
+        annotations.insert("dev.sigstore.bundle.content", "dsse-envelope".to_owned());
+        annotations.insert(
+            "dev.sigstore.bundle.predicateType",
+            predicate_type.to_owned(),
+        );
+    }
+    annotations
 }

@@ -131,6 +131,11 @@ impl Conditions {
         only
     }
 
+    /// Whether nothing is asked, but that prompts are hidden.
+    pub(super) fn are_none(&self) -> bool {
+        self.attributes.is_empty() && self.tags.is_empty() && !self.wants_prompts
+    }
+
     /// What every value of a text attribute begins with.
     pub(super) fn prefix(&self, key: &str) -> String {
         self.of(key)

@@ -99,10 +99,16 @@ async fn found(
             .as_ref()
             .filter(|_| by_name.is_some())
             .map(|place| place.name.clone());
+        // Where every model that is read is shown, no more are read than are shown.
+        let look = if by_name.is_some() && conditions.are_none() {
+            most
+        } else {
+            LOOK.max(most)
+        };
         loop {
             let page = app
                 .registry
-                .models(&caller.tenant, &prefix, is_descending, LOOK, from)
+                .models(&caller.tenant, &prefix, is_descending, look, from)
                 .await?;
             wanted.extend(
                 page.items

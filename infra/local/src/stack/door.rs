@@ -36,11 +36,12 @@ use shared::{
     app::Ids,
     domain::{Action, Identity, TenantName, Timestamp},
     http::{
+        Edge,
         caller::{IDENTITY_KEY, give_context},
         reply::envelope,
     },
 };
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet, time::timeout};
 use tower::ServiceExt as _;
 
 use super::plumbing::{Plumbing, Source, describe_message};
@@ -48,6 +49,9 @@ use crate::{definition::REGION, queues::DeadLetter};
 
 /// How long a health check may take before it counts as failed.
 const HEALTH_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a request waits for the registry to start, if it comes that early.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// A name under which nothing is stored; the health checks ask for it.
 const NOTHING: &str = "healthz";
@@ -59,6 +63,7 @@ const MOST_COUNTED_RECORDS: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Door {
     inside: OnceLock<Inside>,
+    opened: Notify,
     ids: Ids,
 }
 
@@ -72,6 +77,7 @@ impl Door {
     pub(super) fn new(ids: Ids) -> Arc<Self> {
         Arc::new(Self {
             inside: OnceLock::new(),
+            opened: Notify::new(),
             ids,
         })
     }
@@ -81,18 +87,30 @@ impl Door {
         let api = shared::http::mount(plumbing.app.clone(), plumbing.functions.routes.clone());
         // The registry starts once, so the door was not open before.
         let _ = self.inside.set(Inside { plumbing, api });
+        self.opened.notify_waiters();
+    }
+
+    /// What stands behind the port, as soon as it does.
+    ///
+    /// The port is open a moment before the registry has started, and who comes then comes as soon as it is.
+    async fn opened(&self) -> Result<&Inside, Error> {
+        let waiting = async {
+            loop {
+                let opened = self.opened.notified();
+                if let Some(inside) = self.inside.get() {
+                    return inside;
+                }
+                opened.await;
+            }
+        };
+        timeout(START_LIMIT, waiting).await.map_err(|_| starting())
     }
 
     fn plumbing(&self) -> Result<&Plumbing, Error> {
         self.inside
             .get()
             .map(|inside| &*inside.plumbing)
-            .ok_or_else(|| {
-                Error::new(
-                    ErrorCode::Unavailable,
-                    "the registry is starting; try again after a moment",
-                )
-            })
+            .ok_or_else(starting)
     }
 
     fn refuse(&self, error: &Error) -> Response {
@@ -127,20 +145,29 @@ pub(super) fn router(door: Arc<Door>) -> Router {
 }
 
 async fn functions(State(door): State<Arc<Door>>, mut request: Request) -> Response {
-    let Some(inside) = door.inside.get() else {
-        return door.render(door.plumbing().map(|_| Value::Null));
+    let edge = Edge::of(request.uri().path());
+    let inside = match door.opened().await {
+        Ok(inside) => inside,
+        Err(error) => return edge.render(&error, &door.ids.next()),
     };
     if asks_for_tokens(&inside.plumbing.app) {
         let question = question(&request);
         match authorize(&inside.plumbing.app, question).await {
             Ok(context) => give_context(&mut request, &context),
-            Err(error) => return door.refuse(&error),
+            Err(error) => return edge.render(&error, &door.ids.next()),
         }
     }
     match inside.api.clone().oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
+}
+
+fn starting() -> Error {
+    Error::new(
+        ErrorCode::Unavailable,
+        "the registry is starting; try again after a moment",
+    )
 }
 
 /// Whether callers must bring tokens.

@@ -50,6 +50,7 @@ const MAX_READ: usize = 4096;
 const MAX_INTEGER_BYTES: u64 = 256;
 /// Longest line of the text opcodes that is looked at.
 const MAX_LINE: usize = 1024 * 1024;
+const SHORT_LINE: usize = 64 * 1024;
 const MAX_FINDINGS: usize = 50;
 
 /// How far behind the beginning of an array without padding a decoder is read ahead, to follow it as the program that
@@ -253,6 +254,23 @@ pub(super) fn run(
     run_nested(input, list, style, operations, 0)
 }
 
+/// Follows the bytes as a reader would who takes them for a program, and stops where that reader fails.
+pub(super) fn run_as_other(
+    input: &mut Input<'_>,
+    list: &AllowList,
+    operations: &mut u64,
+) -> Result<Outcome, ReadError> {
+    let mut machine = Machine::new(input, list, Style::Plain, operations, 0);
+    machine.is_other_reader = true;
+    machine.line_limit = SHORT_LINE;
+    match machine.follow() {
+        Ok(()) => machine.outcome.finished = true,
+        Err(Halt::Told) => {}
+        Err(Halt::Read(error)) => return Err(error),
+    }
+    Ok(machine.outcome)
+}
+
 fn run_nested(
     input: &mut Input<'_>,
     list: &AllowList,
@@ -301,6 +319,8 @@ struct Machine<'m, 's> {
     carries_code: bool,
     /// Whether the bytes are followed as another reader would see them, who stops at what cannot be loaded.
     is_other_reader: bool,
+    /// Longest line that is read; 64 KiB where a file is hardly a program.
+    line_limit: usize,
     /// Whether a function that opens files was imported, as the type of an array.
     opens_files: bool,
     /// What is left of [`PLAIN_OPERATIONS`].
@@ -341,6 +361,7 @@ impl<'m, 's> Machine<'m, 's> {
             pop_is_free: false,
             carries_code: false,
             is_other_reader: false,
+            line_limit: MAX_LINE,
             opens_files: false,
             plain_budget: PLAIN_OPERATIONS,
             outcome: Outcome::default(),
@@ -434,20 +455,26 @@ impl<'m, 's> Machine<'m, 's> {
     }
 
     fn line(&mut self) -> Result<Vec<u8>, Halt> {
-        let line = match self.input.line(MAX_LINE) {
+        let line = match self.input.line(self.line_limit) {
             Ok(line) => line.map(<[u8]>::to_vec),
             Err(error) => return Err(self.told(error)),
         };
         match line {
             Some(line) => Ok(line),
-            None => self.truncated(),
+            None if self.line_limit == SHORT_LINE => self.truncated(),
+            None => match self.input.skip_line() {
+                Ok(true) => self.halt(&BOMB, "a line is longer than any pickler writes"),
+                Ok(false) => self.truncated(),
+                Err(error) => Err(self.told(error)),
+            },
         }
     }
 
     /// The line of a text, or `None` if it is too long to be a name.
     fn text_line(&mut self) -> Result<Option<Vec<u8>>, Halt> {
-        match self.input.line(MAX_LINE) {
+        match self.input.line(self.line_limit) {
             Ok(Some(line)) => return Ok(Some(line.to_vec())),
+            Ok(None) if self.line_limit == SHORT_LINE => return self.truncated(),
             Ok(None) => {}
             Err(error) => return Err(self.told(error)),
         }

@@ -213,8 +213,29 @@ pub fn goes_on(head: &[u8], source: &dyn Source) -> Result<bool, ReadError> {
     let mut operations = GUESS_OPERATIONS;
     let mut input = Input::file(source, 0);
     match machine::run(&mut input, list, Style::Plain, &mut operations) {
-        Ok(outcome) => Ok(outcome.calls > 0 || !outcome.globals.is_empty() && outcome.finished),
+        Ok(outcome) => Ok(outcome.calls > 0
+            || (!outcome.globals.is_empty() && outcome.finished)
+            || outcome.findings.iter().any(|(rule, ..)| rule.id == BOMB.id)),
         Err(ReadError::Exhausted(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a file of another format would do to a reader who takes it for a pickle.
+///
+/// Readers choose by the name, or try one format after the other; bytes by chance stop them at once.
+pub(crate) fn also_runs(
+    source: &dyn Source,
+) -> Result<Vec<(&'static Rule, u64, String)>, ReadError> {
+    let mut operations = GUESS_OPERATIONS;
+    let mut input = Input::file(source, 0);
+    match machine::run_as_other(&mut input, AllowList::built_in(), &mut operations) {
+        Ok(outcome) if outcome.calls > 0 => Ok(outcome
+            .findings
+            .into_iter()
+            .filter(|(rule, ..)| rule.verdict == Verdict::Unsafe)
+            .collect()),
+        Ok(_) | Err(ReadError::Exhausted(_)) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }

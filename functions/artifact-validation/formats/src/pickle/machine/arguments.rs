@@ -121,6 +121,18 @@ impl Machine<'_, '_> {
                 let is_known = self.str_of(*attribute).is_some_and(is_text_method);
                 (is_known, self.make(Kind::Method, 0, 1, 1.0)?)
             }
+            // How annotations of code by value are put together.
+            ("operator.getitem" | "_operator.getitem", [generic, _]) => (
+                self.name_of(*generic).starts_with("typing.")
+                    && matches!(
+                        self.kind(*generic),
+                        Some(Kind::Global {
+                            granted: Some(_),
+                            ..
+                        })
+                    ),
+                self.make(Kind::Range, 0, 1, 1.0)?,
+            ),
             ("dill._dill._getattr", [owner, attribute, shown]) => {
                 let is_known = self.is_text_type(*owner)
                     && self.str_of(*attribute).is_some_and(|attribute| {

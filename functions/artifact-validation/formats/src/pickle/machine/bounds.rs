@@ -52,6 +52,15 @@ impl Machine<'_, '_> {
                 [content] | [content, Value::None | Value::Int(_)] => self.is_sequence(*content),
                 _ => false,
             },
+            "logging.getLogger" => parts
+                .iter()
+                .all(|part| matches!(part, Value::Text(_) | Value::None)),
+            "re._compile" => {
+                matches!(
+                    parts.as_slice(),
+                    [Value::Text(_) | Value::Bytes, Value::Int(_)]
+                )
+            }
             // The name of a zone is looked up in the folder of zones.
             "pytz._p" => match parts.split_first() {
                 None => true,

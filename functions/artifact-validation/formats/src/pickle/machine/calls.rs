@@ -21,7 +21,7 @@ impl Machine<'_, '_> {
                 granted = Some(Use::Data);
             } else if (module_text.as_str(), name_text.as_str()) == ZONE {
                 granted = Some(Use::Check);
-            } else if (module_text.as_str(), name_text.as_str()) == ("enum", "Enum.__new__") {
+            } else if is_enum_method(&module_text, &name_text) {
                 granted = Some(Use::Mention);
             }
             // A name of the script that wrote the pickle: honest, but it must come from somewhere.
@@ -377,7 +377,10 @@ pub(super) const METHODS: &[(&str, &str)] = &[
 pub(crate) fn is_by_pattern(full: &str) -> bool {
     full.starts_with("__main__.")
         || full.starts_with("__torch__.")
-        || matches!(full, "__builtin__.__main__" | "enum.Enum.__new__")
+        || full == "__builtin__.__main__"
+        || full
+            .split_once('.')
+            .is_some_and(|(module, name)| is_enum_method(module, name))
         || full == "zoneinfo.ZoneInfo._unpickle"
         || (full.starts_with("scipy.stats.") && full.ends_with("._entropy"))
         || METHODS.iter().any(|(module, name)| {
@@ -404,4 +407,22 @@ fn is_importable(module: &str, name: &str) -> bool {
                 .all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '-'))
     };
     module.split('.').all(is_name) && name.split('.').all(is_name)
+}
+
+/// Whether the name is a method that enumerations by value take over from their base.
+fn is_enum_method(module: &str, name: &str) -> bool {
+    module == "enum"
+        && matches!(
+            name.split_once('.'),
+            Some((
+                "Enum" | "Flag" | "IntEnum" | "IntFlag" | "ReprEnum" | "StrEnum",
+                "__dir__"
+                    | "__format__"
+                    | "__hash__"
+                    | "__new__"
+                    | "__repr__"
+                    | "__str__"
+                    | "_generate_next_value_"
+            ))
+        )
 }

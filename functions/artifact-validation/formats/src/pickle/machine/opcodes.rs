@@ -469,12 +469,23 @@ impl Machine<'_, '_> {
     }
 
     pub(super) fn index(&mut self, digits: &[u8]) -> Result<u64, Halt> {
-        match std::str::from_utf8(digits)
-            .ok()
-            .and_then(|text| text.parse().ok())
-        {
-            Some(index) => Ok(index),
-            None => self.halt(&NOT_CANONICAL, "a memo slot is not a number"),
+        let written = std::str::from_utf8(digits).unwrap_or_default();
+        if let Ok(index) = written.parse() {
+            return Ok(index);
+        }
+        // Python also takes signs, blanks and underscores, which no pickler writes.
+        let plain: String = written
+            .trim()
+            .trim_start_matches('+')
+            .chars()
+            .filter(|digit| *digit != '_')
+            .collect();
+        match plain.parse() {
+            Ok(index) => {
+                self.odd("a memo slot is not written in plain digits");
+                Ok(index)
+            }
+            Err(_) => self.halt(&NOT_CANONICAL, "a memo slot is not a number"),
         }
     }
 

@@ -175,7 +175,12 @@ impl Machine<'_, '_> {
         let (module, short) = name.rsplit_once('.').unwrap_or(("", name));
         match module {
             "builtins" | "__builtin__" => {
-                !matches!(short, "getattr" | "setattr") || (short == "setattr" && self.carries_code)
+                // Code by value names the type of its classes, and how dill fills them.
+                match short {
+                    "getattr" => false,
+                    "setattr" | "type" => self.carries_code,
+                    _ => true,
+                }
             }
             "collections" | "numpy" | "numpy.random._pickle" => true,
             "torch._utils" => short.starts_with("_rebuild_"),

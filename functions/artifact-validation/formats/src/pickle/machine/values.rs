@@ -312,9 +312,10 @@ impl Machine<'_, '_> {
                 self.odd(format!(
                     "memo slot {index} is written out of sequence; the next one is {next}"
                 ));
-                if self.stray_memo.len() < 4096
-                    && let Ok(index) = u32::try_from(index)
-                {
+                if self.stray_memo.len() >= 4096 {
+                    return self.halt(&BOMB, "the memo is written out of sequence all along");
+                }
+                if let Ok(index) = u32::try_from(index) {
                     self.stray_memo.insert(index, Self::pack(value));
                 }
                 return Ok(());
