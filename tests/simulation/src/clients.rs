@@ -167,7 +167,11 @@ pub enum Wish {
 pub struct Known<'a> {
     /// The highest number of a version.
     pub versions: u32,
-    /// Promotion requests, the oldest first.
+    /// Versions that can be promoted.
+    pub ready: &'a [u32],
+    /// Versions that wait for their judgement.
+    pub pending: &'a [u32],
+    /// Open promotion requests.
     pub requests: &'a [String],
     /// Revisions that answers showed, by what they are of.
     pub revisions: &'a std::collections::BTreeMap<String, u64>,
@@ -206,11 +210,12 @@ impl Wish {
         believed: impl Fn(&'static str) -> Option<Believed>,
     ) -> Self {
         let versions = known.versions;
-        let version = if rng.u8(..) < 200 {
-            rng.u32(1..=versions.max(1))
-        } else {
-            rng.u32(versions.max(1)..=versions + 1)
+        let mut among = |likely: &[u32]| match rng.u8(..) {
+            0..200 if !likely.is_empty() => likely[rng.usize(..likely.len())],
+            0..240 => rng.u32(1..=versions.max(1)),
+            _ => rng.u32(versions.max(1)..=versions + 1),
         };
+        let (version, pending) = (among(known.ready), among(known.pending));
         let alias = ALIASES[rng.usize(..ALIASES.len())];
         let seen = believed(alias);
         let expected = match (rng.u8(..100), seen) {
@@ -231,10 +236,10 @@ impl Wish {
             5..8 => Self::RestoreModel,
             8..18 => Self::Register,
             18..36 => Self::Judge {
-                version,
+                version: pending,
                 ready: rng.u8(..100) < 93,
             },
-            36..38 => Self::Finalize { version },
+            36..38 => Self::Finalize { version: pending },
             38..55 => Self::SetAlias {
                 alias,
                 version,
@@ -270,10 +275,9 @@ impl Wish {
                 }
             }
             108..128 => {
-                let latest = known.requests.len().saturating_sub(4);
-                let id = match known.requests.get(latest..) {
-                    Some(recent) if !recent.is_empty() => recent[rng.usize(..recent.len())].clone(),
-                    _ => "none".to_owned(),
+                let id = match known.requests {
+                    [] => "none".to_owned(),
+                    open => open[rng.usize(..open.len())].clone(),
                 };
                 let decision = match rng.u8(..100) {
                     0..65 => Decision::Approve,

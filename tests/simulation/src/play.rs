@@ -156,8 +156,6 @@ struct Run<'a> {
     processes: Vec<Process>,
     asked: Vec<Asked>,
     versions: u32,
-    /// Promotion requests, the oldest first, with the homes of their models.
-    requests: Vec<(String, String)>,
     /// The homes of models, as items that were written name them.
     homes: BTreeSet<String>,
     step: u64,
@@ -197,7 +195,6 @@ impl<'a> Run<'a> {
             processes: Vec::new(),
             asked: Vec::new(),
             versions: 0,
-            requests: Vec::new(),
             homes: BTreeSet::new(),
             step: 0,
             written: BTreeMap::new(),
@@ -393,15 +390,12 @@ impl<'a> Run<'a> {
             Some(found) if self.rng.u8(..100) < 95 => found.clone(),
             _ => (wanted, wanted.to_owned(), self.versions),
         };
-        let requests: Vec<String> = self
-            .requests
-            .iter()
-            .filter(|(of, _)| *of == home)
-            .map(|(_, id)| id.clone())
-            .collect();
+        let (ready, pending, requests) = self.likely(&home);
         let process = &self.processes[index];
         let known = Known {
             versions,
+            ready: &ready,
+            pending: &pending,
             requests: &requests,
             revisions: &process.revisions,
         };
@@ -429,18 +423,32 @@ impl<'a> Run<'a> {
         number
     }
 
+    /// The versions of a home that can be promoted and those that wait for a judgement, and its open requests.
+    fn likely(&self, home: &str) -> (Vec<u32>, Vec<u32>, Vec<String>) {
+        let (mut ready, mut pending, mut requests) = (Vec::new(), Vec::new(), Vec::new());
+        for item in self.partition(&format!("T#{RUNS_TENANT}#M#{home}")) {
+            let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
+            if text("sk").starts_with("Q#") {
+                requests.push(text("id").to_owned());
+            }
+            let number = text("sk").strip_prefix("V#");
+            let Some(number) = number.and_then(|number| number.parse().ok()) else {
+                continue;
+            };
+            match text("status") {
+                "READY" if item.get("deleted").is_none() => ready.push(number),
+                "PENDING_REGISTRATION" => pending.push(number),
+                _ => {}
+            }
+        }
+        (ready, pending, requests)
+    }
+
     /// The names that mean models which are not deleted, with their homes and how many versions they have.
     fn live_models(&self) -> Vec<(&'static str, String, u32)> {
-        let request = json!({
-            "TableName": TABLE,
-            "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": format!("T#{RUNS_TENANT}#M")}},
-        });
-        let request = serde_json::from_value(request).expect("the request is valid");
-        let found = self.table.query(request).expect("the table can be read");
-        let found = serde_json::to_value(found).expect("items can be written");
-        let heads = found["Items"].as_array().into_iter().flatten();
+        let heads = self.partition(&format!("T#{RUNS_TENANT}#M"));
         heads
+            .iter()
             .filter(|head| head.get("former").is_none() && head.get("deleted").is_none())
             .filter_map(|head| {
                 let called = head["sk"]["S"].as_str()?;
@@ -450,6 +458,22 @@ impl<'a> Run<'a> {
                 Some((*name, home.to_owned(), next - 1))
             })
             .collect()
+    }
+
+    /// What lies in a partition: who draws wishes knows all, so that more is done than refused.
+    fn partition(&self, pk: &str) -> Vec<Value> {
+        let request = json!({
+            "TableName": TABLE,
+            "KeyConditionExpression": "pk = :pk",
+            "ExpressionAttributeValues": {":pk": {"S": pk}},
+        });
+        let request = serde_json::from_value(request).expect("the request is valid");
+        let found = self.table.query(request).expect("the table can be read");
+        let mut found = serde_json::to_value(found).expect("items can be written");
+        match found["Items"].take() {
+            Value::Array(items) => items,
+            _ => Vec::new(),
+        }
     }
 
     /// Goes on with one exchange.
@@ -548,12 +572,6 @@ impl<'a> Run<'a> {
                 if let Some(home) = pk.strip_prefix(&format!("T#{RUNS_TENANT}#M#")) {
                     if let Some(number) = sk.strip_prefix("V#").and_then(|text| text.parse().ok()) {
                         self.versions = self.versions.max(number);
-                    }
-                    if let Some(id) = sk.strip_prefix("R#")
-                        && id.len() > 1
-                        && !self.requests.iter().any(|(_, known)| known == id)
-                    {
-                        self.requests.push((home.to_owned(), id.to_owned()));
                     }
                     self.homes.insert(home.to_owned());
                 }
