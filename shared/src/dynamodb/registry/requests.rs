@@ -293,6 +293,11 @@ impl Registry {
             if old != new {
                 writes.push(put_work(&new));
             }
+            // Nothing else of this transaction looks at what the name means.
+            writes.push(Write::Check {
+                key: keys::model(tenant, &before.model),
+                condition: named_as_read(&before.model),
+            });
             return Ok(writes);
         }
         writes.push(Write::Delete {
