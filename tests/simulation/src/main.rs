@@ -236,6 +236,7 @@ fn known_sites(text: &str) -> anyhow::Result<BTreeMap<Site, u64>> {
 fn replay(known: &BTreeMap<Site, u64>, options: &Options) -> anyhow::Result<()> {
     let started = Instant::now();
     let problems: Mutex<Vec<String>> = Mutex::default();
+    let unknown: Mutex<BTreeSet<Site>> = Mutex::default();
     let tell = |problem: String| {
         if let Ok(mut problems) = problems.lock() {
             problems.push(problem);
@@ -247,10 +248,13 @@ fn replay(known: &BTreeMap<Site, u64>, options: &Options) -> anyhow::Result<()> 
         for violation in played.violations {
             tell(format!("seed {seed} is not linearizable: {violation}"));
         }
-        for site in played.sites {
-            if !known.contains_key(&site) {
-                tell(format!("nothing is known of: {site}"));
-            }
+        if let Ok(mut unknown) = unknown.lock() {
+            unknown.extend(
+                played
+                    .sites
+                    .into_iter()
+                    .filter(|site| !known.contains_key(site)),
+            );
         }
     });
     each(known.iter(), |(site, seed)| {
@@ -267,8 +271,9 @@ fn replay(known: &BTreeMap<Site, u64>, options: &Options) -> anyhow::Result<()> 
         println!("{problem}");
     }
     println!(
-        "{} conditions, each removed and noticed by the seed that is known for it ({:.1} s)",
+        "{} conditions, each removed and noticed by the seed that is known for it; of {} others no seed is known ({:.1} s)",
         known.len(),
+        unknown.into_inner().map_or(0, |unknown| unknown.len()),
         started.elapsed().as_secs_f64()
     );
     if !problems.is_empty() {
