@@ -85,11 +85,13 @@ fn facts_of_real_files_are_as_they_were() {
             found.insert(key, Value::Object(facts));
         }
     }
-    let found = format!("{:#}\n", Value::Object(found));
+    let mut found = Value::Object(found);
     let known = std::fs::read_to_string(fixtures.join("facts.json")).unwrap_or_default();
-    if found != known {
+    // Whether objects keep the order of their names depends on what else is built.
+    found.sort_all_objects();
+    if serde_json::from_str::<Value>(&known).ok().as_ref() != Some(&found) {
         let written = Path::new(env!("CARGO_TARGET_TMPDIR")).join("facts.json");
-        std::fs::write(&written, found).expect("the facts can be written");
+        std::fs::write(&written, format!("{found:#}\n")).expect("the facts can be written");
         panic!(
             "facts differ; compare `{}` with `tests/fixtures/facts.json`, and copy it if it is right",
             written.display()
