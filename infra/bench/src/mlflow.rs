@@ -81,7 +81,7 @@ pub(crate) async fn run(mlflow: &Path, slipway: &Path, requests: usize) -> anyho
                 "--s3-port",
                 "0",
                 "--log",
-                "error",
+                "warn",
                 "--data-dir",
             ])
             .arg(&data);
