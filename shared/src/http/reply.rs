@@ -136,11 +136,10 @@ pub fn envelope(error: &Error, request_id: &str) -> Value {
     json!({ "error": body })
 }
 
-pub(super) fn render_error(error: &Error, request_id: &str) -> Response {
-    let status =
-        StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json_response(status, &envelope(error, request_id));
-    if error.code.retryable() {
+pub(super) fn render_error(status: u16, body: &Value) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_response(status, body);
+    if matches!(status.as_u16(), 429 | 503) {
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::http::access::{Access, Subject, Unknown, enforce};
 use crate::http::body::MAX_BODY_BYTES;
 use crate::http::caller::{ANONYMOUS, Caller, idempotency_of, identity_of};
-use crate::http::reply::{Failed, render_error};
+use crate::http::reply::{Failed, envelope, render_error};
 use crate::telemetry::metrics;
 use crate::{mlflow, oci};
 use axum::body::Body;
@@ -191,11 +191,12 @@ impl Edge {
 
     /// The answer for an error.
     pub fn render(self, error: &Error, request_id: &str) -> Response {
-        match self {
-            Self::Native => render_error(error, request_id),
-            Self::Mlflow => mlflow::error::render(error),
-            Self::Oci => oci::error::render(error),
-        }
+        let (status, body) = match self {
+            Self::Native => (error.code.status(), envelope(error, request_id)),
+            Self::Mlflow => mlflow::error::envelope(error),
+            Self::Oci => oci::error::envelope(error),
+        };
+        render_error(status, &body)
     }
 }
 

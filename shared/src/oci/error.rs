@@ -3,8 +3,6 @@
 //! The body is `{"errors": [{"code": …, "message": …}]}`; codes are those of the OCI distribution specification 1.1.
 
 use crate::error::{Error, ErrorCode};
-use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use std::fmt;
 
@@ -126,23 +124,6 @@ pub(crate) fn envelope(error: &Error) -> (u16, Value) {
     };
     let body = json!({"errors": [{"code": code.as_str(), "message": message}]});
     (code.status(), body)
-}
-
-/// The answer for an error.
-pub(crate) fn render(error: &Error) -> Response {
-    let (status, body) = envelope(error);
-    let mut response = Response::new(axum::body::Body::from(body.to_string()));
-    *response.status_mut() =
-        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    if matches!(status, 429 | 503) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
 }
 
 #[cfg(test)]
