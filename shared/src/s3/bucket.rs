@@ -10,7 +10,7 @@ use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload,
-    CompletedPart as SdkPart, Delete, ObjectIdentifier, ObjectLockMode,
+    CompletedPart as SdkPart, ObjectIdentifier, ObjectLockMode,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -275,27 +275,13 @@ impl Bucket {
         upload_id: &str,
         parts: &[CompletedPart],
     ) -> Result<bool> {
-        let parts = parts
-            .iter()
-            .map(|part| {
-                SdkPart::builder()
-                    .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
-                    .e_tag(&part.etag)
-                    .set_checksum_sha256(part.digest.as_ref().map(Digest::base64))
-                    .build()
-            })
-            .collect();
         let sent = self
             .client
             .complete_multipart_upload()
             .bucket(&self.name)
             .key(key)
             .upload_id(upload_id)
-            .multipart_upload(
-                CompletedMultipartUpload::builder()
-                    .set_parts(Some(parts))
-                    .build(),
-            )
+            .multipart_upload(joined(parts))
             .send()
             .await;
         match sent {
@@ -545,33 +531,29 @@ impl Bucket {
                 .map(|(key, etag)| ObjectIdentifier::builder().key(key).e_tag(etag).build())
                 .collect::<std::result::Result<Vec<_>, _>>()
                 .map_err(|error| Error::internal("hiding objects", error))?;
-            let delete = Delete::builder()
-                .set_objects(Some(objects))
-                .quiet(true)
-                .build()
-                .map_err(|error| Error::internal("hiding objects", error))?;
-            let answer = self
-                .client
-                .delete_objects()
-                .bucket(&self.name)
-                .delete(delete)
-                .send()
-                .await
-                .map_err(|error| failed("hiding objects", error))?;
             // An object that was exchanged meanwhile is a new one, and stays.
-            let failed = answer
-                .errors()
-                .iter()
-                .find(|error| error.code() != Some("PreconditionFailed"));
-            if let Some(error) = failed {
-                return Err(Error::new(
-                    ErrorCode::Unavailable,
-                    format!("S3: hiding `{}` failed", error.key().unwrap_or_default()),
-                ));
-            }
+            self.delete("hiding objects", objects, "PreconditionFailed")
+                .await?;
         }
         Ok(())
     }
+}
+
+/// The parts of an upload, as S3 wants them named when it joins them.
+pub(super) fn joined(parts: &[CompletedPart]) -> CompletedMultipartUpload {
+    let parts = parts
+        .iter()
+        .map(|part| {
+            SdkPart::builder()
+                .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+                .e_tag(&part.etag)
+                .set_checksum_sha256(part.digest.as_ref().map(Digest::base64))
+                .build()
+        })
+        .collect();
+    CompletedMultipartUpload::builder()
+        .set_parts(Some(parts))
+        .build()
 }
 
 pub(super) async fn collect(body: ByteStream) -> Result<Bytes> {

@@ -3,15 +3,12 @@
 //! S3 hashes what it copies: of one call's copy it tells the SHA-256, of a copy by parts the SHA-256 of each part.
 //! Conditions: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>
 
-use super::bucket::{Bucket, CompletedPart, code_of, failed};
+use super::bucket::{Bucket, CompletedPart, code_of, failed, joined};
 use crate::domain::Digest;
 use crate::error::{Error, ErrorCode, Result};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart as SdkPart,
-    MetadataDirective, TaggingDirective,
-};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, MetadataDirective, TaggingDirective};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ops::Range;
@@ -279,16 +276,6 @@ impl Bucket {
         upload_id: &str,
         parts: &[CompletedPart],
     ) -> Result<Option<Copied>> {
-        let parts = parts
-            .iter()
-            .map(|part| {
-                SdkPart::builder()
-                    .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
-                    .e_tag(&part.etag)
-                    .set_checksum_sha256(part.digest.as_ref().map(Digest::base64))
-                    .build()
-            })
-            .collect();
         let sent = self
             .client
             .complete_multipart_upload()
@@ -297,11 +284,7 @@ impl Bucket {
             .upload_id(upload_id)
             .if_none_match("*")
             .checksum_type(ChecksumType::Composite)
-            .multipart_upload(
-                CompletedMultipartUpload::builder()
-                    .set_parts(Some(parts))
-                    .build(),
-            )
+            .multipart_upload(joined(parts))
             .send()
             .await;
         match sent {

@@ -79,34 +79,46 @@ impl Bucket {
                 })
                 .collect::<std::result::Result<Vec<_>, _>>()
                 .map_err(|error| Error::internal("removing objects", error))?;
-            let delete = Delete::builder()
-                .set_objects(Some(objects))
-                .quiet(true)
-                .build()
-                .map_err(|error| Error::internal("removing objects", error))?;
-            let answer = self
-                .client
-                .delete_objects()
-                .bucket(&self.name)
-                .delete(delete)
-                .send()
-                .await
-                .map_err(|error| failed("removing objects", error))?;
-            if let Some(error) = answer
-                .errors()
-                .iter()
-                .find(|error| error.code() != Some("NoSuchVersion"))
-            {
-                return Err(Error::new(
-                    ErrorCode::Unavailable,
-                    format!(
-                        "S3: removing `{}` failed ({})",
-                        error.key().unwrap_or_default(),
-                        error.code().unwrap_or_default()
-                    ),
-                ));
-            }
+            self.delete("removing objects", objects, "NoSuchVersion")
+                .await?;
         }
         Ok(())
+    }
+
+    /// Deletes up to 1,000 objects in one call; `harmless` is the code of what may be in the way of one.
+    pub(super) async fn delete(
+        &self,
+        what: &'static str,
+        objects: Vec<ObjectIdentifier>,
+        harmless: &str,
+    ) -> Result<()> {
+        let delete = Delete::builder()
+            .set_objects(Some(objects))
+            .quiet(true)
+            .build()
+            .map_err(|error| Error::internal(what, error))?;
+        let answer = self
+            .client
+            .delete_objects()
+            .bucket(&self.name)
+            .delete(delete)
+            .send()
+            .await
+            .map_err(|error| failed(what, error))?;
+        match answer
+            .errors()
+            .iter()
+            .find(|error| error.code() != Some(harmless))
+        {
+            None => Ok(()),
+            Some(error) => Err(Error::new(
+                ErrorCode::Unavailable,
+                format!(
+                    "S3: {what}: `{}` failed ({})",
+                    error.key().unwrap_or_default(),
+                    error.code().unwrap_or_default()
+                ),
+            )),
+        }
     }
 }
