@@ -4,9 +4,9 @@ use crate::stages::{ChangeStage, Wish};
 use crate::{aliases, settings, stages};
 use axum::extract::State;
 use serde_json::json;
-use shared::domain::{ModelName, StageName, StageRules, Version, VersionId};
+use shared::domain::{StageName, StageRules, Version, VersionId};
 use shared::http::{Caller, Reply, Route, delete, post, respond};
-use shared::mlflow::limits::{self, Wanted, checked_model_name, known_alias, new_alias};
+use shared::mlflow::limits::{self, checked_model_name, known_alias, new_alias, version_id};
 use shared::mlflow::{Fields, MlflowCode, error, invalid, refused};
 use shared::{App, ErrorCode, Result};
 
@@ -31,21 +31,6 @@ pub(crate) fn routes() -> Vec<Route> {
     ]
 }
 
-/// The version that a request names; a number that none can have is not there.
-fn named(caller: &Caller, model: ModelName, version: &str) -> Result<VersionId> {
-    match limits::version_number(version)? {
-        Wanted::Number(number) => Ok(VersionId {
-            tenant: caller.tenant.clone(),
-            model,
-            number,
-        }),
-        Wanted::Nothing(number) => Err(refused(
-            MlflowCode::ResourceDoesNotExist,
-            error::version_not_found(model.as_str(), &number.to_string()),
-        )),
-    }
-}
-
 async fn set_registered_model_alias(
     State(app): State<App>,
     caller: Caller,
@@ -56,7 +41,7 @@ async fn set_registered_model_alias(
     let version = fields.required("version")?;
     let name = checked_model_name(&name)?;
     let alias = new_alias(&alias)?;
-    let id = named(&caller, name, &version)?;
+    let id = version_id(&caller.tenant, name, &version)?;
     let wanted = aliases::Move::to(Some(id.number));
     let outcome =
         aliases::move_alias(&app, &caller, &id.model, &alias, &wanted, &|_| json!({})).await;
@@ -110,7 +95,7 @@ async fn transition_model_version_stage(
     let version = fields.required("version")?;
     let stage = fields.required("stage")?;
     let archives = fields.flag("archive_existing_versions")?.unwrap_or(false);
-    let id = checked_model_name(&name).and_then(|name| named(&caller, name, &version));
+    let id = checked_model_name(&name).and_then(|name| version_id(&caller.tenant, name, &version));
     let (to, is_active) = match &id {
         Ok(id) => self::stage(&app, id, &stage).await?,
         Err(_) => (limits::stage(&stage)?, true),

@@ -1,9 +1,9 @@
 //! Names, tags and page sizes as MLflow checks them; from `mlflow/utils/validation.py`.
 
-use super::error::invalid;
+use super::error::{MlflowCode, invalid, refused, version_not_found};
 use super::fields::{Fields, invalid_value, mistyped};
 use crate::domain::stage::DEFAULT_STAGES;
-use crate::domain::{AliasName, ModelName, StageName, VersionNumber};
+use crate::domain::{AliasName, ModelName, StageName, TenantName, VersionId, VersionNumber};
 use crate::error::Result;
 use serde_json::Value;
 
@@ -173,6 +173,21 @@ pub fn version_number(text: &str) -> Result<Wanted> {
         .ok()
         .and_then(|number| VersionNumber::new(number).ok());
     Ok(known.map_or(Wanted::Nothing(number), Wanted::Number))
+}
+
+/// The version that a request names; a number that none can have is not there.
+pub fn version_id(tenant: &TenantName, model: ModelName, version: &str) -> Result<VersionId> {
+    match version_number(version)? {
+        Wanted::Number(number) => Ok(VersionId {
+            tenant: tenant.clone(),
+            model,
+            number,
+        }),
+        Wanted::Nothing(number) => Err(refused(
+            MlflowCode::ResourceDoesNotExist,
+            version_not_found(model.as_str(), &number.to_string()),
+        )),
+    }
 }
 
 /// A stage in its canonical spelling.

@@ -10,8 +10,10 @@ use shared::domain::model::{Notes, NotesChange};
 use shared::domain::{Metadata, ModelName, Status, Version, VersionId};
 use shared::dynamodb::Outcome;
 use shared::http::{Caller, Reply, respond};
-use shared::mlflow::limits::{self, Wanted, check_key, check_tag, checked_model_name};
-use shared::mlflow::{Fields, MlflowCode, error, looked_up, refused, shapes};
+use shared::mlflow::limits::{
+    check_key, check_tag, checked_model_name, version_id, version_number,
+};
+use shared::mlflow::{Fields, looked_up, shapes};
 use shared::s3::keys;
 use shared::{App, Result};
 use std::collections::BTreeMap;
@@ -113,20 +115,9 @@ async fn begin_validation(app: &App, id: &VersionId) {
     }
 }
 
-/// The version that a request names; a number that none can have is not there.
+/// The version that a request names by two fields.
 fn named(caller: &Caller, name: &str, version: &str) -> Result<VersionId> {
-    let model = checked_model_name(name)?;
-    match limits::version_number(version)? {
-        Wanted::Number(number) => Ok(VersionId {
-            tenant: caller.tenant.clone(),
-            model,
-            number,
-        }),
-        Wanted::Nothing(number) => Err(refused(
-            MlflowCode::ResourceDoesNotExist,
-            error::version_not_found(name, &number.to_string()),
-        )),
-    }
+    version_id(&caller.tenant, checked_model_name(name)?, version)
 }
 
 pub(super) async fn update_model_version(
@@ -175,7 +166,7 @@ pub(super) async fn delete_model_version(
     let name = fields.required("name")?;
     let version = fields.required("version")?;
     // The number is checked before the name, as in MLflow's server.
-    limits::version_number(&version)?;
+    version_number(&version)?;
     let id = named(&caller, &name, &version)?;
     let outcome = deleted(&app, &caller, &id).await;
     respond(&app, &caller, 200, outcome).await
@@ -199,7 +190,7 @@ pub(super) async fn set_model_version_tag(
     let key = fields.required("key")?;
     let value = fields.text("value")?.unwrap_or_default();
     checked_model_name(&name)?;
-    limits::version_number(&version)?;
+    version_number(&version)?;
     check_tag(&key, &value)?;
     let id = named(&caller, &name, &version)?;
     tagged(&app, &caller, &id, key, Some(value)).await
@@ -214,7 +205,7 @@ pub(super) async fn delete_model_version_tag(
     let version = fields.required("version")?;
     let key = fields.required("key")?;
     checked_model_name(&name)?;
-    limits::version_number(&version)?;
+    version_number(&version)?;
     check_key(&key, "key")?;
     let id = named(&caller, &name, &version)?;
     tagged(&app, &caller, &id, key, None).await
