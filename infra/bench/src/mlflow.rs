@@ -154,8 +154,7 @@ fn print(operations: &[(Operation, &str)], stock: Option<&Results>, ours: &Resul
     for (index, ((name, connections), ours)) in rows.zip(&ours.operations).enumerate() {
         let stock = stock.map(|stock| stock.operations[index]);
         let (per_second, cpu_ms) = ours.shown();
-        let (stock_per_second, stock_cpu_ms) =
-            stock.map_or_else(Default::default, Measured::shown);
+        let (stock_per_second, stock_cpu_ms) = stock.map_or_else(Default::default, Measured::shown);
         let ratio = stock.map_or_else(String::new, |stock| {
             format!("{:.0}×", stock.cpu_ms / ours.cpu_ms)
         });
@@ -177,10 +176,7 @@ fn print(operations: &[(Operation, &str)], stock: Option<&Results>, ours: &Resul
     for (name, figure) in figures {
         let ours = figure(ours);
         match stock.map(figure) {
-            Some(stock) => println!(
-                "| {name} | {stock:.2} | {ours:.2} | {:.0}× |",
-                stock / ours
-            ),
+            Some(stock) => println!("| {name} | {stock:.2} | {ours:.2} | {:.0}× |", stock / ours),
             None => println!("| {name} | | {ours:.2} | |"),
         }
     }

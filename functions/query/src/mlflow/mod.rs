@@ -133,10 +133,11 @@ async fn get_model_version_by_alias(
             })?
     } else {
         let held = match &known {
-            Some(alias) => app
-                .registry
-                .held_version(&caller.tenant, &name, alias)
-                .await?,
+            Some(alias) => {
+                app.registry
+                    .held_version(&caller.tenant, &name, alias)
+                    .await?
+            }
             None => None,
         };
         let Some(version) = held else {

@@ -260,7 +260,12 @@ impl Stack {
         let servers = vec![
             serve_s3(&opened.s3, s3_listener, &servers_stopping),
             serve_dynamodb(&opened.engine, dynamodb, &servers_stopping),
-            serve("EventBridge and SNS", &inbox_routes, inbox_listener, &servers_stopping),
+            serve(
+                "EventBridge and SNS",
+                &inbox_routes,
+                inbox_listener,
+                &servers_stopping,
+            ),
             serve("SQS", &sqs_routes, sqs_listener, &servers_stopping),
             serve("KMS", &kms_routes, kms_listener, &servers_stopping),
         ];
@@ -279,7 +284,10 @@ impl Stack {
         let mut transport = Transport::real(&config);
         let wire = Wire::new(
             vec![
-                (url_of(dynamodb_address), Service::DynamoDb(opened.engine.clone())),
+                (
+                    url_of(dynamodb_address),
+                    Service::DynamoDb(opened.engine.clone()),
+                ),
                 (url_of(inbox_address), Service::Routes(inbox_routes)),
                 (url_of(sqs_address), Service::Routes(sqs_routes)),
                 (url_of(kms_address), Service::Routes(kms_routes)),
