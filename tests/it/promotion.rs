@@ -698,7 +698,7 @@ async fn guarding_survives_every_cut() {
         async |world| {
             world.ready_model("iris").await;
             protect(world, json!([{"id": "p", "aliases": ["champion"], "waiver_groups": ["risk"], "conditions": [
-                {"id": "never", "when": "context has holder && false", "satisfied_by": "a waiver"}]}])).await;
+                {"id": "never", "when": "context has holder && context.holder.version < 0", "satisfied_by": "a waiver"}]}])).await;
             let body = json!({"conditions": ["registry/p/never"], "reason": "r",
                 "expires_at": shared::domain::Timestamp::from_millis(world.clock.now().millis() + 80 * 86_400_000)});
             send_as(world, ("rita", "risk"), Method::POST, "/v1/models/iris/waivers", body).await.expect(201);

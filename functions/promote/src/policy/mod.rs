@@ -17,8 +17,19 @@ use shared::domain::{Protection, Protections};
 use shared::{Error, Result};
 use std::str::FromStr as _;
 
+/// The stack on which expressions are parsed, typed and evaluated, in bytes.
+///
+/// Cedar goes down into an expression by recursion: its parser ends the process where the stack does, and its validator
+/// passes what it did not get to. This is enough for the deepest expression that a protection may have, in a build
+/// without optimization too; pages that are never touched cost nothing.
+const STACK_BYTES: usize = 128 << 20;
+
 /// Checks every expression: its syntax, and its types against the schema of its protection.
 pub(crate) fn check(protections: &Protections) -> Result<()> {
+    stacker::grow(STACK_BYTES, || check_here(protections))
+}
+
+fn check_here(protections: &Protections) -> Result<()> {
     for protection in &protections.protections {
         let schema = Schema::from_json_value(schema(&protection.metrics))
             .map_err(|error| Error::internal("making the schema of conditions", error))?;
@@ -43,10 +54,11 @@ pub(crate) fn check(protections: &Protections) -> Result<()> {
             let never = answer
                 .validation_warnings()
                 .any(|warning| matches!(warning, ValidationWarning::ImpossiblePolicy(_)));
-            // What shall never pass may say so; that it reads a metric which is not there is a slip.
-            if never && condition.when.contains("metrics") {
+            // What shall never pass says `false`; anything else that cannot hold is a slip.
+            if never && condition.when.trim() != "false" {
                 return Err(refuse(
-                    "it can never hold; declare every metric that it reads in `metrics`".to_owned(),
+                    "it can never hold: `has` asks for something that the context has not, or for a metric that `metrics` does not declare; what shall never hold is `false`"
+                        .to_owned(),
                 ));
             }
         }
@@ -68,6 +80,10 @@ fn compile(condition: &Condition) -> std::result::Result<PolicySet, String> {
 
 /// Whether a condition holds; the error says why that cannot be told, and then it does not hold.
 pub(crate) fn holds(condition: &Condition, context: &Context) -> std::result::Result<bool, String> {
+    stacker::grow(STACK_BYTES, || holds_here(condition, context))
+}
+
+fn holds_here(condition: &Condition, context: &Context) -> std::result::Result<bool, String> {
     let set = compile(condition)?;
     let (principal, action, resource) = request_of()?;
     let request = Request::new(principal, action, resource, context.clone(), None)
@@ -127,6 +143,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
     use shared::domain::model::Notes;
+    use shared::domain::protection::{MAX_EXPRESSION_BYTES, MAX_EXPRESSION_DEPTH};
     use shared::domain::version::{Document, Validation};
     use shared::domain::{
         Digest, Metadata, ModelName, Principal, PromotionTarget, Standing, Status, TenantName,
@@ -194,8 +211,12 @@ mod tests {
                 None,
             ),
             ("context.metrics has f1", Some("can never hold")),
+            (
+                "context has licenze && context.licenze == \"mit\"",
+                Some("can never hold"),
+            ),
             ("false", None),
-            ("context has holder && false", None),
+            ("context has holder && false", Some("can never hold")),
             ("context has risk && context.risk == \"low\"", None),
             (
                 "context.tags.contains(\"team=vision\") && context.past_stages.contains(\"Staging\")",
@@ -420,6 +441,49 @@ mod tests {
                 assert_eq!(answer, expected, "{when} of {metadata} against {holder:?}");
             } else {
                 assert!(when.contains("9223372036854775807"), "{when}: {answer}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_deepest_expressions_are_read_to_their_end() {
+        let room = MAX_EXPRESSION_BYTES;
+        let around = |open: &str, middle: &str, close: &str, most: usize| {
+            let depth = most.min((room - middle.len()) / (open.len() + close.len()));
+            format!("{}{middle}{}", open.repeat(depth), close.repeat(depth))
+        };
+        let then = |first: &str, next: &str| {
+            format!("{first}{}", next.repeat((room - first.len()) / next.len()))
+        };
+        for (when, is_right) in [
+            (around("(", "true", ")", MAX_EXPRESSION_DEPTH), true),
+            (around("(", "1", ")", MAX_EXPRESSION_DEPTH), false),
+            (
+                around("if true then ", "true", " else false", usize::MAX),
+                true,
+            ),
+            (
+                around("if true then ", "1", " else false", usize::MAX),
+                false,
+            ),
+            (then("true", "&&true"), true),
+            (then("false", "||1"), false),
+            (then("0 < 1", "+1"), true),
+            (then("context", ".a"), false),
+            (then("context.tags", r#".contains("a")"#), false),
+            (around("[", "1", "]", MAX_EXPRESSION_DEPTH), false),
+            (around("{a: ", "1", "}", MAX_EXPRESSION_DEPTH), false),
+        ] {
+            let protections = protections(&json!({}), &when);
+            assert_eq!(check(&protections).is_ok(), is_right, "{}", &when[..40]);
+            if is_right {
+                let condition = &protections.protections[0].all_conditions()[0];
+                assert_eq!(
+                    holds(condition, &Context::empty()),
+                    Ok(true),
+                    "{}",
+                    &when[..40]
+                );
             }
         }
     }

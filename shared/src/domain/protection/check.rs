@@ -12,7 +12,7 @@ pub const MAX_PARTS: usize = 50;
 /// Longest expression, in bytes.
 pub const MAX_EXPRESSION_BYTES: usize = 4_096;
 /// Most brackets of an expression within each other; who reads it needs stack for each.
-pub const MAX_EXPRESSION_DEPTH: usize = 16;
+pub const MAX_EXPRESSION_DEPTH: usize = 64;
 
 /// How deep the brackets of an expression lie within each other, those in texts and comments left out.
 fn nesting(expression: &str) -> usize {
@@ -277,7 +277,7 @@ mod tests {
             json!({"id": "p", "aliases": ["x"], "conditions": [{"id": "c", "when": when, "satisfied_by": "x"}]})
         };
         check(nested(MAX_EXPRESSION_DEPTH), "");
-        check(nested(MAX_EXPRESSION_DEPTH + 1), "17 deep");
+        check(nested(MAX_EXPRESSION_DEPTH + 1), "65 deep");
         check(nested(2_000), "2000 deep");
     }
 
