@@ -25,6 +25,7 @@ mod payload;
 mod replay;
 mod report;
 mod seals;
+mod send;
 mod sign;
 mod subscriptions;
 mod sweep;
