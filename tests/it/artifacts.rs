@@ -347,6 +347,24 @@ async fn no_spelling_of_a_path_leaves_its_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn names_of_images_are_kept_though_parts_of_them_look_like_escapes() {
+    const NAME: &str = "dog%step%100%timestamp%17%c4187c99.png";
+    let world = world().await;
+    let encoded =
+        percent_encoding::utf8_percent_encode(NAME, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let path = format!("{FILES}/artifacts/{ROOT}/images/{encoded}");
+    let (status, body) = put(&world, &path, b"png".to_vec()).await;
+    assert_eq!(status, 200, "{body}");
+    let file = json!([{"path": NAME, "is_dir": false, "file_size": 3}]);
+    assert_eq!(list(&world, &format!("{ROOT}/images")).await["files"], file);
+    assert_eq!(fetch(&world, &path).await, (200, b"png".to_vec()));
+    let attached = format!("/get-artifact?run_id=r1&path=images/{encoded}");
+    assert_eq!(fetch(&world, &attached).await, (200, b"png".to_vec()));
+    upload_by_parts(&world, &format!("{ROOT}/images"), NAME, &[b"jpeg".to_vec()]).await;
+    assert_eq!(fetch(&world, &path).await, (200, b"jpeg".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_outside_of_all_roots_are_kept_and_never_shown() {
     let world = world().await;
     let artifacts = format!("{FILES}/artifacts");
