@@ -50,7 +50,7 @@ pub struct World {
     /// Unique ids.
     pub ids: Ids,
     /// The configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
 }
 
 impl App {
@@ -80,7 +80,7 @@ impl App {
             signer: Signer::new(&config, &clients),
             ids: Ids::new(clock.clone()),
             clock,
-            config,
+            config: Arc::new(config),
         }))
     }
 

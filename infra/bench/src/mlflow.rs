@@ -34,7 +34,7 @@ const QUIET_INTERVAL: Duration = Duration::from_millis(200);
 const QUIET: f64 = 0.02;
 
 /// How long a server may go on in the background.
-const QUIET_PATIENCE: Duration = Duration::from_secs(60);
+const QUIET_PATIENCE: Duration = Duration::from_mins(1);
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +143,9 @@ pub(crate) async fn run(comparison: &Comparison) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A figure of a whole server, and what it is called.
+type Figure = (&'static str, fn(&Results) -> f64);
+
 fn print(operations: &[(Operation, &str)], stock: Option<&Results>, ours: &Results) {
     println!(
         "| Operation | Connections | MLflow req/s | Slipway req/s | MLflow CPU ms | Slipway CPU ms | Requests per CPU second |"
@@ -165,7 +168,7 @@ fn print(operations: &[(Operation, &str)], stock: Option<&Results>, ours: &Resul
     println!();
     println!("| | MLflow | Slipway | Ratio |");
     println!("| --- | ---: | ---: | ---: |");
-    let figures: [(&str, fn(&Results) -> f64); 4] = [
+    let figures: [Figure; 4] = [
         ("first answer, s", |of| of.first_answer.as_secs_f64()),
         ("memory after the load (PSS), MiB", |of| of.memory_mib),
         ("CPU time when nobody asks, ms a second", |of| {

@@ -118,3 +118,71 @@ fn rendered<A: Serialize>(outcome: &Result<A, DynoxideError>) -> Answer {
         body: error.to_json(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_folder::DataFolder;
+    use serde_json::Value;
+    use std::{sync::Arc, time::SystemTime};
+
+    async fn ask(engine: &Engine, operation: &str, body: Value) -> (u16, Value) {
+        let target = format!("{TARGET_PREFIX}{operation}");
+        let answer = engine.answer(&target, body.to_string().as_bytes()).await;
+        let answer = answer.expect("the operation is known");
+        (answer.status, serde_json::from_str(&answer.body).unwrap())
+    }
+
+    fn engine() -> Engine {
+        let folder = DataFolder::temporary().unwrap();
+        let engine = Engine::open(&folder, Arc::new(|| SystemTime::UNIX_EPOCH)).unwrap();
+        engine.create_table(crate::definition::table()).unwrap();
+        engine
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_comes_again_under_its_token_is_not_applied_twice() {
+        let engine = engine();
+        let key = json!({"pk": {"S": "a"}, "sk": {"S": "1"}});
+        let table = crate::definition::TABLE;
+        let add = |token: &str| {
+            json!({
+                "ClientRequestToken": token,
+                "TransactItems": [{"Update": {
+                    "TableName": table, "Key": key, "UpdateExpression": "ADD v :by",
+                    "ExpressionAttributeValues": {":by": {"N": "1"}},
+                }}],
+            })
+        };
+        for (token, expected) in [("one", "1"), ("one", "1"), ("two", "2")] {
+            assert_eq!(ask(&engine, "TransactWriteItems", add(token)).await.0, 200);
+            let get = json!({"TableName": table, "Key": key});
+            let (_, found) = ask(&engine, "GetItem", get).await;
+            assert_eq!(found["Item"]["v"]["N"], expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_its_reason_and_what_only_the_server_knows_is_left_to_it() {
+        let engine = engine();
+        let table = crate::definition::TABLE;
+        let put = json!({
+            "TableName": table, "Item": {"pk": {"S": "a"}, "sk": {"S": "1"}},
+            "ConditionExpression": "attribute_exists(pk)",
+        });
+        let (status, refusal) = ask(&engine, "PutItem", put).await;
+        assert_eq!(status, 400);
+        let kind = refusal["__type"].as_str().unwrap();
+        assert!(kind.ends_with("#ConditionalCheckFailedException"), "{kind}");
+        let (status, refusal) = ask(&engine, "PutItem", json!({"TableName": 7})).await;
+        assert_eq!(status, 400);
+        let kind = refusal["__type"].as_str().unwrap();
+        assert!(kind.ends_with("#SerializationException"), "{kind}");
+        assert!(
+            engine
+                .answer("DynamoDB_20120810.ListTables", b"{}")
+                .await
+                .is_none()
+        );
+    }
+}
