@@ -29,8 +29,8 @@ const COPY_WAITS: [Duration; 8] = [
     Duration::from_millis(200),
     Duration::from_millis(400),
     Duration::from_millis(750),
-    Duration::from_millis(1_000),
-    Duration::from_millis(1_000),
+    Duration::from_secs(1),
+    Duration::from_secs(1),
     Duration::from_millis(1_500),
 ];
 
