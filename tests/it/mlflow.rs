@@ -136,18 +136,22 @@ async fn native_versions_have_a_place_that_clients_of_mlflow_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_holds_the_same_pinned_objects_and_is_validated() {
+async fn a_copy_holds_the_same_pinned_objects_and_is_validated_before_it_is_answered() {
     let world = World::start().await;
     world.ready_model("iris").await;
     create(&world, "copy").await;
     let body = json!({"name": "copy", "source": "models:/iris/1"});
-    let answer = world
-        .post(&format!("{API}/model-versions/create"), body)
-        .await
-        .expect(200);
-    assert_eq!(answer["model_version"]["status"], "PENDING_REGISTRATION");
-    world.drain().await;
-    assert_eq!(world.version("copy", 1).await["status"], "READY");
+    let path = format!("{API}/model-versions/create");
+    let judged = async {
+        let copy = "/v1/models/copy/versions/1";
+        while world.get(copy).await.body["status"] != "READY" {
+            world.drain().await;
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let (answer, ()) = tokio::join!(world.post(&path, body), judged);
+    // MLflow's client does not wait for a copy, so that the answer does.
+    assert_eq!(answer.expect(200)["model_version"]["status"], "READY");
     let digests = async |model: &str| {
         let artifacts = world
             .get(&format!("/v1/models/{model}/versions/1/artifacts"))
