@@ -2,6 +2,7 @@
 
 use crate::world::World;
 use serde_json::json;
+use tower::ServiceExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_told_in_the_words_of_mlflow() {
@@ -295,6 +296,49 @@ async fn reads_do_not_grow_with_the_number_of_versions() {
         }
         assert_eq!(before.get_or_insert(spent.clone()), &spent);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_is_read_together_with_the_version_it_was_last_seen_to_hold() {
+    let world = World::start().await;
+    create(&world, "iris").await;
+    for _ in 0..2 {
+        reference(&world, "iris").await;
+    }
+    world.drain().await;
+    let path = format!("{API}/registered-models/alias?name=iris&alias=champion");
+    let held = async || {
+        let (answer, cost) = crate::budgets::cost(&world, world.get(&path)).await;
+        let version = answer.expect(200)["model_version"]["version"].clone();
+        (version.as_str().unwrap().to_owned(), cost)
+    };
+    set_alias(&world, "iris", "champion", "1").await;
+    held().await;
+    let (version, spent) = held().await;
+    assert_eq!(version, "1");
+    spent.is(&["BatchGetItem"], 2.0);
+
+    // Another process moves it; this one finds out by the same read, and asks for the other version.
+    let app = world.stack.app();
+    let other = shared::App::new((*app.config).clone(), world.clock.clone(), &[]);
+    let moved = promote::router(other)
+        .oneshot(
+            axum::http::Request::post(format!("{API}/registered-models/alias"))
+                .header("content-type", "application/json")
+                .body(axum::body::Body::from(
+                    json!({"name": "iris", "alias": "champion", "version": "2"}).to_string(),
+                ))
+                .unwrap(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(moved.status(), 200);
+    let (version, spent) = held().await;
+    assert_eq!(version, "2");
+    spent.is(&["BatchGetItem", "GetItem", "GetItem"], 4.0);
+    let (version, spent) = held().await;
+    assert_eq!(version, "2");
+    spent.is(&["BatchGetItem"], 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
