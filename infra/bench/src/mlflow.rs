@@ -89,7 +89,7 @@ pub(crate) struct Comparison {
     #[arg(long, default_value = "mlflow")]
     mlflow: PathBuf,
     /// The program `slipway`, built with optimization.
-    #[arg(long, default_value = "target/release/slipway")]
+    #[arg(long, default_value = "target/local/slipway")]
     slipway: PathBuf,
     /// Requests to Slipway of each operation at each number of connections.
     #[arg(long, default_value_t = 2_000)]
