@@ -1,6 +1,6 @@
 //! What a registered model is, in the simplest words: versions, aliases and requests, one change after another.
 
-use crate::clients::{Decision, Expected, Wish};
+use crate::wishes::{Decision, Expected, Wish};
 use crate::world::Rules;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,10 @@ pub struct Model {
     waivers: BTreeMap<String, String>,
     /// How many places serve each version.
     pub(crate) served: BTreeMap<u32, usize>,
+    /// When it was deleted last; times are compared as text.
+    deleted_at: String,
+    /// Whether its tag says that it is owned, if it has the tag.
+    pub(crate) tag: Option<String>,
 }
 
 /// A version.
@@ -31,7 +35,21 @@ pub struct Version {
     pub is_deleted: bool,
     /// From when on it should not be used any more.
     pub deprecated_at: Option<String>,
+    /// Whether it is packaged.
+    pub is_packed: bool,
+    /// Whether it is gone for good.
+    pub is_purged: bool,
     is_finalized: bool,
+    /// Whether it was ready, and is not accepted any more.
+    is_revoked: bool,
+    verdict: String,
+    /// The digest of the report that judged it last.
+    report: String,
+    /// Whether its tags say that it is fit for what asks for that.
+    is_fit: bool,
+    deleted_at: String,
+    /// Whether it was told that the date of its deprecation has come.
+    is_told: bool,
 }
 
 /// An alias.
@@ -120,10 +138,19 @@ impl Model {
             .collect()
     }
 
-    fn is_promotable(&self, number: u32) -> bool {
+    pub(crate) fn is_promotable(&self, number: u32) -> bool {
         self.versions
             .get(&number)
-            .is_some_and(|version| version.status == "READY" && !version.is_deleted)
+            .is_some_and(|version| {
+                version.status == "READY" && !version.is_deleted && !version.is_revoked
+            })
+    }
+
+    /// Whether a version is what a target asks for that wants it to be fit.
+    fn is_fit(&self, number: u32) -> bool {
+        self.versions
+            .get(&number)
+            .is_some_and(|version| version.is_fit && version.verdict == "clean")
     }
 
     /// Applies a change that a wish asked for, if the model, the wish and the rules allow it.
@@ -137,6 +164,7 @@ impl Model {
         let Some(wish) = wish else {
             return match change.kind {
                 "promotion.expired" => self.end(change, "expired"),
+                "version.deprecated" => self.tell(change),
                 kind => Err(format!("nobody asked for `{kind}`")),
             };
         };
@@ -152,6 +180,12 @@ impl Model {
                 let is_served = self.served.values().any(|count| *count > 0);
                 allow(!is_served, "the deleted model is served")?;
                 self.is_deleted = true;
+                change.time.clone_into(&mut self.deleted_at);
+            }
+            ("model.updated", Wish::Describe) => {
+                allow(!self.is_deleted, "a deleted model was described")?;
+                let tag = &change.data["tags_set"][crate::direct::TAG.0];
+                self.tag = tag.as_str().map(str::to_owned).or(self.tag.take());
             }
             ("model.restored", Wish::RestoreModel) => {
                 allow(self.is_deleted, "the restored model is not deleted")?;
@@ -171,7 +205,15 @@ impl Model {
                         stage: "None".to_owned(),
                         is_deleted: false,
                         deprecated_at: None,
+                        is_packed: false,
+                        is_purged: false,
                         is_finalized: false,
+                        is_revoked: false,
+                        verdict: String::new(),
+                        report: String::new(),
+                        is_fit: false,
+                        deleted_at: String::new(),
+                        is_told: false,
                     },
                 );
             }
@@ -191,20 +233,57 @@ impl Model {
                     judged.status == "PENDING_REGISTRATION",
                     "the version was judged before",
                 )?;
-                judged.status = if *ready {
-                    "READY"
+                (judged.status, judged.verdict) = if *ready {
+                    ("READY", "clean".to_owned())
                 } else {
-                    "FAILED_REGISTRATION"
+                    ("FAILED_REGISTRATION", "unsafe".to_owned())
                 };
+                judged.report = text(change, "report");
             }
-            ("version.updated", Wish::Annotate { version }) => {
+            ("version.rejudged", Wish::Rejudge { version, .. }) => {
+                let judged = self.version(number, *version)?;
+                allow(
+                    judged.report == text(change, "before"),
+                    "the version was judged again on top of another judgement than it had",
+                )?;
+                if change.data["status"] == "READY" {
+                    judged.status = "READY";
+                }
+                judged.is_revoked = change.data["revoked"] == true;
+                judged.verdict = text(change, "verdict");
+                judged.report = text(change, "report");
+            }
+            ("version.packaged", Wish::Pack { version }) => {
+                let packed = self.version(number, *version)?;
+                allow(
+                    packed.status == "READY" && !packed.is_packed && !packed.is_purged,
+                    "what was packaged is not ready, was packaged before, or is purged",
+                )?;
+                packed.is_packed = true;
+            }
+            ("version.purged", Wish::Purge { version }) => {
+                let window = crate::direct::RESTORE_MILLIS;
+                let is_over = |deleted: bool, at: &str| deleted && is_since(at, change.time, window);
+                let of_model = is_over(self.is_deleted, &self.deleted_at);
+                let purged = self.version(number, *version)?;
+                allow(!purged.is_purged, "the version was purged before")?;
+                allow(
+                    of_model || is_over(purged.is_deleted, &purged.deleted_at),
+                    "what was purged could still be restored",
+                )?;
+                purged.is_deleted = true;
+                purged.is_purged = true;
+            }
+            ("version.updated", Wish::Annotate { version, fit }) => {
                 let annotated = self.version(number, *version)?;
                 allow(!annotated.is_deleted, "the annotated version is deleted")?;
+                annotated.is_fit = *fit;
             }
             ("version.lifecycle_set", Wish::SetLifecycle { version, .. }) => {
                 let dated = self.version(number, *version)?;
                 allow(!dated.is_deleted, "the dated version is deleted")?;
                 dated.deprecated_at = change.data["deprecated_at"].as_str().map(str::to_owned);
+                dated.is_told = false;
             }
             ("version.stage_changed", wish) => return self.change_stage(change, wish, rules),
             ("version.deleted", Wish::DeleteVersion { version }) => {
@@ -217,10 +296,12 @@ impl Model {
                 allow(open == 0, "the deleted version awaits approval")?;
                 allow(served == 0, "the deleted version is served")?;
                 deleted.is_deleted = true;
+                change.time.clone_into(&mut deleted.deleted_at);
             }
             ("version.restored", Wish::RestoreVersion { version }) => {
                 let restored = self.version(number, *version)?;
                 allow(restored.is_deleted, "the restored version is not deleted")?;
+                allow(!restored.is_purged, "the restored version is purged")?;
                 restored.is_deleted = false;
             }
             ("alias.set" | "alias.removed" | "alias.rolled_back", _) => {
@@ -260,13 +341,28 @@ impl Model {
                 let text = |name: &str| waiver[name].as_str().unwrap_or_default().to_owned();
                 self.waivers.insert(text("id"), text("expires_at"));
             }
-            ("waiver.revoked", Wish::RevokeWaivers) => {
+            ("waiver.revoked", Wish::RevokeWaiver) => {
                 let id = change.data["waiver"]["id"].as_str().unwrap_or_default();
                 let was = self.waivers.remove(id);
                 allow(was.is_some(), "the revoked waiver was not in force")?;
             }
             (kind, wish) => return Err(format!("`{kind}` was caused by {wish:?}")),
         }
+        Ok(())
+    }
+
+    /// Somebody tells that the date of a version's deprecation has come.
+    fn tell(&mut self, change: &Change<'_>) -> Result<(), String> {
+        let told = change.version.and_then(|number| self.versions.get_mut(&number));
+        let told = told.ok_or("the version is not there")?;
+        let at = text(change, "at");
+        allow(
+            told.deprecated_at.as_ref() == Some(&at) && *at.as_str() <= *change.time,
+            "it was told that a date has come which is not the version's, or has not come",
+        )?;
+        allow(!told.is_deleted, "it was told of a deleted version")?;
+        allow(!told.is_told, "it was told twice that a date has come")?;
+        told.is_told = true;
         Ok(())
     }
 
@@ -396,6 +492,10 @@ impl Model {
                 Wish::Decide { .. } => {}
                 wish => return Err(format!("a stage was changed by {wish:?}")),
             }
+            allow(
+                !rules.stage_wants_fit(&to) || self.is_fit(number),
+                "what got to the stage is not what the stage asks for",
+            )?;
             let claim = format!("stage:{number}:{to}");
             self.promoted(change, number, &claim, rules.approvals_for_stage(&to))?;
         }
@@ -420,6 +520,10 @@ impl Model {
             allow(
                 self.is_promotable(to),
                 "the alias got a version that is not ready or deleted",
+            )?;
+            allow(
+                !rules.alias_wants_fit(name) || self.is_fit(to),
+                "the alias got a version that is not what the alias asks for",
             )?;
         }
         let alias = self.aliases.entry(name.to_owned()).or_default().clone();
@@ -512,6 +616,18 @@ impl Model {
             .get_mut(&asked)
             .ok_or_else(|| "the version is not there".to_owned())
     }
+}
+
+fn text(change: &Change<'_>, name: &str) -> String {
+    change.data[name].as_str().unwrap_or_default().to_owned()
+}
+
+/// Whether a time lies so far after another.
+fn is_since(from: &str, to: &str, millis: u64) -> bool {
+    let parse = |text: &str| -> shared::domain::Timestamp {
+        serde_json::from_value(text.into()).unwrap_or_default()
+    };
+    parse(to) >= parse(from).plus_millis(millis)
 }
 
 pub(crate) fn allow(holds: bool, otherwise: &str) -> Result<(), String> {

@@ -50,24 +50,31 @@ impl FromStr for Site {
     }
 }
 
-/// The registry with one condition removed from every write of a kind.
+/// The registry without some parts of conditions, in every write of their kinds.
 #[derive(Debug, Clone)]
-pub struct Mutation(pub Site);
+pub struct Mutation(pub Vec<Site>);
 
 impl Mutation {
-    /// Removes the condition from the writes of a request.
+    /// Removes the parts from the writes of a request.
     pub(crate) fn remove_from(&self, operation: &str, body: &mut Value) {
         each_write(operation, body, &mut |verb, write| {
             let Some(condition) = write["ConditionExpression"].as_str() else {
                 return;
             };
             let parts = parts(condition);
-            if names_of(&parts) != self.0.condition || kind(verb, write) != self.0.write {
+            let (names, kind) = (names_of(&parts), kind(verb, write));
+            let removed: Vec<&str> = self
+                .0
+                .iter()
+                .filter(|site| site.condition == names && site.write == kind)
+                .map(|site| site.part.as_str())
+                .collect();
+            if removed.is_empty() {
                 return;
             }
             let kept: Vec<String> = parts
                 .iter()
-                .filter(|part| name_of(part) != self.0.part)
+                .filter(|part| !removed.contains(&name_of(part).as_str()))
                 .map(|part| format!("({part})"))
                 .collect();
             let kept = kept.join(PART);
@@ -104,7 +111,7 @@ impl Mutation {
 }
 
 /// Whether an expression names a placeholder as a whole word.
-fn mentions(expression: &str, name: &str) -> bool {
+pub(crate) fn mentions(expression: &str, name: &str) -> bool {
     expression.match_indices(name).any(|(at, _)| {
         !expression[at + name.len()..]
             .starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
@@ -113,17 +120,32 @@ fn mentions(expression: &str, name: &str) -> bool {
 
 /// Adds every site of a request.
 pub(crate) fn collect(operation: &str, body: &Value, sites: &mut BTreeSet<Site>) {
+    each_part(operation, body, &mut |site, _, _| {
+        if !sites.contains(site) {
+            sites.insert(site.clone());
+        }
+    });
+}
+
+/// Shows every part of every condition of a request, with the write that carries it and its words.
+pub(crate) fn each_part(
+    operation: &str,
+    body: &Value,
+    see: &mut dyn FnMut(&Site, &Value, &str),
+) {
     each_write(operation, &mut body.clone(), &mut |verb, write| {
         let Some(condition) = write["ConditionExpression"].as_str() else {
             return;
         };
-        let condition = names_of(&parts(condition));
-        for part in &condition {
-            sites.insert(Site {
-                write: kind(verb, write),
-                condition: condition.clone(),
-                part: part.clone(),
-            });
+        let parts = parts(condition);
+        let mut site = Site {
+            write: kind(verb, write),
+            condition: names_of(&parts),
+            part: String::new(),
+        };
+        for part in &parts {
+            site.part = name_of(part);
+            see(&site, write, part);
         }
     });
 }

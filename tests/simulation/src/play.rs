@@ -1,9 +1,12 @@
 //! One run of one seed: clients ask, calls go on in random order, faults happen, processes die.
 
 use crate::check::{self, Violation};
-use crate::clients::{self, Believed, Known, MODELS, Wish};
+use crate::clients;
+use crate::direct;
+use crate::draw::{Known, MODELS, Profile};
 use crate::mutation::{Mutation, Site};
 use crate::network::{self, Exchange, Network, Progress, Reply};
+use crate::wishes::{Believed, Wish};
 use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
 use axum::Router;
 use dynoxide::Database;
@@ -12,7 +15,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::task::ArcWake;
 use serde_json::{Value, json};
-use shared::app::Clock;
+use shared::app::{Clock, Ids};
 use shared::config::Config;
 use shared::domain::{ModelName, Timestamp};
 use shared::{App, Transport};
@@ -24,6 +27,8 @@ use std::task::{Context, Poll};
 /// The tenant of every run.
 pub(crate) const RUNS_TENANT: &str = "default";
 const TABLE: &str = "simulation";
+/// Most parts of conditions that are blamed for one refusal.
+const MOST_BLAMED: usize = 4;
 
 /// How a run is played.
 #[derive(Debug, Clone)]
@@ -34,8 +39,10 @@ pub struct Options {
     pub clients: usize,
     /// How often, in thousandths, something goes wrong with a call.
     pub faults: u32,
-    /// The condition that is removed, if one is.
+    /// The parts of conditions that are removed, if some are.
     pub mutation: Option<Mutation>,
+    /// Whether it is written down which conditions there are, and which ones refused something.
+    pub surveys: bool,
     /// Whether each step is told.
     pub trace: bool,
 }
@@ -47,6 +54,7 @@ impl Default for Options {
             clients: 4,
             faults: 60,
             mutation: None,
+            surveys: false,
             trace: false,
         }
     }
@@ -96,8 +104,10 @@ pub struct Played {
     pub written: BTreeMap<(String, String), u64>,
     /// Every item at the end.
     pub items: Vec<Value>,
-    /// The conditions that writes carried.
+    /// The conditions that writes carried, if it is a survey.
     pub sites: BTreeSet<Site>,
+    /// The parts of conditions for which something was refused, together, if it is a survey.
+    pub blamed: BTreeSet<BTreeSet<Site>>,
     /// How many calls were applied.
     pub calls: u64,
     /// What should not have happened.
@@ -117,6 +127,19 @@ struct Process {
     believed: BTreeMap<(&'static str, &'static str), Believed>,
     /// Revisions that answers showed, by what they are of.
     revisions: BTreeMap<String, u64>,
+}
+
+/// What of a home is likely to be asked for.
+#[derive(Debug, Default)]
+struct Likely {
+    /// Versions that can be promoted.
+    ready: Vec<u32>,
+    /// Versions that wait for their judgement.
+    pending: Vec<u32>,
+    /// Versions that are deleted.
+    deleted: Vec<u32>,
+    /// Open requests.
+    requests: Vec<String>,
 }
 
 struct Busy {
@@ -149,6 +172,7 @@ pub fn play(seed: u64, options: &Options) -> Played {
 
 struct Run<'a> {
     options: &'a Options,
+    profile: Profile,
     rng: Rng,
     table: Database,
     network: Network,
@@ -161,6 +185,7 @@ struct Run<'a> {
     step: u64,
     written: BTreeMap<(String, String), u64>,
     sites: BTreeSet<Site>,
+    blamed: BTreeSet<BTreeSet<Site>>,
     calls: u64,
     trace: Vec<String>,
     births: u64,
@@ -188,6 +213,7 @@ impl<'a> Run<'a> {
         table.create_table(definition).expect("the table is new");
         let mut run = Self {
             options,
+            profile: Profile::of(seed),
             rng: Rng::with_seed(seed),
             table,
             network: Network::default(),
@@ -199,6 +225,7 @@ impl<'a> Run<'a> {
             step: 0,
             written: BTreeMap::new(),
             sites: BTreeSet::new(),
+            blamed: BTreeSet::new(),
             calls: 0,
             trace: Vec::new(),
             births: 0,
@@ -222,7 +249,8 @@ impl<'a> Run<'a> {
             sleep: self.network.sleep(index),
             retries: Some(partition),
         };
-        let app = App::over(config(), self.clock.clone(), &[], transport);
+        let mut app = App::over(config(), self.clock.clone(), &[], transport);
+        app.ids = Ids::seeded(self.clock.clone(), self.rng.u64(..));
         let routes = [register::routes(), promote::routes(), query::routes()].concat();
         Process {
             router: shared::http::mount(app.clone(), routes),
@@ -270,7 +298,8 @@ impl<'a> Run<'a> {
 
     /// Whether a process may draw a wish: the first ones are one client's, one after another.
     fn may_draw(&self, index: usize) -> bool {
-        let is_begun = Wish::first(self.asked.len().saturating_sub(1)).is_none();
+        let last = self.asked.len().saturating_sub(1);
+        let is_begun = self.profile.first(last).is_none();
         self.asked.len() < self.options.wishes && (index == 0 || is_begun)
     }
 
@@ -379,36 +408,38 @@ impl<'a> Run<'a> {
 
     fn draw(&mut self, index: usize) -> usize {
         let live = self.live_models();
-        let wanted = match self.rng.u8(..100) {
-            0..60 => MODELS[0],
-            60..90 => MODELS[1],
-            _ => MODELS[2],
-        };
+        let wanted = self.profile.model(&mut self.rng);
         // Mostly a model that is there, so that more is done than refused.
         let found = live.iter().find(|live| live.0 == wanted).or(live.first());
         let (model, home, versions) = match found {
             Some(found) if self.rng.u8(..100) < 95 => found.clone(),
             _ => (wanted, wanted.to_owned(), self.versions),
         };
-        let (ready, pending, requests) = self.likely(&home);
+        let Likely {
+            ready,
+            pending,
+            deleted,
+            requests,
+        } = self.likely(&home);
         let process = &self.processes[index];
         let known = Known {
             versions,
             ready: &ready,
             pending: &pending,
+            deleted: &deleted,
             requests: &requests,
             revisions: &process.revisions,
         };
-        let (model, wish) = Wish::first(self.asked.len()).unwrap_or_else(|| {
-            let wish = Wish::draw(&mut self.rng, model, &known, |alias| {
+        let first = self.profile.first(self.asked.len());
+        let is_first = first.is_some();
+        let (model, wish) = first.unwrap_or_else(|| {
+            let wish = self.profile.draw(&mut self.rng, model, &known, |alias| {
                 process.believed.get(&(model, alias)).copied()
             });
             (model, wish)
         });
-        let is_first = Wish::first(self.asked.len()).is_some();
         let wants_key = !wish.is_question()
-            && !wish.is_housekeeping()
-            && !matches!(wish, Wish::Judge { .. } | Wish::Finalize { .. })
+            && !wish.is_internal()
             && (is_first || self.rng.u8(..100) < 60);
         let number = self.asked.len();
         self.asked.push(Asked {
@@ -423,30 +454,35 @@ impl<'a> Run<'a> {
         number
     }
 
-    /// The versions of a home that can be promoted and those that wait for a judgement, and its open requests.
-    fn likely(&self, home: &str) -> (Vec<u32>, Vec<u32>, Vec<String>) {
-        let (mut ready, mut pending, mut requests) = (Vec::new(), Vec::new(), Vec::new());
-        for item in self.partition(&format!("T#{RUNS_TENANT}#M#{home}")) {
+    /// What of a home is likely to be asked for.
+    fn likely(&self, home: &str) -> Likely {
+        let mut likely = Likely::default();
+        let partition = format!("T#{RUNS_TENANT}#M#{home}");
+        likely.requests = self
+            .partition(&partition, "Q#")
+            .iter()
+            .filter_map(|item| item["id"]["S"].as_str())
+            .map(str::to_owned)
+            .collect();
+        for item in self.partition(&partition, "V#") {
             let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
-            if text("sk").starts_with("Q#") {
-                requests.push(text("id").to_owned());
-            }
             let number = text("sk").strip_prefix("V#");
             let Some(number) = number.and_then(|number| number.parse().ok()) else {
                 continue;
             };
             match text("status") {
-                "READY" if item.get("deleted").is_none() => ready.push(number),
-                "PENDING_REGISTRATION" => pending.push(number),
+                _ if item.get("deleted").is_some() => likely.deleted.push(number),
+                "READY" => likely.ready.push(number),
+                "PENDING_REGISTRATION" => likely.pending.push(number),
                 _ => {}
             }
         }
-        (ready, pending, requests)
+        likely
     }
 
     /// The names that mean models which are not deleted, with their homes and how many versions they have.
     fn live_models(&self) -> Vec<(&'static str, String, u32)> {
-        let heads = self.partition(&format!("T#{RUNS_TENANT}#M"));
+        let heads = self.partition(&format!("T#{RUNS_TENANT}#M"), "");
         heads
             .iter()
             .filter(|head| head.get("former").is_none() && head.get("deleted").is_none())
@@ -460,13 +496,17 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    /// What lies in a partition: who draws wishes knows all, so that more is done than refused.
-    fn partition(&self, pk: &str) -> Vec<Value> {
-        let request = json!({
+    /// What lies under a prefix of a partition: who draws wishes knows all, so that more is done than refused.
+    fn partition(&self, pk: &str, prefix: &str) -> Vec<Value> {
+        let mut request = json!({
             "TableName": TABLE,
             "KeyConditionExpression": "pk = :pk",
             "ExpressionAttributeValues": {":pk": {"S": pk}},
         });
+        if !prefix.is_empty() {
+            request["KeyConditionExpression"] = "pk = :pk AND begins_with(sk, :sk)".into();
+            request["ExpressionAttributeValues"][":sk"] = json!({"S": prefix});
+        }
         let request = serde_json::from_value(request).expect("the request is valid");
         let found = self.table.query(request).expect("the table can be read");
         let mut found = serde_json::to_value(found).expect("items can be written");
@@ -497,7 +537,7 @@ impl<'a> Run<'a> {
                     self.tell(|| {
                         format!(
                             "applied: {} of process {}: {} {} {reply:?}",
-                            exchange.number, exchange.client, request.operation, request.body
+                            exchange.number, exchange.client, request.operation, request.body()
                         )
                     });
                     self.network.put_back(exchange.answered(reply));
@@ -520,7 +560,10 @@ impl<'a> Run<'a> {
 
     /// Lets a request fail in one of the ways in which requests fail.
     fn fail(&mut self, exchange: Exchange, request: &network::Request) {
-        let way = self.rng.u8(..6);
+        let way = match self.profile.is_deadly {
+            true if self.rng.bool() => 5,
+            _ => self.rng.u8(..6),
+        };
         self.tell(|| format!("fault {way}: {} {}", exchange.number, request.operation));
         match way {
             0 => exchange.end(None),
@@ -565,10 +608,21 @@ impl<'a> Run<'a> {
 
     fn apply(&mut self, request: &network::Request) -> Reply {
         self.calls += 1;
-        crate::mutation::collect(&request.operation, &request.body, &mut self.sites);
+        if !request.is_write() {
+            return network::apply(&self.table, request, None);
+        }
+        let body = request.body();
+        if self.options.surveys {
+            crate::mutation::collect(&request.operation, &body, &mut self.sites);
+        }
         let reply = network::apply(&self.table, request, self.options.mutation.as_ref());
-        if request.is_write() && reply.is_success() {
-            for (pk, sk) in keys_of(request) {
+        if self.options.surveys && reply.is_refusal() {
+            // What was refused changed nothing, so the table is as it was.
+            let blamed = crate::blame::blame(&self.table, request, MOST_BLAMED);
+            self.blamed.extend(blamed);
+        }
+        if reply.is_success() {
+            for (pk, sk) in keys_of(&body) {
                 if let Some(home) = pk.strip_prefix(&format!("T#{RUNS_TENANT}#M#")) {
                     if let Some(number) = sk.strip_prefix("V#").and_then(|text| text.parse().ok()) {
                         self.versions = self.versions.max(number);
@@ -595,7 +649,7 @@ impl<'a> Run<'a> {
                 let salt = self.rng.usize(..100);
                 let most = if index == 0 { usize::MAX } else { 20 };
                 let future = async move {
-                    let done = clients::dispatch(&app, &home, salt, most).await;
+                    let done = direct::dispatch(&app, &home, salt, most).await;
                     Answer {
                         status: if done.is_ok() { 200 } else { 503 },
                         body: Value::Null,
@@ -611,7 +665,7 @@ impl<'a> Run<'a> {
             self.faults = 0;
             let (app, home) = (self.processes[0].app.clone(), home.clone());
             let future = async move {
-                let done = clients::dispatch(&app, &home, 0, usize::MAX).await;
+                let done = direct::dispatch(&app, &home, 0, usize::MAX).await;
                 Answer {
                     status: if done.is_ok() { 200 } else { 503 },
                     body: Value::Null,
@@ -637,6 +691,7 @@ impl<'a> Run<'a> {
             written: self.written,
             items: found["Items"].as_array().cloned().unwrap_or_default(),
             sites: self.sites,
+            blamed: self.blamed,
             calls: self.calls,
             violations: Vec::new(),
             trace: self.trace,
@@ -647,7 +702,7 @@ impl<'a> Run<'a> {
 }
 
 /// The keys that a write touches.
-fn keys_of(request: &network::Request) -> Vec<(String, String)> {
+fn keys_of(body: &Value) -> Vec<(String, String)> {
     let key_of = |write: &Value| {
         let key = write.get("Item").or_else(|| write.get("Key"))?;
         Some((
@@ -655,7 +710,7 @@ fn keys_of(request: &network::Request) -> Vec<(String, String)> {
             key["sk"]["S"].as_str()?.to_owned(),
         ))
     };
-    match request.body["TransactItems"].as_array() {
+    match body["TransactItems"].as_array() {
         Some(writes) => writes
             .iter()
             .filter_map(|write| {
@@ -665,7 +720,7 @@ fn keys_of(request: &network::Request) -> Vec<(String, String)> {
             })
             .filter_map(key_of)
             .collect(),
-        None => key_of(&request.body).into_iter().collect(),
+        None => key_of(body).into_iter().collect(),
     }
 }
 
