@@ -303,6 +303,10 @@ impl Checker<'_> {
             | Wish::RevokeWaiver
             | Wish::Rename { .. }
             | Wish::Describe
+            | Wish::Judge { .. }
+            | Wish::Rejudge { .. }
+            | Wish::Pack { .. }
+            | Wish::Purge { .. }
             | Wish::Finalize { .. } => {}
             wish if wish.is_housekeeping() => {}
             wish if !wish.is_question() && answer.status < 300 && caused.is_empty() => {

@@ -31,6 +31,15 @@ pub(crate) async fn ask(
         return answer;
     }
     let (mut method, mut path, body) = wish.request(model, id);
+    let body = match &wish {
+        Wish::AnswerCheck { id: request, passed } => {
+            path = format!("/v1/models/{model}/promotion-requests/{request}/checks");
+            method = "POST";
+            let token = direct::check_token(&app, model, request);
+            serde_json::json!({"check": direct::CHECK, "token": token, "passed": passed})
+        }
+        _ => body,
+    };
     if wish == Wish::RevokeWaiver {
         let listed = send(
             &router,

@@ -59,6 +59,21 @@ pub(crate) async fn ask(app: &App, wish: &Wish, model: &str, number: usize) -> O
     })
 }
 
+/// The automatic check that some protections ask for.
+pub(crate) const CHECK: &str = "smoke";
+
+/// The token with which a request's check answers, as a subscription gets it.
+pub(crate) fn check_token(app: &App, model: &str, request: &str) -> Value {
+    let actor = Principal::parse("slipway").expect("the name is valid");
+    let event = app
+        .event(EventType::CheckRequested, &tenant(), &actor, "none")
+        .about(&ModelName::parse(model).expect("the name is valid"))
+        .with("request_id", request)
+        .with("check", CHECK);
+    let mut wire = shared::check_token::to_delivered_wire(&app.config, &event);
+    wire["data"]["token"].take()
+}
+
 fn tenant() -> TenantName {
     TenantName::parse(RUNS_TENANT).expect("the name is valid")
 }

@@ -40,6 +40,7 @@ enum Kind {
     ListVersions,
     RequestPromotion,
     Decide,
+    AnswerCheck,
     PutStages,
     PutProtections,
     GrantWaiver,
@@ -81,7 +82,7 @@ const THEMES: [Theme; 10] = [
 
 /// How often each is drawn, by theme.
 #[rustfmt::skip]
-const WEIGHTS: [(Kind, [u32; THEMES.len()]); 31] = [
+const WEIGHTS: [(Kind, [u32; THEMES.len()]); 32] = [
     //                        all  ali  del  app  sta  rol  nam  ver  fil  set
     (Kind::CreateModel,      [ 3,   0,   2,   1,   1,   1,  12,   0,   3,   1]),
     (Kind::DeleteModel,      [ 2,   0,  16,   2,   2,   8,   8,   0,  10,   4]),
@@ -106,6 +107,7 @@ const WEIGHTS: [(Kind, [u32; THEMES.len()]); 31] = [
     (Kind::ListVersions,     [ 1,   0,   0,   0,   1,   0,   1,   1,   0,   0]),
     (Kind::RequestPromotion, [12,   0,  16,  40,  16,   0,   9,   0,   0,  12]),
     (Kind::Decide,           [20,   0,  20,  60,  20,   0,  12,   0,   0,  16]),
+    (Kind::AnswerCheck,      [ 2,   0,   2,  14,   2,   0,   1,   0,   0,   5]),
     (Kind::PutStages,        [ 3,   0,   0,   1,   5,   0,   2,   0,   0,  16]),
     (Kind::PutProtections,   [ 2,   0,   0,   6,   2,   0,   2,   0,   0,  16]),
     (Kind::GrantWaiver,      [ 2,   0,   0,   4,   1,   0,   2,   0,   0,  10]),
@@ -221,6 +223,10 @@ impl Profile {
             .filter(|_| rng.u8(..100) < 30)
             .map(|seen| seen.sequence);
         let revision = |path: &str| known.revisions.get(path).copied().unwrap_or_default();
+        let request = |rng: &mut Rng| match known.requests {
+            [] => "none".to_owned(),
+            open => open[rng.usize(..open.len())].clone(),
+        };
         let place = match self.is_hot {
             true => PLACES[0],
             false => PLACES[rng.usize(..PLACES.len())],
@@ -288,11 +294,12 @@ impl Profile {
                     stage: (!to_alias).then_some(STAGES[rng.usize(..2)]),
                 }
             }
+            Kind::AnswerCheck => Wish::AnswerCheck {
+                id: request(rng),
+                passed: rng.u8(..100) < 75,
+            },
             Kind::Decide => {
-                let id = match known.requests {
-                    [] => "none".to_owned(),
-                    open => open[rng.usize(..open.len())].clone(),
-                };
+                let id = request(rng);
                 let decision = match rng.u8(..100) {
                     0..65 => Decision::Approve,
                     65..78 => Decision::Reject,

@@ -74,6 +74,8 @@ pub struct Request {
     requester: String,
     approvers: BTreeSet<String>,
     expires_at: String,
+    /// What its automatic checks answered.
+    checks: BTreeMap<String, String>,
 }
 
 /// What an event says, as far as the model goes.
@@ -165,6 +167,8 @@ impl Model {
             return match change.kind {
                 "promotion.expired" => self.end(change, "expired"),
                 "version.deprecated" => self.tell(change),
+                "check.answered" => self.answer(change),
+                "promotion.rejected" => self.fail(change),
                 kind => Err(format!("nobody asked for `{kind}`")),
             };
         };
@@ -320,6 +324,9 @@ impl Model {
                 )?;
                 request.approvers.insert(change.actor.to_owned());
             }
+            ("check.requested", Wish::RequestPromotion { .. }) => {}
+            ("check.answered", Wish::AnswerCheck { .. }) => return self.answer(change),
+            ("promotion.rejected", Wish::AnswerCheck { .. }) => return self.fail(change),
             ("promotion.rejected", Wish::Decide { decision, .. }) => {
                 allow(*decision == Decision::Reject, "nobody rejected it")?;
                 return self.end(change, "rejected");
@@ -397,6 +404,7 @@ impl Model {
             requester: change.actor.to_owned(),
             approvers: BTreeSet::new(),
             expires_at: text("expires_at"),
+            checks: BTreeMap::new(),
         };
         self.requests.insert(text("id"), request);
         Ok(())
@@ -407,6 +415,22 @@ impl Model {
         let request = self.requests.get_mut(id).ok_or("nobody asked for it")?;
         allow(request.is_open, "a request that was ended was decided on")?;
         Ok(request)
+    }
+
+    /// An automatic check of a request answered, or its time is over.
+    fn answer(&mut self, change: &Change<'_>) -> Result<(), String> {
+        let (check, status) = (text(change, "check"), text(change, "status"));
+        let request = self.open_request(change)?;
+        let before = request.checks.insert(check, status);
+        allow(before.is_none(), "a check answered twice")
+    }
+
+    /// A request ends because a check of it did not pass.
+    fn fail(&mut self, change: &Change<'_>) -> Result<(), String> {
+        let request = self.open_request(change)?;
+        let has_failed = request.checks.values().any(|status| status != "passed");
+        allow(has_failed, "no check of the rejected request had failed")?;
+        self.end(change, "rejected")
     }
 
     fn end(&mut self, change: &Change<'_>, how: &str) -> Result<(), String> {
@@ -423,10 +447,11 @@ impl Model {
         change: &Change<'_>,
         to: u32,
         claim: &str,
-        needed: [usize; 2],
+        (needed, wants_check): ([usize; 2], bool),
     ) -> Result<(), String> {
         let needed = needed[usize::from(self.is_waived(change))];
         if change.data["request_id"].is_null() {
+            allow(!wants_check, "it was promoted without a check")?;
             return allow(needed == 0, "it was promoted without approvals");
         }
         let request = self.open_request(change)?;
@@ -439,6 +464,8 @@ impl Model {
             request.approvers.len() >= needed.max(1),
             "it was promoted with too few approvals",
         )?;
+        let has_passed = request.checks.values().any(|status| status == "passed");
+        allow(has_passed || !wants_check, "it was promoted without a check")?;
         request.is_open = false;
         Ok(())
     }
@@ -489,7 +516,7 @@ impl Model {
                         && expected.is_none_or(|expected| expected == from),
                     "the stage was not the expected one",
                 )?,
-                Wish::Decide { .. } => {}
+                Wish::Decide { .. } | Wish::AnswerCheck { .. } => {}
                 wish => return Err(format!("a stage was changed by {wish:?}")),
             }
             allow(
@@ -497,7 +524,8 @@ impl Model {
                 "what got to the stage is not what the stage asks for",
             )?;
             let claim = format!("stage:{number}:{to}");
-            self.promoted(change, number, &claim, rules.approvals_for_stage(&to))?;
+            let wants = (rules.approvals_for_stage(&to), rules.stage_wants_check(&to));
+            self.promoted(change, number, &claim, wants)?;
         }
         if let Some(version) = self.versions.get_mut(&number) {
             version.stage = to;
@@ -553,6 +581,7 @@ impl Model {
             }
         };
         let needed = rules.approvals_for_alias(name);
+        let wants = (needed, rules.alias_wants_check(name));
         match wish {
             Wish::SetAlias {
                 alias: wanted,
@@ -565,11 +594,11 @@ impl Model {
                     to == Some(*version),
                     "the alias got another version than asked for",
                 )?;
-                self.promoted(change, *version, "", needed)?;
+                self.promoted(change, *version, "", wants)?;
             }
-            Wish::Decide { .. } => {
+            Wish::Decide { .. } | Wish::AnswerCheck { .. } => {
                 let claim = format!("alias:{name}");
-                self.promoted(change, to.unwrap_or_default(), &claim, needed)?;
+                self.promoted(change, to.unwrap_or_default(), &claim, wants)?;
             }
             Wish::RemoveAlias {
                 alias: wanted,
@@ -587,7 +616,7 @@ impl Model {
                 expecting(wanted, Expected::Anything, *sequence)?;
                 let held = to.is_some_and(|to| alias.held.contains(&to));
                 allow(
-                    held || needed[usize::from(self.is_waived(change))] == 0,
+                    held || (needed[usize::from(self.is_waived(change))] == 0 && !wants.1),
                     "it was rolled back to what it never held, without approvals",
                 )?;
                 match asked {

@@ -52,6 +52,7 @@ impl Wish {
             | Self::Purge { .. }
             | Self::Sweep
             | Self::Dispatch { .. }
+            | Self::AnswerCheck { .. }
             | Self::RevokeWaiver => ("", String::new(), Value::Null),
             Self::SetAlias {
                 alias,

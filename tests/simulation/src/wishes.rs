@@ -129,6 +129,11 @@ pub enum Wish {
         id: String,
         decision: Decision,
     },
+    /// Answers the automatic check of a request.
+    AnswerCheck {
+        id: String,
+        passed: bool,
+    },
     PutStages {
         /// Whether of the model, or of the registry.
         of_model: bool,

@@ -66,6 +66,23 @@ impl Rules {
         self.wants_fit("aliases", alias)
     }
 
+    /// Whether an automatic check must pass before an alias gets a version.
+    pub fn alias_wants_check(&self, alias: &str) -> bool {
+        self.wants_check("aliases", alias)
+    }
+
+    /// Whether one must before a version gets to a stage.
+    pub fn stage_wants_check(&self, stage: &str) -> bool {
+        self.wants_check("stages", stage)
+    }
+
+    fn wants_check(&self, kind: &str, name: &str) -> bool {
+        self.protections
+            .iter()
+            .flat_map(|one| Self::matching(one, kind, name))
+            .any(|one| !one["checks"][0].is_null())
+    }
+
     /// Whether what gets to a stage must be.
     pub fn stage_wants_fit(&self, stage: &str) -> bool {
         self.wants_fit("stages", stage)
@@ -195,7 +212,8 @@ impl World {
             // A denial changes nothing, and is recorded of the model that was meant when it was decided.
             "promotion.denied" => return Ok(()),
             // The schedule knows models by their homes.
-            "promotion.expired" | "version.deprecated" => {}
+            _ if wish.is_none() => {}
+            "promotion.expired" => {}
             _ => allow(is_meant, "the name meant another model")?,
         }
         let rules = self.rules(home);
