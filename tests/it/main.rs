@@ -12,6 +12,7 @@ mod authorization;
 mod bad_input;
 mod budgets;
 mod concurrency;
+mod conditions;
 mod crashes;
 mod endpoints;
 mod events;

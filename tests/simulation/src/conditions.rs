@@ -50,3 +50,21 @@ impl Known {
         self.0.keys().flatten().collect()
     }
 }
+
+/// Parts of conditions that the simulation does not carry, or cannot show, each with what shows it, or why nothing can.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Elsewhere(pub BTreeMap<Site, String>);
+
+impl Elsewhere {
+    /// Reads the lines of a file: what shows a part, and the part.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines
+            .map(|line| {
+                let (story, site) = line.split_once('\t').context("a line has no story")?;
+                Ok((site.parse()?, story.to_owned()))
+            })
+            .collect::<anyhow::Result<_>>()
+            .map(Self)
+    }
+}

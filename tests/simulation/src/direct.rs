@@ -158,7 +158,6 @@ impl Step<'_> {
             .with("before", before.report_digest.as_str())
             .with("report", judgement.validation.report_digest.as_str());
         let change = VersionChange::Rejudge(Box::new(Rejudgement {
-            from: version.status,
             before,
             judgement,
             revoked_at,
@@ -243,9 +242,8 @@ impl Step<'_> {
         };
         let event = self.event(EventType::VersionPurged, &version.id);
         let held = counted.as_ref().map(|holder| (&files, holder));
-        let is_packaged = version.package.is_some();
         let purged = registry
-            .purge_version(&version.id, deleted, held, is_packaged, &event)
+            .purge_version(&version, deleted, held, &event)
             .await?;
         Ok(purged == Held::Committed)
     }

@@ -56,7 +56,7 @@ pub struct Mutation(pub Vec<Site>);
 
 impl Mutation {
     /// Removes the parts from the writes of a request.
-    pub(crate) fn remove_from(&self, operation: &str, body: &mut Value) {
+    pub fn remove_from(&self, operation: &str, body: &mut Value) {
         each_write(operation, body, &mut |verb, write| {
             let Some(condition) = write["ConditionExpression"].as_str() else {
                 return;
@@ -128,7 +128,7 @@ pub(crate) fn collect(operation: &str, body: &Value, sites: &mut BTreeSet<Site>)
 }
 
 /// Shows every part of every condition of a request, with the write that carries it and its words.
-pub(crate) fn each_part(
+pub fn each_part(
     operation: &str,
     body: &Value,
     see: &mut dyn FnMut(&Site, &Value, &str),
