@@ -202,8 +202,12 @@ impl Ids {
 /// A number that looks like no neighbour of its own, from one that does.
 fn spread(number: u64) -> u128 {
     // The multiplier of Knuth's linear congruential generator, and the odd one nearest to 2^128 over the golden ratio.
-    u128::from(number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1))
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+    u128::from(
+        number
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1),
+    )
+    .wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
 }
 
 fn random_u128() -> u128 {

@@ -12,11 +12,15 @@ use std::collections::BTreeSet;
 /// The parts that refuse a request as the table is, unless there are more than anybody would leave out together.
 pub(crate) fn blame(table: &Database, request: &Request, most: usize) -> Option<BTreeSet<Site>> {
     let mut failed = BTreeSet::new();
-    each_part(&request.operation, &request.body(), &mut |site, write, part| {
-        if failed.len() <= most && !failed.contains(site) && !holds(table, write, part) {
-            failed.insert(site.clone());
-        }
-    });
+    each_part(
+        &request.operation,
+        &request.body(),
+        &mut |site, write, part| {
+            if failed.len() <= most && !failed.contains(site) && !holds(table, write, part) {
+                failed.insert(site.clone());
+            }
+        },
+    );
     (!failed.is_empty() && failed.len() <= most).then_some(failed)
 }
 
@@ -26,7 +30,8 @@ fn holds(table: &Database, write: &Value, part: &str) -> bool {
         let item = &write["Item"];
         json!({"pk": item["pk"], "sk": item["sk"]})
     });
-    let mut check = json!({"TableName": write["TableName"], "Key": key, "ConditionExpression": part});
+    let mut check =
+        json!({"TableName": write["TableName"], "Key": key, "ConditionExpression": part});
     for names in ["ExpressionAttributeNames", "ExpressionAttributeValues"] {
         let Some(Value::Object(map)) = write.get(names) else {
             continue;

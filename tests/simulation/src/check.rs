@@ -6,10 +6,10 @@
 //! the proof is checked.
 
 use crate::draw::{ALIASES, MODELS};
-use crate::wishes::{Expected, Wish};
 use crate::items;
 use crate::model::Change;
 use crate::play::{Answer, Asked, Played, RUNS_TENANT};
+use crate::wishes::{Expected, Wish};
 use crate::world::World;
 use serde_json::Value;
 use std::collections::BTreeMap;

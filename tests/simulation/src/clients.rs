@@ -32,7 +32,10 @@ pub(crate) async fn ask(
     }
     let (mut method, mut path, body) = wish.request(model, id);
     let body = match &wish {
-        Wish::AnswerCheck { id: request, passed } => {
+        Wish::AnswerCheck {
+            id: request,
+            passed,
+        } => {
             path = format!("/v1/models/{model}/promotion-requests/{request}/checks");
             method = "POST";
             let token = direct::check_token(&app, model, request);
@@ -95,4 +98,3 @@ async fn send(
         body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
     }
 }
-

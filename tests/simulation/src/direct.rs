@@ -50,7 +50,14 @@ pub(crate) async fn ask(app: &App, wish: &Wish, model: &str, number: usize) -> O
     let status = match done {
         Ok(true) => 200,
         Ok(false) => 409,
-        Err(error) if matches!(error.code, ErrorCode::VersionNotFound | ErrorCode::ModelNotFound) => 404,
+        Err(error)
+            if matches!(
+                error.code,
+                ErrorCode::VersionNotFound | ErrorCode::ModelNotFound
+            ) =>
+        {
+            404
+        }
         Err(_) => 503,
     };
     Some(Answer {
@@ -101,13 +108,18 @@ impl Step<'_> {
     }
 
     async fn change(&self, id: &VersionId, change: &VersionChange, event: &Event) -> Result<bool> {
-        let committed = self.app.registry.change_version(id, change, event, None).await?;
+        let committed = self
+            .app
+            .registry
+            .change_version(id, change, event, None)
+            .await?;
         Ok(committed.is_ok())
     }
 
     async fn finalize(&self) -> Result<bool> {
         let event = self.event(EventType::VersionFinalized, &self.id);
-        self.change(&self.id, &VersionChange::Finalize, &event).await
+        self.change(&self.id, &VersionChange::Finalize, &event)
+            .await
     }
 
     fn judgement(&self, status: Status, verdict: &str, event: &Event) -> Judgement {
@@ -131,7 +143,11 @@ impl Step<'_> {
         let (kind, status, verdict) = if is_ready {
             (EventType::VersionReady, Status::Ready, "clean")
         } else {
-            (EventType::VersionFailed, Status::FailedRegistration, "unsafe")
+            (
+                EventType::VersionFailed,
+                Status::FailedRegistration,
+                "unsafe",
+            )
         };
         let event = self.event(kind, &self.id);
         let judgement = self.judgement(status, verdict, &event);
@@ -146,7 +162,11 @@ impl Step<'_> {
             return Ok(false);
         };
         let is_accepted = verdict != "unsafe";
-        let status = if is_accepted { Status::Ready } else { version.status };
+        let status = if is_accepted {
+            Status::Ready
+        } else {
+            version.status
+        };
         let event = self.event(EventType::VersionRejudged, &version.id);
         let judgement = self.judgement(status, verdict, &event);
         let revoked_at = (status == Status::Ready && !is_accepted)
@@ -225,7 +245,9 @@ impl Step<'_> {
             _ if version.purged_at.is_some() => return Ok(false),
             Some(at) if is_over(at) => Deleted::Version(at),
             _ => {
-                model = registry.model_head(&version.id.tenant, &version.id.model).await?;
+                model = registry
+                    .model_head(&version.id.tenant, &version.id.model)
+                    .await?;
                 if !model.deleted_at.is_some_and(is_over) {
                     return Ok(false);
                 }
@@ -256,12 +278,7 @@ async fn some_dispatch(app: &App, model: &str, salt: usize) -> Result<bool> {
 }
 
 /// Dispatches events of a model that are not chained yet, in an order that the salt decides.
-pub(crate) async fn dispatch(
-    app: &App,
-    model: &ModelName,
-    salt: usize,
-    most: usize,
-) -> Result<()> {
+pub(crate) async fn dispatch(app: &App, model: &ModelName, salt: usize, most: usize) -> Result<()> {
     let mut events = app.registry.unchained_events(&tenant(), model).await?;
     let count = events.len().max(1);
     events.rotate_left(salt % count);
@@ -309,7 +326,11 @@ async fn settle_stage(app: &App, event: &Event) -> Result<()> {
 /// As `functions/notifications/src/dispatch.rs` does, of the one tag that there is.
 async fn index_tags(app: &App, event: &Event) -> Result<()> {
     let text = |name: &str| event.data.get(name).and_then(Value::as_str);
-    if event.data.get("tags_changed").is_none_or(|pairs| *pairs == json!([])) {
+    if event
+        .data
+        .get("tags_changed")
+        .is_none_or(|pairs| *pairs == json!([]))
+    {
         return Ok(());
     }
     let old = text("from").filter(|_| event.kind == EventType::ModelRenamed);
@@ -332,7 +353,14 @@ async fn index_tags(app: &App, event: &Event) -> Result<()> {
             let expires = app.clock.now().plus_millis(24 * 3_600_000);
             let is_carried = carried.as_deref() == Some(value);
             app.registry
-                .index_tag(&event.tenant, &name, (TAG.0, value), is_carried, revision, expires)
+                .index_tag(
+                    &event.tenant,
+                    &name,
+                    (TAG.0, value),
+                    is_carried,
+                    revision,
+                    expires,
+                )
                 .await?;
         }
     }

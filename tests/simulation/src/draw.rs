@@ -7,8 +7,8 @@ use crate::wishes::{Believed, Decision, Expected, Wish, settings_path};
 use fastrand::Rng;
 use std::collections::BTreeMap;
 
-/// The names of registered models in a run; each run begins with all but the last.
-pub const MODELS: [&str; 3] = ["iris", "mnist", "rose"];
+/// The names of registered models in a run; each run begins with the first two.
+pub const MODELS: [&str; 6] = ["iris", "mnist", "rose", "fern", "lily", "moss"];
 /// The aliases of each.
 pub const ALIASES: [&str; 2] = ["champion", "canary"];
 const STAGES: [&str; 3] = ["Staging", "Production", "Archived"];
@@ -65,9 +65,13 @@ enum Theme {
     Versions,
     Files,
     Settings,
+    /// What is promoted rests on what the version is.
+    Fitness,
+    /// Names are given away while all else goes on.
+    Renames,
 }
 
-const THEMES: [Theme; 10] = [
+const THEMES: [Theme; 12] = [
     Theme::Everything,
     Theme::Aliases,
     Theme::Deletions,
@@ -78,44 +82,46 @@ const THEMES: [Theme; 10] = [
     Theme::Versions,
     Theme::Files,
     Theme::Settings,
+    Theme::Fitness,
+    Theme::Renames,
 ];
 
 /// How often each is drawn, by theme.
 #[rustfmt::skip]
 const WEIGHTS: [(Kind, [u32; THEMES.len()]); 32] = [
-    //                        all  ali  del  app  sta  rol  nam  ver  fil  set
-    (Kind::CreateModel,      [ 3,   0,   2,   1,   1,   1,  12,   0,   3,   1]),
-    (Kind::DeleteModel,      [ 2,   0,  16,   2,   2,   8,   8,   0,  10,   4]),
-    (Kind::RestoreModel,     [ 3,   0,  14,   3,   3,   8,   8,   0,   8,   4]),
-    (Kind::Rename,           [ 3,   2,   3,   5,   5,   5,  22,   3,   4,   5]),
-    (Kind::Describe,         [ 1,   0,   2,   1,   0,   0,   3,   3,   0,   1]),
-    (Kind::Register,         [10,   4,   6,   5,   6,   5,   7,  10,  12,   3]),
-    (Kind::Judge,            [18,  10,  12,  10,  12,  10,  12,  20,  20,   8]),
-    (Kind::Rejudge,          [ 4,   6,   3,   4,   4,   6,   2,  24,   2,   4]),
-    (Kind::Finalize,         [ 2,   0,   3,   0,   0,   0,   2,  12,   0,   0]),
-    (Kind::Pack,             [ 3,   0,   0,   0,   0,   0,   3,   3,  40,   0]),
-    (Kind::Purge,            [ 1,   0,   2,   0,   2,   0,   1,   1,  24,   0]),
-    (Kind::SetAlias,         [17,  44,  12,   8,   0,   0,  10,  10,   2,  14]),
-    (Kind::RemoveAlias,      [ 6,  16,   8,   4,   0,   0,   5,   3,   2,   5]),
-    (Kind::RollBack,         [ 7,  16,   2,   4,   0,   0,   3,   2,   0,   6]),
-    (Kind::ChangeStage,      [12,   0,   4,   4,  54,   0,   8,   6,   0,  16]),
-    (Kind::SetLifecycle,     [ 3,   8,   1,   1,   2,   0,   3,  22,   0,   0]),
-    (Kind::Annotate,         [ 2,   4,   3,   2,   2,   0,   2,  22,   0,   4]),
-    (Kind::DeleteVersion,    [ 5,  14,  18,   8,   9,  14,   5,  10,  26,   1]),
-    (Kind::RestoreVersion,   [ 3,  10,  12,   5,   9,  10,   5,   6,  16,   1]),
-    (Kind::GetAlias,         [ 5,   6,   1,   1,   0,   0,   2,   1,   0,   1]),
-    (Kind::ListVersions,     [ 1,   0,   0,   0,   1,   0,   1,   1,   0,   0]),
-    (Kind::RequestPromotion, [12,   0,  16,  40,  16,   0,   9,   0,   0,  12]),
-    (Kind::Decide,           [20,   0,  20,  60,  20,   0,  12,   0,   0,  16]),
-    (Kind::AnswerCheck,      [ 2,   0,   2,  14,   2,   0,   1,   0,   0,   5]),
-    (Kind::PutStages,        [ 3,   0,   0,   1,   5,   0,   2,   0,   0,  16]),
-    (Kind::PutProtections,   [ 2,   0,   0,   6,   2,   0,   2,   0,   0,  16]),
-    (Kind::GrantWaiver,      [ 2,   0,   0,   4,   1,   0,   2,   0,   0,  10]),
-    (Kind::RevokeWaiver,     [ 2,   0,   0,   3,   1,   0,   1,   0,   0,   8]),
-    (Kind::PutRollout,       [ 8,   0,  14,   0,   0,  60,   8,   0,   0,   0]),
-    (Kind::RollRolloutBack,  [ 2,   0,   2,   0,   0,  12,   1,   0,   0,   0]),
-    (Kind::Sweep,            [ 3,   1,   1,   8,   2,   1,   2,   8,   4,   1]),
-    (Kind::Dispatch,         [ 4,   3,   4,   2,   4,   2,   4,   5,   2,   2]),
+    //                        all  ali  del  app  sta  rol  nam  ver  fil  set  fit  ren
+    (Kind::CreateModel,      [ 3,   0,   2,   1,   1,   1,  12,   0,   3,   1,   0,  14]),
+    (Kind::DeleteModel,      [ 2,   0,  16,   2,   2,   8,   8,   0,  10,   4,   0,   4]),
+    (Kind::RestoreModel,     [ 3,   0,  14,   3,   3,   8,   8,   0,   8,   4,   0,   4]),
+    (Kind::Rename,           [ 3,   2,   3,   5,   5,   5,  22,   3,   4,   5,   2,  30]),
+    (Kind::Describe,         [ 1,   0,   2,   1,   0,   0,   3,   3,   0,   1,   0,   6]),
+    (Kind::Register,         [10,   4,   6,   5,   6,   5,   7,  10,  12,   3,   3,  12]),
+    (Kind::Judge,            [18,  10,  12,  10,  12,  10,  12,  20,  20,   8,   8,  16]),
+    (Kind::Rejudge,          [ 4,   6,   3,   4,   4,   6,   2,  24,   2,   4,  24,   2]),
+    (Kind::Finalize,         [ 2,   0,   3,   0,   0,   0,   2,  12,   0,   0,   0,   3]),
+    (Kind::Pack,             [ 3,   0,   0,   0,   0,   0,   3,   3,  40,   0,   0,   6]),
+    (Kind::Purge,            [ 1,   0,   2,   0,   2,   0,   1,   1,  24,   0,   0,   4]),
+    (Kind::SetAlias,         [17,  44,  12,   8,   0,   0,  10,  10,   2,  14,  40,  12]),
+    (Kind::RemoveAlias,      [ 6,  16,   8,   4,   0,   0,   5,   3,   2,   5,   8,   5]),
+    (Kind::RollBack,         [ 7,  16,   2,   4,   0,   0,   3,   2,   0,   6,   8,   3]),
+    (Kind::ChangeStage,      [12,   0,   4,   4,  54,   0,   8,   6,   0,  16,  26,  10]),
+    (Kind::SetLifecycle,     [ 3,   8,   1,   1,   2,   0,   3,  22,   0,   0,   8,   8]),
+    (Kind::Annotate,         [ 2,   4,   3,   2,   2,   0,   2,  22,   0,   4,  26,   8]),
+    (Kind::DeleteVersion,    [ 5,  14,  18,   8,   9,  14,   5,  10,  26,   1,   4,   5]),
+    (Kind::RestoreVersion,   [ 3,  10,  12,   5,   9,  10,   5,   6,  16,   1,   4,   6]),
+    (Kind::GetAlias,         [ 5,   6,   1,   1,   0,   0,   2,   1,   0,   1,   1,   1]),
+    (Kind::ListVersions,     [ 1,   0,   0,   0,   1,   0,   1,   1,   0,   0,   0,   0]),
+    (Kind::RequestPromotion, [12,   0,  16,  40,  16,   0,   9,   0,   0,  12,  12,   8]),
+    (Kind::Decide,           [20,   0,  20,  60,  20,   0,  12,   0,   0,  16,  14,   8]),
+    (Kind::AnswerCheck,      [ 2,   0,   2,  14,   2,   0,   1,   0,   0,   5,   0,   2]),
+    (Kind::PutStages,        [ 3,   0,   0,   1,   5,   0,   2,   0,   0,  16,   1,   3]),
+    (Kind::PutProtections,   [ 2,   0,   0,   6,   2,   0,   2,   0,   0,  16,   2,   4]),
+    (Kind::GrantWaiver,      [ 2,   0,   0,   4,   1,   0,   2,   0,   0,  10,   0,   2]),
+    (Kind::RevokeWaiver,     [ 2,   0,   0,   3,   1,   0,   1,   0,   0,   8,   0,   1]),
+    (Kind::PutRollout,       [ 8,   0,  14,   0,   0,  60,   8,   0,   0,   0,   0,   6]),
+    (Kind::RollRolloutBack,  [ 2,   0,   2,   0,   0,  12,   1,   0,   0,   0,   0,   1]),
+    (Kind::Sweep,            [ 3,   1,   1,   8,   2,   1,   2,   8,   4,   1,   1,   2]),
+    (Kind::Dispatch,         [ 4,   3,   4,   2,   4,   2,   4,   5,   2,   2,   2,   6]),
 ];
 
 /// What is asked for in a seed, and how roughly its calls are treated.
@@ -148,19 +154,39 @@ pub struct Known<'a> {
 impl Profile {
     /// The profile of a seed.
     pub fn of(seed: u64) -> Self {
-        let number = usize::try_from(seed % 10).unwrap_or_default();
+        let number = usize::try_from(seed % 12).unwrap_or_default();
         Self {
             theme: THEMES[number],
-            is_hot: seed / 10 % 2 == 1,
-            is_deadly: seed / 20 % 3 == 1,
+            is_hot: seed / 12 % 2 == 1,
+            is_deadly: seed / 24 % 3 == 1,
+        }
+    }
+
+    /// The names that models get.
+    fn names(self) -> &'static [&'static str] {
+        // A model is renamed for the first time once, and that is what most depends on.
+        match self.theme {
+            Theme::Names | Theme::Renames => &MODELS,
+            _ => &MODELS[..3],
+        }
+    }
+
+    /// How many of a hundred wishes are about a model that is there.
+    pub fn realism(self) -> u8 {
+        match self.theme {
+            Theme::Names | Theme::Renames => 80,
+            _ => 95,
         }
     }
 
     /// Draws which model a wish is about.
     pub fn model(self, rng: &mut Rng) -> &'static str {
+        if matches!(self.theme, Theme::Names | Theme::Renames) {
+            return self.names()[rng.usize(..self.names().len())];
+        }
         match rng.u8(..100) {
             0..60 => MODELS[0],
-            60..90 if self.is_hot && self.theme != Theme::Names => MODELS[0],
+            60..90 if self.is_hot => MODELS[0],
             60..90 => MODELS[1],
             _ => MODELS[2],
         }
@@ -209,6 +235,7 @@ impl Profile {
         };
         let version = self.among(rng, likely, known.versions);
         let alias = match self.is_hot {
+            _ if self.theme == Theme::Fitness => ALIASES[1],
             true if rng.u8(..100) < 80 => ALIASES[0],
             _ => ALIASES[rng.usize(..ALIASES.len())],
         };
@@ -238,7 +265,7 @@ impl Profile {
             Kind::DeleteModel => Wish::DeleteModel,
             Kind::RestoreModel => Wish::RestoreModel,
             Kind::Rename => Wish::Rename {
-                to: MODELS[rng.usize(..MODELS.len())],
+                to: self.names()[rng.usize(..self.names().len())],
             },
             Kind::Describe => Wish::Describe,
             Kind::Register => Wish::Register,
@@ -277,10 +304,12 @@ impl Profile {
             Kind::SetLifecycle => Wish::SetLifecycle {
                 version,
                 hour: (rng.u8(..3) > 0).then(|| rng.u8(9..=20)),
+                end: (rng.u8(..3) > 0).then(|| rng.u8(20..=23)),
             },
             Kind::Annotate => Wish::Annotate {
                 version,
                 fit: rng.u8(..100) < 70,
+                mark: rng.u8(..9),
             },
             Kind::DeleteVersion => Wish::DeleteVersion { version },
             Kind::RestoreVersion => Wish::RestoreVersion { version },
@@ -365,7 +394,7 @@ impl Profile {
                 MODELS[0],
                 Wish::PutProtections {
                     of_model: false,
-                    rules: 0,
+                    rules: if self.theme == Theme::Fitness { 4 } else { 0 },
                     revision: 0,
                 },
             )),

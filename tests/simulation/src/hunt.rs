@@ -85,9 +85,10 @@ pub fn hunt(survey: &Survey, known: Known, threads: usize, options: &Options) ->
     };
     let seeds_of = |sites: &BTreeSet<Site>| survey.blamed.get(sites).cloned().unwrap_or_default();
     let try_out = |sites: Vec<Site>, seeds: &[u64]| -> bool {
-        let hit = seeds.iter().take(MOST_TRIALS).find_map(|seed| {
-            noticed(*seed, &sites, options).map(|reason| (*seed, reason))
-        });
+        let hit = seeds
+            .iter()
+            .take(MOST_TRIALS)
+            .find_map(|seed| noticed(*seed, &sites, options).map(|reason| (*seed, reason)));
         let (Some((seed, reason)), Ok(mut found)) = (hit, found.lock()) else {
             return false;
         };
@@ -118,24 +119,36 @@ pub fn hunt(survey: &Survey, known: Known, threads: usize, options: &Options) ->
             together.sort_by_key(|(sites, seeds)| (sites.len(), usize::MAX - seeds.len()));
             let is_known = together.iter().take(12).any(|(sites, seeds)| {
                 tried.fetch_add(1, Ordering::Relaxed);
-                try_out(sites.iter().cloned().collect(), &seeds[..seeds.len().min(20)])
+                try_out(
+                    sites.iter().cloned().collect(),
+                    &seeds[..seeds.len().min(20)],
+                )
             });
             if !is_known {
-                let alone = seeds_of(&BTreeSet::from([site.clone()])).len();
+                let seeds = seeds_of(&BTreeSet::from([site.clone()]));
+                let (alone, examples) = (seeds.len(), &seeds[..seeds.len().min(3)]);
                 let with: Vec<String> = together
                     .iter()
                     .take(4)
                     .map(|(sites, seeds)| {
+                        let example = seeds.first().copied().unwrap_or_default();
                         let others: Vec<String> = sites
                             .iter()
                             .filter(|other| *other != site)
                             .map(|other| format!("{} [{}]", other.write, other.part))
                             .collect();
-                        format!("in {} seeds with {}", seeds.len(), others.join(", "))
+                        format!(
+                            "in {} seeds, such as {example}, with {}",
+                            seeds.len(),
+                            others.join(", ")
+                        )
                     })
                     .collect();
                 if let Ok(mut found) = found.lock() {
-                    let tried = format!("refused alone in {alone} seeds; {}", with.join("; "));
+                    let tried = format!(
+                        "refused alone in {alone} seeds, such as {examples:?}; {}",
+                        with.join("; ")
+                    );
                     found.unknown.insert(site.clone(), tried);
                 }
             }
@@ -173,7 +186,10 @@ pub fn replay(known: &Known, threads: usize, options: &Options) -> Replayed {
             tell(format!("seed {seed} is not linearizable: {violation}"));
         }
         if let Ok(mut replayed) = replayed.lock() {
-            let unknown = played.sites.into_iter().filter(|site| !sites.contains(site));
+            let unknown = played
+                .sites
+                .into_iter()
+                .filter(|site| !sites.contains(site));
             replayed.unknown.extend(unknown);
         }
     });

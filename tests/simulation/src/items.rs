@@ -21,6 +21,18 @@ impl<'a> Item<'a> {
         self.0[name]["N"].as_str()?.parse().ok()
     }
 
+    /// A time as events write it.
+    fn date(self, name: &str) -> Option<String> {
+        let millis = self.count(name)?;
+        Some(shared::domain::Timestamp::from_millis(millis).to_string())
+    }
+
+    /// The tags of a version.
+    fn tags(self) -> BTreeMap<String, String> {
+        let notes: Value = serde_json::from_str(self.text("notes")).unwrap_or_default();
+        serde_json::from_value(notes["tags"].clone()).unwrap_or_default()
+    }
+
     fn has(self, name: &str) -> bool {
         self.0.get(name).is_some()
     }
@@ -152,7 +164,9 @@ impl Found {
             let fits = item.text("status") == version.status
                 && item.text("stage") == version.stage
                 && item.has("deleted") == version.is_deleted
-                && item.has("depr") == version.deprecated_at.is_some()
+                && item.date("depr") == version.deprecated_at
+                && item.date("eol") == version.end_of_life_at
+                && item.tags() == version.tags
                 && item.count("aliases") == Some(model.holders(number) as u64)
                 && item.count("reqs").unwrap_or(0) == model.open_requests(Some(number)) as u64
                 && item.count("served").unwrap_or(0) == served as u64;
@@ -201,7 +215,13 @@ impl Found {
                 if version.status != "READY" || version.is_deleted {
                     self.say(format!("`{alias}` of `{home}` holds what is not ready"));
                 }
-                if item.has("depr") != version.deprecated_at.is_some() {
+                let dates = (item.date("depr"), item.date("eol"));
+                if dates
+                    != (
+                        version.deprecated_at.clone(),
+                        version.end_of_life_at.clone(),
+                    )
+                {
                     self.say(format!(
                         "`{alias}` of `{home}` has other dates than the version that it holds: {}",
                         item.0
@@ -257,7 +277,11 @@ impl Found {
         let mut holders: BTreeMap<String, (String, u64)> = BTreeMap::new();
         for (pk, items) in partitions {
             if let (Some(set), Some(item)) = (pk.strip_prefix(&sets), items.first()) {
-                let holder = format!("{}/{}", item.text("home"), item.count("version").unwrap_or(0));
+                let holder = format!(
+                    "{}/{}",
+                    item.text("home"),
+                    item.count("version").unwrap_or(0)
+                );
                 holders.insert(set.to_owned(), (holder, item.count("count").unwrap_or(0)));
             }
         }
@@ -278,6 +302,9 @@ impl Found {
                 let held = held["home"]
                     .as_str()
                     .map(|home| format!("{home}/{}", held["version"]));
+                if held.is_some() && item.text("status") != "READY" {
+                    self.say(format!("{own} has files before it is ready"));
+                }
                 if held.is_some() && held.as_deref() != holder {
                     self.say(format!("the files of {own} were given away: {}", item.0));
                 }
@@ -290,7 +317,9 @@ impl Found {
         for (set, (holder, count)) in holders {
             let counted = counted.get(&set).copied().unwrap_or_default();
             if counted != count || count == 0 {
-                self.say(format!("{holder} is counted {count} times, and has {counted}"));
+                self.say(format!(
+                    "{holder} is counted {count} times, and has {counted}"
+                ));
             }
         }
     }
@@ -336,6 +365,16 @@ impl Found {
                 text.get(at..at + 26)
             })
             .collect();
+        let lost: Vec<&str> = items
+            .iter()
+            .filter(|item| item.has("event") && !item.has("chain"))
+            .map(|item| item.text("sk"))
+            .collect();
+        if !lost.is_empty() {
+            self.say(format!(
+                "events of `{home}` do not know their places: {lost:?}"
+            ));
+        }
         let mut chained: Vec<Item<'_>> = items
             .iter()
             .copied()

@@ -35,6 +35,10 @@ pub struct Version {
     pub is_deleted: bool,
     /// From when on it should not be used any more.
     pub deprecated_at: Option<String>,
+    /// From when on it must not be used any more.
+    pub end_of_life_at: Option<String>,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
     /// Whether it is packaged.
     pub is_packed: bool,
     /// Whether it is gone for good.
@@ -48,8 +52,8 @@ pub struct Version {
     /// Whether its tags say that it is fit for what asks for that.
     is_fit: bool,
     deleted_at: String,
-    /// Whether it was told that the date of its deprecation has come.
-    is_told: bool,
+    /// Which dates it was told of that they have come.
+    told: BTreeSet<String>,
 }
 
 /// An alias.
@@ -141,11 +145,9 @@ impl Model {
     }
 
     pub(crate) fn is_promotable(&self, number: u32) -> bool {
-        self.versions
-            .get(&number)
-            .is_some_and(|version| {
-                version.status == "READY" && !version.is_deleted && !version.is_revoked
-            })
+        self.versions.get(&number).is_some_and(|version| {
+            version.status == "READY" && !version.is_deleted && !version.is_revoked
+        })
     }
 
     /// Whether a version is what a target asks for that wants it to be fit.
@@ -166,7 +168,7 @@ impl Model {
         let Some(wish) = wish else {
             return match change.kind {
                 "promotion.expired" => self.end(change, "expired"),
-                "version.deprecated" => self.tell(change),
+                "version.deprecated" | "version.end_of_life" => self.tell(change),
                 "check.answered" => self.answer(change),
                 "promotion.rejected" => self.fail(change),
                 kind => Err(format!("nobody asked for `{kind}`")),
@@ -209,6 +211,8 @@ impl Model {
                         stage: "None".to_owned(),
                         is_deleted: false,
                         deprecated_at: None,
+                        end_of_life_at: None,
+                        tags: BTreeMap::new(),
                         is_packed: false,
                         is_purged: false,
                         is_finalized: false,
@@ -217,7 +221,7 @@ impl Model {
                         report: String::new(),
                         is_fit: false,
                         deleted_at: String::new(),
-                        is_told: false,
+                        told: BTreeSet::new(),
                     },
                 );
             }
@@ -267,7 +271,8 @@ impl Model {
             }
             ("version.purged", Wish::Purge { version }) => {
                 let window = crate::direct::RESTORE_MILLIS;
-                let is_over = |deleted: bool, at: &str| deleted && is_since(at, change.time, window);
+                let is_over =
+                    |deleted: bool, at: &str| deleted && is_since(at, change.time, window);
                 let of_model = is_over(self.is_deleted, &self.deleted_at);
                 let purged = self.version(number, *version)?;
                 allow(!purged.is_purged, "the version was purged before")?;
@@ -278,16 +283,25 @@ impl Model {
                 purged.is_deleted = true;
                 purged.is_purged = true;
             }
-            ("version.updated", Wish::Annotate { version, fit }) => {
+            ("version.updated", Wish::Annotate { version, fit, mark }) => {
                 let annotated = self.version(number, *version)?;
                 allow(!annotated.is_deleted, "the annotated version is deleted")?;
                 annotated.is_fit = *fit;
+                let fit = if *fit { "yes" } else { "no" };
+                annotated.tags.insert("fit".to_owned(), fit.to_owned());
+                let mark = format!("mark{mark}");
+                let set = change.data["tags_set"][&mark].as_str();
+                annotated
+                    .tags
+                    .insert(mark, set.unwrap_or_default().to_owned());
             }
             ("version.lifecycle_set", Wish::SetLifecycle { version, .. }) => {
                 let dated = self.version(number, *version)?;
                 allow(!dated.is_deleted, "the dated version is deleted")?;
-                dated.deprecated_at = change.data["deprecated_at"].as_str().map(str::to_owned);
-                dated.is_told = false;
+                let date = |name: &str| change.data[name].as_str().map(str::to_owned);
+                dated.deprecated_at = date("deprecated_at");
+                dated.end_of_life_at = date("end_of_life_at");
+                dated.told.clear();
             }
             ("version.stage_changed", wish) => return self.change_stage(change, wish, rules),
             ("version.deleted", Wish::DeleteVersion { version }) => {
@@ -360,17 +374,22 @@ impl Model {
 
     /// Somebody tells that the date of a version's deprecation has come.
     fn tell(&mut self, change: &Change<'_>) -> Result<(), String> {
-        let told = change.version.and_then(|number| self.versions.get_mut(&number));
+        let told = change
+            .version
+            .and_then(|number| self.versions.get_mut(&number));
         let told = told.ok_or("the version is not there")?;
         let at = text(change, "at");
+        let date = match change.kind {
+            "version.deprecated" => &told.deprecated_at,
+            _ => &told.end_of_life_at,
+        };
         allow(
-            told.deprecated_at.as_ref() == Some(&at) && *at.as_str() <= *change.time,
+            date.as_ref() == Some(&at) && *at.as_str() <= *change.time,
             "it was told that a date has come which is not the version's, or has not come",
         )?;
         allow(!told.is_deleted, "it was told of a deleted version")?;
-        allow(!told.is_told, "it was told twice that a date has come")?;
-        told.is_told = true;
-        Ok(())
+        let is_new = told.told.insert(change.kind.to_owned());
+        allow(is_new, "it was told twice that a date has come")
     }
 
     fn open(&mut self, change: &Change<'_>) -> Result<(), String> {
@@ -465,7 +484,10 @@ impl Model {
             "it was promoted with too few approvals",
         )?;
         let has_passed = request.checks.values().any(|status| status == "passed");
-        allow(has_passed || !wants_check, "it was promoted without a check")?;
+        allow(
+            has_passed || !wants_check,
+            "it was promoted without a check",
+        )?;
         request.is_open = false;
         Ok(())
     }

@@ -128,11 +128,7 @@ pub(crate) fn collect(operation: &str, body: &Value, sites: &mut BTreeSet<Site>)
 }
 
 /// Shows every part of every condition of a request, with the write that carries it and its words.
-pub fn each_part(
-    operation: &str,
-    body: &Value,
-    see: &mut dyn FnMut(&Site, &Value, &str),
-) {
+pub fn each_part(operation: &str, body: &Value, see: &mut dyn FnMut(&Site, &Value, &str)) {
     each_write(operation, &mut body.clone(), &mut |verb, write| {
         let Some(condition) = write["ConditionExpression"].as_str() else {
             return;

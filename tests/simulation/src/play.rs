@@ -412,7 +412,7 @@ impl<'a> Run<'a> {
         // Mostly a model that is there, so that more is done than refused.
         let found = live.iter().find(|live| live.0 == wanted).or(live.first());
         let (model, home, versions) = match found {
-            Some(found) if self.rng.u8(..100) < 95 => found.clone(),
+            Some(found) if self.rng.u8(..100) < self.profile.realism() => found.clone(),
             _ => (wanted, wanted.to_owned(), self.versions),
         };
         let Likely {
@@ -438,9 +438,8 @@ impl<'a> Run<'a> {
             });
             (model, wish)
         });
-        let wants_key = !wish.is_question()
-            && !wish.is_internal()
-            && (is_first || self.rng.u8(..100) < 60);
+        let wants_key =
+            !wish.is_question() && !wish.is_internal() && (is_first || self.rng.u8(..100) < 60);
         let number = self.asked.len();
         self.asked.push(Asked {
             wish,
@@ -537,7 +536,10 @@ impl<'a> Run<'a> {
                     self.tell(|| {
                         format!(
                             "applied: {} of process {}: {} {} {reply:?}",
-                            exchange.number, exchange.client, request.operation, request.body()
+                            exchange.number,
+                            exchange.client,
+                            request.operation,
+                            request.body()
                         )
                     });
                     self.network.put_back(exchange.answered(reply));

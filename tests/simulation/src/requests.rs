@@ -98,18 +98,22 @@ impl Wish {
                 }
                 ("POST", at(&format!("/versions/{version}/stage")), body)
             }
-            Self::SetLifecycle { version, hour } => {
-                let date = hour.map(|hour| format!("2027-01-15T{hour:02}:00:00.000Z"));
+            Self::SetLifecycle { version, hour, end } => {
+                let date =
+                    |hour: Option<u8>| hour.map(|hour| format!("2027-01-15T{hour:02}:00:00.000Z"));
                 (
                     "PUT",
                     at(&format!("/versions/{version}/lifecycle")),
-                    json!({"deprecated_at": date}),
+                    json!({"deprecated_at": date(*hour), "end_of_life_at": date(*end)}),
                 )
             }
-            Self::Annotate { version, fit } => (
+            Self::Annotate { version, fit, mark } => (
                 "PATCH",
                 at(&format!("/versions/{version}")),
-                json!({"tags": {"wish": id.to_string(), "fit": if *fit { "yes" } else { "no" }}}),
+                json!({"tags": {
+                    format!("mark{mark}"): id.to_string(),
+                    "fit": if *fit { "yes" } else { "no" },
+                }}),
             ),
             Self::DeleteVersion { version } => {
                 ("DELETE", at(&format!("/versions/{version}")), Value::Null)

@@ -108,11 +108,15 @@ pub enum Wish {
         version: u32,
         /// The hour of its deprecation, on the day of the run.
         hour: Option<u8>,
+        /// The hour of its end of life.
+        end: Option<u8>,
     },
     Annotate {
         version: u32,
         /// Whether it is tagged as fit for the canary.
         fit: bool,
+        /// Which of its other tags is set.
+        mark: u8,
     },
     DeleteVersion {
         version: u32,
@@ -215,4 +219,3 @@ pub(crate) fn settings_path(kind: &str, of_model: bool, model: &str) -> String {
         format!("/v1/{kind}")
     }
 }
-

@@ -1,7 +1,7 @@
 //! What a registry is, in the simplest words: names, models, settings and places, one change after another.
 
-use crate::wishes::Wish;
 use crate::model::{Change, Model, allow};
+use crate::wishes::Wish;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

@@ -74,11 +74,10 @@ impl Deleted<'_> {
     /// The condition on the version.
     fn condition(self, rest: &str) -> Expression {
         match self {
-            Self::Version(before) => Expression::new(format!(
-                "attribute_exists(#deleted) AND #deleted <= :before AND {rest}"
-            ))
-            .value("before", as_number(before.millis())),
-            Self::Model(_) => Expression::new(format!("attribute_exists(#pk) AND {rest}")),
+            // What is not deleted has no time to compare.
+            Self::Version(before) => Expression::new(format!("#deleted <= :before AND {rest}"))
+                .value("before", as_number(before.millis())),
+            Self::Model(_) => Expression::new(rest),
         }
     }
 
