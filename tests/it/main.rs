@@ -33,6 +33,7 @@ mod packages;
 mod policy;
 mod promotion;
 mod promotion_budgets;
+mod races;
 mod reads;
 mod rollouts;
 mod searches;

@@ -87,7 +87,11 @@ fn tenant() -> TenantName {
 
 /// Which set of files a version has: some have the same.
 pub(crate) fn files_of(number: u64) -> Digest {
-    Digest::of(if number % 2 == 0 { b"even" } else { b"odd!" })
+    Digest::of(if number.is_multiple_of(2) {
+        b"even"
+    } else {
+        b"odd!"
+    })
 }
 
 /// A step of a version's way.
@@ -334,7 +338,7 @@ async fn index_tags(app: &App, event: &Event) -> Result<()> {
         return Ok(());
     }
     let old = text("from").filter(|_| event.kind == EventType::ModelRenamed);
-    let names = event.model.iter().map(|name| name.as_str()).chain(old);
+    let names = event.model.iter().map(ModelName::as_str).chain(old);
     for name in names {
         let name = ModelName::parse(name)?;
         let carried = |model: &Model| {

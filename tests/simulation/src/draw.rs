@@ -254,9 +254,10 @@ impl Profile {
             [] => "none".to_owned(),
             open => open[rng.usize(..open.len())].clone(),
         };
-        let place = match self.is_hot {
-            true => PLACES[0],
-            false => PLACES[rng.usize(..PLACES.len())],
+        let place = if self.is_hot {
+            PLACES[0]
+        } else {
+            PLACES[rng.usize(..PLACES.len())]
         };
         match kind {
             Kind::CreateModel => Wish::CreateModel {

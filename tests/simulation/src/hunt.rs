@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Most seeds in which the same parts are left out.
-const MOST_TRIALS: usize = 60;
+const MOST_TRIALS: usize = 300;
 
 /// What refused something, and in which seeds.
 #[derive(Debug, Default)]

@@ -365,14 +365,14 @@ impl Found {
                 text.get(at..at + 26)
             })
             .collect();
-        let lost: Vec<&str> = items
+        let unplaced: Vec<&str> = items
             .iter()
             .filter(|item| item.has("event") && !item.has("chain"))
             .map(|item| item.text("sk"))
             .collect();
-        if !lost.is_empty() {
+        if !unplaced.is_empty() {
             self.say(format!(
-                "events of `{home}` do not know their places: {lost:?}"
+                "events of `{home}` do not know their places: {unplaced:?}"
             ));
         }
         let mut chained: Vec<Item<'_>> = items

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Parser;
 use simulation::conditions::Known;
-use simulation::{Options, hunt, play};
+use simulation::{Mutation, Options, hunt, play};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,9 @@ struct Arguments {
     /// How often, in thousandths, something goes wrong with a call.
     #[arg(long, default_value_t = 60)]
     faults: u32,
+    /// Leaves a part of a condition out, as a line of the file of `--known` names it after its seed.
+    #[arg(long)]
+    without: Option<String>,
     /// Tells every step; for one seed.
     #[arg(long)]
     trace: bool,
@@ -48,11 +51,15 @@ struct Arguments {
 #[expect(clippy::print_stdout, reason = "it is a command")]
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    let without = match &arguments.without {
+        Some(line) => Known::parse(&format!("0\t{line}"))?.0.into_keys().next(),
+        None => None,
+    };
     let options = Options {
         wishes: arguments.operations,
         clients: arguments.clients,
         faults: arguments.faults,
-        mutation: None,
+        mutation: without.map(Mutation),
         surveys: false,
         trace: arguments.trace,
     };
@@ -167,9 +174,10 @@ fn search(
     options: &Options,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
-    let mut known = match path.exists() {
-        true => Known::parse(&std::fs::read_to_string(path)?)?,
-        false => Known::default(),
+    let mut known = if path.exists() {
+        Known::parse(&std::fs::read_to_string(path)?)?
+    } else {
+        Known::default()
     };
     known
         .0

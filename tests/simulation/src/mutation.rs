@@ -14,7 +14,7 @@ const PART: &str = " AND ";
 pub struct Site {
     /// What is written, such as `Put T#M/A`.
     pub write: String,
-    /// All parts of the condition, in order; parts that differ only in what was seen are one.
+    /// The parts that every condition of the write has, in order; parts that differ only in what was seen are one.
     pub condition: Vec<String>,
     /// Which part is meant.
     pub part: String,
@@ -45,7 +45,11 @@ impl FromStr for Site {
         Ok(Self {
             write,
             part,
-            condition: condition.split(PART).map(str::to_owned).collect(),
+            condition: condition
+                .split(PART)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 }
@@ -62,11 +66,11 @@ impl Mutation {
                 return;
             };
             let parts = parts(condition);
-            let (names, kind) = (names_of(&parts), kind(verb, write));
+            let (condition, kind) = (common(names_of(&parts)), kind(verb, write));
             let removed: Vec<&str> = self
                 .0
                 .iter()
-                .filter(|site| site.condition == names && site.write == kind)
+                .filter(|site| site.condition == condition && site.write == kind)
                 .map(|site| site.part.as_str())
                 .collect();
             if removed.is_empty() {
@@ -136,7 +140,7 @@ pub fn each_part(operation: &str, body: &Value, see: &mut dyn FnMut(&Site, &Valu
         let parts = parts(condition);
         let mut site = Site {
             write: kind(verb, write),
-            condition: names_of(&parts),
+            condition: common(names_of(&parts)),
             part: String::new(),
         };
         for part in &parts {
@@ -213,6 +217,26 @@ fn unwrapped(condition: &str) -> &str {
         }
     }
     unwrapped(inner.trim())
+}
+
+/// The parts that a write always has: some come with what is written, and with what was seen.
+fn common(mut names: Vec<String>) -> Vec<String> {
+    const UNMARKED: &str = "attribute_not_exists(#away)";
+    let has = |names: &[String], wanted: &str| names.iter().any(|name| name == wanted);
+    // A promotion that a protection guards rests on more of the version.
+    if has(&names, "contains(#val, :report)") {
+        names.retain(|name| name != "contains(#val, :report)" && name != "#rev = :rev");
+    }
+    if has(&names, "#top as seen") {
+        names.retain(|name| name != "#pointers as seen");
+    }
+    // A purge rests on whether there was a package, and a claim on files.
+    if has(&names, "attribute_not_exists(#purged)") && !has(&names, "#status = :ready") {
+        let claims = ["attribute_not_exists(#pkg)", "attribute_not_exists(#held)"];
+        names.retain(|name| !claims.contains(&name.as_str()));
+    }
+    names.retain(|name| name != UNMARKED);
+    names
 }
 
 /// The names of parts, each once.

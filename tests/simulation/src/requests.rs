@@ -43,7 +43,7 @@ impl Wish {
             Self::Describe => (
                 "PATCH",
                 at(""),
-                json!({"tags": {"owned": if id % 2 == 0 { "yes" } else { "no" }}}),
+                json!({"tags": {"owned": if id.is_multiple_of(2) { "yes" } else { "no" }}}),
             ),
             Self::Judge { .. }
             | Self::Rejudge { .. }

@@ -1,10 +1,18 @@
 //! One run of one seed: clients ask, calls go on in random order, faults happen, processes die.
 
-use crate::check::{self, Violation};
+mod glance;
+mod record;
+mod table;
+
+pub use self::record::{Answer, Asked, Options, Played};
+
+use self::glance::Likely;
+use self::table::{config, keys_of};
+use crate::check;
 use crate::clients;
 use crate::direct;
-use crate::draw::{Known, MODELS, Profile};
-use crate::mutation::{Mutation, Site};
+use crate::draw::{Known, Profile};
+use crate::mutation::Site;
 use crate::network::{self, Exchange, Network, Progress, Reply};
 use crate::wishes::{Believed, Wish};
 use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
@@ -16,7 +24,6 @@ use futures::future::BoxFuture;
 use futures::task::ArcWake;
 use serde_json::{Value, json};
 use shared::app::{Clock, Ids};
-use shared::config::Config;
 use shared::domain::{ModelName, Timestamp};
 use shared::{App, Transport};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,92 +37,6 @@ const TABLE: &str = "simulation";
 /// Most parts of conditions that are blamed for one refusal.
 const MOST_BLAMED: usize = 4;
 
-/// How a run is played.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How many wishes are asked for in all.
-    pub wishes: usize,
-    /// How many processes serve them.
-    pub clients: usize,
-    /// How often, in thousandths, something goes wrong with a call.
-    pub faults: u32,
-    /// The parts of conditions that are removed, if some are.
-    pub mutation: Option<Mutation>,
-    /// Whether it is written down which conditions there are, and which ones refused something.
-    pub surveys: bool,
-    /// Whether each step is told.
-    pub trace: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            wishes: 200,
-            clients: 4,
-            faults: 60,
-            mutation: None,
-            surveys: false,
-            trace: false,
-        }
-    }
-}
-
-/// What came of a wish.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: u16,
-    /// JSON body.
-    pub body: Value,
-}
-
-impl Answer {
-    /// Whether the client knows now what became of its wish.
-    pub fn is_certain(&self) -> bool {
-        self.status < 429
-    }
-}
-
-/// One wish, from its first request to its last answer.
-#[derive(Debug, Clone)]
-pub struct Asked {
-    /// What was asked for.
-    pub wish: Wish,
-    /// Of which model.
-    pub model: &'static str,
-    /// The idempotency key.
-    pub key: Option<String>,
-    /// The step at which it was first asked for.
-    pub from: u64,
-    /// The step at which it was last answered.
-    pub until: Option<u64>,
-    /// The last answer; none if the process died over it.
-    pub answer: Option<Answer>,
-    /// Whether an earlier request for it ended without a certain answer.
-    pub was_repeated: bool,
-}
-
-/// What happened in a run.
-#[derive(Debug)]
-pub struct Played {
-    /// Every wish, by number.
-    pub asked: Vec<Asked>,
-    /// The step at which each item was written last, by partition and sort key, and first.
-    pub written: BTreeMap<(String, String), u64>,
-    /// Every item at the end.
-    pub items: Vec<Value>,
-    /// The conditions that writes carried, if it is a survey.
-    pub sites: BTreeSet<Site>,
-    /// The parts of conditions for which something was refused, together, if it is a survey.
-    pub blamed: BTreeSet<BTreeSet<Site>>,
-    /// How many calls were applied.
-    pub calls: u64,
-    /// What should not have happened.
-    pub violations: Vec<Violation>,
-    /// What was told of it.
-    pub trace: Vec<String>,
-}
-
 /// A process that serves one client at a time.
 struct Process {
     app: App,
@@ -127,19 +48,6 @@ struct Process {
     believed: BTreeMap<(&'static str, &'static str), Believed>,
     /// Revisions that answers showed, by what they are of.
     revisions: BTreeMap<String, u64>,
-}
-
-/// What of a home is likely to be asked for.
-#[derive(Debug, Default)]
-struct Likely {
-    /// Versions that can be promoted.
-    ready: Vec<u32>,
-    /// Versions that wait for their judgement.
-    pending: Vec<u32>,
-    /// Versions that are deleted.
-    deleted: Vec<u32>,
-    /// Open requests.
-    requests: Vec<String>,
 }
 
 struct Busy {
@@ -453,68 +361,6 @@ impl<'a> Run<'a> {
         number
     }
 
-    /// What of a home is likely to be asked for.
-    fn likely(&self, home: &str) -> Likely {
-        let mut likely = Likely::default();
-        let partition = format!("T#{RUNS_TENANT}#M#{home}");
-        likely.requests = self
-            .partition(&partition, "Q#")
-            .iter()
-            .filter_map(|item| item["id"]["S"].as_str())
-            .map(str::to_owned)
-            .collect();
-        for item in self.partition(&partition, "V#") {
-            let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
-            let number = text("sk").strip_prefix("V#");
-            let Some(number) = number.and_then(|number| number.parse().ok()) else {
-                continue;
-            };
-            match text("status") {
-                _ if item.get("deleted").is_some() => likely.deleted.push(number),
-                "READY" => likely.ready.push(number),
-                "PENDING_REGISTRATION" => likely.pending.push(number),
-                _ => {}
-            }
-        }
-        likely
-    }
-
-    /// The names that mean models which are not deleted, with their homes and how many versions they have.
-    fn live_models(&self) -> Vec<(&'static str, String, u32)> {
-        let heads = self.partition(&format!("T#{RUNS_TENANT}#M"), "");
-        heads
-            .iter()
-            .filter(|head| head.get("former").is_none() && head.get("deleted").is_none())
-            .filter_map(|head| {
-                let called = head["sk"]["S"].as_str()?;
-                let name = MODELS.iter().find(|name| **name == called)?;
-                let home = head["home"]["S"].as_str().unwrap_or(called);
-                let next: u32 = head["next"]["N"].as_str()?.parse().ok()?;
-                Some((*name, home.to_owned(), next - 1))
-            })
-            .collect()
-    }
-
-    /// What lies under a prefix of a partition: who draws wishes knows all, so that more is done than refused.
-    fn partition(&self, pk: &str, prefix: &str) -> Vec<Value> {
-        let mut request = json!({
-            "TableName": TABLE,
-            "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": pk}},
-        });
-        if !prefix.is_empty() {
-            request["KeyConditionExpression"] = "pk = :pk AND begins_with(sk, :sk)".into();
-            request["ExpressionAttributeValues"][":sk"] = json!({"S": prefix});
-        }
-        let request = serde_json::from_value(request).expect("the request is valid");
-        let found = self.table.query(request).expect("the table can be read");
-        let mut found = serde_json::to_value(found).expect("items can be written");
-        match found["Items"].take() {
-            Value::Array(items) => items,
-            _ => Vec::new(),
-        }
-    }
-
     /// Goes on with one exchange.
     fn go_on(&mut self, index: usize) {
         let exchange = self.network.take(index);
@@ -562,9 +408,10 @@ impl<'a> Run<'a> {
 
     /// Lets a request fail in one of the ways in which requests fail.
     fn fail(&mut self, exchange: Exchange, request: &network::Request) {
-        let way = match self.profile.is_deadly {
-            true if self.rng.bool() => 5,
-            _ => self.rng.u8(..6),
+        let way = if self.profile.is_deadly && self.rng.bool() {
+            5
+        } else {
+            self.rng.u8(..6)
         };
         self.tell(|| format!("fault {way}: {} {}", exchange.number, request.operation));
         match way {
@@ -701,44 +548,4 @@ impl<'a> Run<'a> {
         played.violations = check::check(&played);
         played
     }
-}
-
-/// The keys that a write touches.
-fn keys_of(body: &Value) -> Vec<(String, String)> {
-    let key_of = |write: &Value| {
-        let key = write.get("Item").or_else(|| write.get("Key"))?;
-        Some((
-            key["pk"]["S"].as_str()?.to_owned(),
-            key["sk"]["S"].as_str()?.to_owned(),
-        ))
-    };
-    match body["TransactItems"].as_array() {
-        Some(writes) => writes
-            .iter()
-            .filter_map(|write| {
-                ["Put", "Update", "Delete"]
-                    .iter()
-                    .find_map(|verb| write.get(verb))
-            })
-            .filter_map(key_of)
-            .collect(),
-        None => key_of(body).into_iter().collect(),
-    }
-}
-
-fn config() -> Config {
-    let variables = BTreeMap::from([
-        ("SLIPWAY_FUNCTION", "simulation"),
-        ("TABLE_NAME", TABLE),
-        ("BUCKET_NAME", "simulation"),
-        ("AWS_REGION", "eu-central-1"),
-        ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1"),
-        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"),
-        ("AWS_ACCESS_KEY_ID", "simulation"),
-        ("AWS_SECRET_ACCESS_KEY", "simulation"),
-        ("CURSOR_SECRET", "simulation"),
-        ("TRUST_ACTOR_HEADER", "true"),
-    ]);
-    Config::from_lookup(&|name| variables.get(name).map(|text| (*text).to_owned()))
-        .expect("the settings are complete")
 }
