@@ -11,13 +11,26 @@ use crate::seal::Sealer;
 use crate::signing::Signer;
 use crate::topics::Topics;
 use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use ulid::Ulid;
 
-/// Everything that a function may touch; cheap to clone.
+/// Everything that a function may touch; clones share it.
 #[derive(Debug, Clone)]
-pub struct App {
+pub struct App(Arc<World>);
+
+impl Deref for App {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0
+    }
+}
+
+/// What an [`App`] consists of.
+#[derive(Debug)]
+pub struct World {
     /// The table.
     pub registry: Registry,
     /// The bucket.
@@ -29,7 +42,7 @@ pub struct App {
     /// Topics that send e-mail.
     pub topics: Topics,
     /// Seals secrets.
-    pub sealer: Arc<Sealer>,
+    pub sealer: Sealer,
     /// What packages are signed with.
     pub signer: Signer,
     /// The time.
@@ -57,18 +70,18 @@ impl App {
         transport: Transport,
     ) -> Self {
         let clients = Clients::new(&config, interceptors, transport);
-        Self {
+        Self(Arc::new(World {
             registry: Registry::new(&config, &clients),
             bucket: Bucket::new(&config, &clients),
             bus: Bus::new(&config, &clients),
             lane_queue: LaneQueue::new(&config, &clients),
             topics: Topics::new(&clients),
-            sealer: Arc::new(Sealer::new(&config)),
+            sealer: Sealer::new(&config),
             signer: Signer::new(&config, &clients),
             ids: Ids::new(clock.clone()),
             clock,
             config: Arc::new(config),
-        }
+        }))
     }
 
     /// Begins an event that happens now.

@@ -34,7 +34,7 @@ pub struct Transport {
 
 impl Transport {
     /// By the network and the system's clock.
-    pub(crate) fn real(config: &Config) -> Self {
+    pub fn real(config: &Config) -> Self {
         Self {
             http: http_client(config),
             sleep: SharedAsyncSleep::new(aws_smithy_async::rt::sleep::TokioSleep::new()),

@@ -15,7 +15,7 @@ use lambda_http::Adapter;
 use lambda_http::aws_lambda_events::apigw::ApiGatewayV2httpRequest;
 use lambda_http::request::LambdaRequest;
 use lambda_runtime::{LambdaEvent, service_fn};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 use std::pin::Pin;
 use tower::Service as _;
@@ -179,18 +179,37 @@ fn request_of(mut event: Value) -> Result<LambdaRequest> {
         })
 }
 
-/// Encodes what may not stand as it is, and every `%` that does not begin an escape.
+/// Encodes what may not stand as it is, and every `%` that does not begin an escape of a character.
 fn encoded(text: &str, set: &'static AsciiSet) -> String {
     let mut whole = String::with_capacity(text.len());
-    for (index, part) in text.split('%').enumerate() {
-        if index > 0 {
-            let is_escape =
-                part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
-            whole.push_str(if is_escape { "%" } else { "%25" });
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (escapes, after) = rest.split_at(length_of_escapes(rest));
+        // Bytes that are no character can be in no path: such an escape is part of a name, such as of `50%c4`.
+        if percent_decode_str(escapes).decode_utf8().is_ok() {
+            whole.push_str(escapes);
+        } else {
+            whole.push_str(&escapes.replace('%', "%25"));
         }
-        whole.extend(utf8_percent_encode(part, set));
+        let next = after.find('%').unwrap_or(after.len());
+        if escapes.is_empty() && next == 0 {
+            whole.push_str("%25");
+            rest = &after[1..];
+        } else {
+            whole.extend(utf8_percent_encode(&after[..next], set));
+            rest = &after[next..];
+        }
     }
     whole
+}
+
+/// How many bytes at the beginning of a text are escapes, one after the other.
+fn length_of_escapes(text: &str) -> usize {
+    let is_escape = |bytes: &&[u8]| match bytes {
+        [b'%', high, low] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+        _ => false,
+    };
+    3 * text.as_bytes().chunks(3).take_while(is_escape).count()
 }
 
 /// The answer, as the gateway wants it, to what never became a request.
@@ -226,6 +245,11 @@ mod tests {
             ("/v1/models/a%20b", "/v1/models/a%20b"),
             ("/v1/models/100% #1\\?", "/v1/models/100%25%20%231%5C%3F"),
             ("/v1/models/50%", "/v1/models/50%25"),
+            ("/v1/models/50%%", "/v1/models/50%25%25"),
+            ("/v1/models/50%c4", "/v1/models/50%25c4"),
+            ("/v1/models/%c3%a4%c4x", "/v1/models/%25c3%25a4%25c4x"),
+            ("/v1/models/%c3%a4 検%", "/v1/models/%c3%a4%20%E6%A4%9C%25"),
+            ("/a/dog%step%100%17", "/a/dog%25step%100%17"),
             ("/v1/models/検", "/v1/models/%E6%A4%9C"),
         ] {
             assert_eq!(encoded(raw, OUTSIDE_PATH), expected);

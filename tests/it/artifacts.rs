@@ -288,7 +288,8 @@ async fn no_spelling_of_a_path_leaves_its_root() {
     }
     // Nobody's root, another tenant's run, another run's root, and a run that was deleted.
     for (path, status) in [
-        ("file.txt", 400),
+        ("0", 400),
+        ("0/file.txt", 400),
         ("0/r1/file.txt", 400),
         ("0/r2/artifacts/x", 404),
         ("1/r1/artifacts/x", 404),
@@ -343,6 +344,74 @@ async fn no_spelling_of_a_path_leaves_its_root() {
         )
         .await
         .expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_images_are_kept_though_parts_of_them_look_like_escapes() {
+    const NAME: &str = "dog%step%100%timestamp%17%c4187c99.png";
+    let world = world().await;
+    let encoded =
+        percent_encoding::utf8_percent_encode(NAME, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let path = format!("{FILES}/artifacts/{ROOT}/images/{encoded}");
+    let (status, body) = put(&world, &path, b"png".to_vec()).await;
+    assert_eq!(status, 200, "{body}");
+    let file = json!([{"path": NAME, "is_dir": false, "file_size": 3}]);
+    assert_eq!(list(&world, &format!("{ROOT}/images")).await["files"], file);
+    assert_eq!(fetch(&world, &path).await, (200, b"png".to_vec()));
+    let attached = format!("/get-artifact?run_id=r1&path=images/{encoded}");
+    assert_eq!(fetch(&world, &attached).await, (200, b"png".to_vec()));
+    upload_by_parts(&world, &format!("{ROOT}/images"), NAME, &[b"jpeg".to_vec()]).await;
+    assert_eq!(fetch(&world, &path).await, (200, b"jpeg".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_outside_of_all_roots_are_kept_and_never_shown() {
+    let world = world().await;
+    let artifacts = format!("{FILES}/artifacts");
+    for path in ["a.html", "dir/a.html", "dir/b.bin"] {
+        let (status, body) = put(&world, &format!("{artifacts}/{path}"), b"x".to_vec()).await;
+        assert_eq!(status, 200, "{path}: {body}");
+    }
+    put(&world, &format!("{artifacts}/{ROOT}/a"), b"x".to_vec()).await;
+    assert_eq!(
+        list(&world, "dir").await["files"],
+        json!([
+            {"path": "a.html", "is_dir": false, "file_size": 1},
+            {"path": "b.bin", "is_dir": false, "file_size": 1},
+        ])
+    );
+    let answer = client()
+        .get(world.url(&format!("{artifacts}/dir/a.html")))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let header = |name: &str| answer.headers()[name].to_str().unwrap();
+    assert_eq!(header("content-type"), "text/html");
+    assert_eq!(header("content-disposition"), "attachment; filename=a.html");
+    assert_eq!(header("x-content-type-options"), "nosniff");
+    // Parts need a root, and a folder, in which roots could lie, is not hidden with what it holds.
+    world
+        .post(
+            &format!("{FILES}/mpu/create/dir"),
+            json!({"path": "c", "num_parts": 1}),
+        )
+        .await
+        .expect_mlflow(400, "INVALID_PARAMETER_VALUE");
+    for (folder, status) in [("dir", 200), ("0", 400)] {
+        let answer = world.delete(&format!("{artifacts}/{folder}")).await;
+        assert_eq!(answer.status, status, "{folder}");
+    }
+    for (path, status) in [("dir/b.bin", 200), ("0/r1/artifacts/a", 200)] {
+        let (got, _) = fetch(&world, &format!("{artifacts}/{path}")).await;
+        assert_eq!(got, status, "{path}");
+    }
+    world
+        .delete(&format!("{artifacts}/dir/b.bin"))
+        .await
+        .expect(200);
+    let (status, _) = fetch(&world, &format!("{artifacts}/dir/b.bin")).await;
+    assert_eq!(status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -616,6 +685,13 @@ async fn artifacts_keep_their_budget() {
         spent(&world),
         ("BatchGetItem ListObjectsV2 DeleteObjects".into(), 2.0)
     );
+    let loose = format!("{FILES}/artifacts/dir/a");
+    put(&world, &loose, b"x".to_vec()).await;
+    assert_eq!(spent(&world), ("PutObject".into(), 0.0));
+    fetch(&world, &loose).await;
+    assert_eq!(spent(&world), ("GetObject".into(), 0.0));
+    world.delete(&loose).await.expect(200);
+    assert_eq!(spent(&world), ("DeleteObjects".into(), 0.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

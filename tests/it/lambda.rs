@@ -883,6 +883,7 @@ async fn a_path_is_understood_however_the_gateway_writes_it() {
         "a\\b",
         "a+b",
         "a%2g",
+        "50%c4%20",
         "{x}|^`\"<>",
         "a;b=c,d&e",
     ] {

@@ -2,6 +2,7 @@
 
 use crate::world::World;
 use serde_json::json;
+use tower::ServiceExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_told_in_the_words_of_mlflow() {
@@ -135,18 +136,22 @@ async fn native_versions_have_a_place_that_clients_of_mlflow_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_holds_the_same_pinned_objects_and_is_validated() {
+async fn a_copy_holds_the_same_pinned_objects_and_is_validated_before_it_is_answered() {
     let world = World::start().await;
     world.ready_model("iris").await;
     create(&world, "copy").await;
     let body = json!({"name": "copy", "source": "models:/iris/1"});
-    let answer = world
-        .post(&format!("{API}/model-versions/create"), body)
-        .await
-        .expect(200);
-    assert_eq!(answer["model_version"]["status"], "PENDING_REGISTRATION");
-    world.drain().await;
-    assert_eq!(world.version("copy", 1).await["status"], "READY");
+    let path = format!("{API}/model-versions/create");
+    let judged = async {
+        let copy = "/v1/models/copy/versions/1";
+        while world.get(copy).await.body["status"] != "READY" {
+            world.drain().await;
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let (answer, ()) = tokio::join!(world.post(&path, body), judged);
+    // MLflow's client does not wait for a copy, so that the answer does.
+    assert_eq!(answer.expect(200)["model_version"]["status"], "READY");
     let digests = async |model: &str| {
         let artifacts = world
             .get(&format!("/v1/models/{model}/versions/1/artifacts"))
@@ -291,6 +296,49 @@ async fn reads_do_not_grow_with_the_number_of_versions() {
         }
         assert_eq!(before.get_or_insert(spent.clone()), &spent);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_is_read_together_with_the_version_it_was_last_seen_to_hold() {
+    let world = World::start().await;
+    create(&world, "iris").await;
+    for _ in 0..2 {
+        reference(&world, "iris").await;
+    }
+    world.drain().await;
+    let path = format!("{API}/registered-models/alias?name=iris&alias=champion");
+    let held = async || {
+        let (answer, cost) = crate::budgets::cost(&world, world.get(&path)).await;
+        let version = answer.expect(200)["model_version"]["version"].clone();
+        (version.as_str().unwrap().to_owned(), cost)
+    };
+    set_alias(&world, "iris", "champion", "1").await;
+    held().await;
+    let (version, spent) = held().await;
+    assert_eq!(version, "1");
+    spent.is(&["BatchGetItem"], 2.0);
+
+    // Another process moves it; this one finds out by the same read, and asks for the other version.
+    let app = world.stack.app();
+    let other = shared::App::new((*app.config).clone(), world.clock.clone(), &[]);
+    let moved = promote::router(other)
+        .oneshot(
+            axum::http::Request::post(format!("{API}/registered-models/alias"))
+                .header("content-type", "application/json")
+                .body(axum::body::Body::from(
+                    json!({"name": "iris", "alias": "champion", "version": "2"}).to_string(),
+                ))
+                .unwrap(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(moved.status(), 200);
+    let (version, spent) = held().await;
+    assert_eq!(version, "2");
+    spent.is(&["BatchGetItem", "GetItem", "GetItem"], 4.0);
+    let (version, spent) = held().await;
+    assert_eq!(version, "2");
+    spent.is(&["BatchGetItem"], 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -666,6 +666,58 @@ async fn mlflows_webhooks_are_subscriptions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_of_mlflows_webhooks_that_fails_is_asked_again_within_seconds() {
+    let world = World::start().await;
+    let receiver = Receiver::start().await;
+    let webhook = json!({
+        "name": "hook", "url": receiver.url,
+        "events": [{"entity": "REGISTERED_MODEL", "action": "CREATED"}],
+    });
+    let webhook = world
+        .post("/api/2.0/mlflow/webhooks", webhook)
+        .await
+        .expect(200)["webhook"]["webhook_id"]
+        .clone();
+    receiver.answers(&[500, 429]);
+    world.create_model("iris").await;
+    world.create_model("wine").await;
+    world.drain().await;
+    let ids: Vec<_> = receiver
+        .got
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(headers, _)| headers["x-mlflow-delivery-id"].clone())
+        .collect();
+    assert_eq!(ids.len(), 4, "{ids:?}");
+    assert!(ids[1] == ids[0] && ids[2] == ids[0] && ids[3] != ids[0]);
+    let id = webhook.as_str().unwrap();
+    let deliveries = world
+        .get(&format!("/v1/subscriptions/{id}/deliveries"))
+        .await
+        .expect(200);
+    let statuses: Vec<Vec<u64>> = deliveries["deliveries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|delivery| {
+            let attempts = delivery["attempts"].as_array().unwrap();
+            attempts
+                .iter()
+                .map(|attempt| attempt["status"].as_u64().unwrap())
+                .collect()
+        })
+        .collect();
+    assert_eq!(statuses, [vec![200], vec![500, 429, 200]]);
+    let endpoint = world
+        .get(&format!("/v1/subscriptions/{id}"))
+        .await
+        .expect(200)["endpoint"]
+        .clone();
+    assert_eq!(endpoint["state"], "ok", "{endpoint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_event_arrives_in_order_wherever_the_process_is_killed() {
     let listening: Arc<Mutex<Option<Receiver>>> = Arc::default();
     crate::crashes::cut_everywhere_with(

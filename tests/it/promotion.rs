@@ -1,9 +1,11 @@
 //! Stages, protections and waivers: what guards a promotion, and what it says when it denies.
 
 use crate::crashes::cut_everywhere_with;
-use crate::world::{Answer, World, files, safetensors};
+use crate::world::{Answer, World, files, http_client, safetensors};
 use reqwest::Method;
 use serde_json::{Value, json};
+use shared::App;
+use shared::app::Clock;
 use shared::test_util::Cut;
 use std::collections::BTreeSet;
 
@@ -642,6 +644,32 @@ async fn a_promotion_that_rests_on_an_old_policy_is_decided_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_policy_is_in_force_in_every_process_with_its_answer() {
+    let world = World::start().await;
+    world.ready_model("iris").await;
+    version_with(&world, 2, json!({})).await;
+    let config = world.stack.app().config.as_ref().clone();
+    let another = promote::router(App::new(config, Clock::system(), &[]));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "http://{}/v1/models/iris/aliases/champion",
+        listener.local_addr().unwrap()
+    );
+    let server = tokio::spawn(async move { axum::serve(listener, another).await });
+    let http = http_client();
+    let promote = async |version: u64| {
+        let body = json!({"version": version, "unconditional": true});
+        let answer = http.put(&url).json(&body).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!(promote(1).await, 200, "nothing governs, and it knows that");
+    let never = json!([{"id": "p", "aliases": ["champion"], "conditions": [{"id": "never", "when": "false", "satisfied_by": "nothing"}]}]);
+    protect(&world, never).await;
+    assert_eq!(promote(2).await, 403);
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn guarding_survives_every_cut() {
     let send = async |world: &World, method: Method, path: &str, body: Value| {
         let headers = [
@@ -670,7 +698,7 @@ async fn guarding_survives_every_cut() {
         async |world| {
             world.ready_model("iris").await;
             protect(world, json!([{"id": "p", "aliases": ["champion"], "waiver_groups": ["risk"], "conditions": [
-                {"id": "never", "when": "context has holder && false", "satisfied_by": "a waiver"}]}])).await;
+                {"id": "never", "when": "context has holder && context.holder.version < 0", "satisfied_by": "a waiver"}]}])).await;
             let body = json!({"conditions": ["registry/p/never"], "reason": "r",
                 "expires_at": shared::domain::Timestamp::from_millis(world.clock.now().millis() + 80 * 86_400_000)});
             send_as(world, ("rita", "risk"), Method::POST, "/v1/models/iris/waivers", body).await.expect(201);

@@ -48,7 +48,7 @@ said["history"] = [len(client.get_metric_history(id, "m3")), client.get_metric_h
 said["refused"] = [
     refused(client.log_param, id, "lr", "0.2"),
     refused(client.log_metric, id, "../x", 1),
-    refused(client.set_tag, id, "t", "x" * 8_001),
+    refused(client.set_tag, id, "t" * 251, "x"),
     refused(client.get_run, "nothing"),
     refused(client.get_experiment, "99"),
     refused(client.create_experiment, "first"),
@@ -57,6 +57,10 @@ said["refused"] = [
     refused(client.delete_tag, id, "nothing"),
 ]
 here = [experiment.experiment_id]
+client.set_tag(id, "long", "ü" * 8_001)
+client.log_param(id, "long", "ü" * 6_001)
+data = client.get_run(id).data
+said["shortened"] = [len(data.tags["long"]), len(data.params["long"])]
 names = lambda *words, **more: [run.info.run_name for run in client.search_runs(here, *words, **more)]
 child_name = client.get_run(child.info.run_id).info.run_name
 said["found"] = [
@@ -181,6 +185,7 @@ def test_a_client_tracks_runs(which: str, host: Host, tmp_path: Path) -> None:
             "RESOURCE_DOES_NOT_EXIST",
             "INVALID_PARAMETER_VALUE",
         ],
+        "shortened": [8_000, 6_000],
         "found": [["parent"], True, True, [], ["parent"]],
         "pages": True,
         "updated": ["KILLED", "renamed"],

@@ -1,3 +1,5 @@
+//! Function card: `artifact-validation`
+//!
 //! Judges the artifacts of a version: complete, as declared, and free of what loading must not meet.
 //!
 //! - **Trigger:** HTTP (the routes below); SQS with S3 notifications of `incoming/…` (batches), and a schedule for the sweep.

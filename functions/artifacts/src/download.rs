@@ -45,7 +45,7 @@ const TEXTS: [&str; 26] = [
     "rst",
     "ipynb",
     "MLmodel",
-    "MLproject",
+    "mlproject",
 ];
 
 /// One object that holds a file.
@@ -55,6 +55,24 @@ pub(crate) struct Held {
     pub(crate) size_bytes: u64,
     /// The file's own name, for the client's disk.
     pub(crate) name: String,
+}
+
+/// The answer to who asks for a file: where its bytes are.
+///
+/// A file outside of all roots is answered itself if it is small, as files of unknown use are.
+pub(crate) async fn by_path(app: &App, caller: &Caller, path: &str) -> Result<Response> {
+    match paths::location(path)? {
+        Location::Stored(path) if roots::is_loose(&path) => {
+            let held = Held {
+                key: keys::tracked(&caller.tenant, &path),
+                object_version: None,
+                size_bytes: 0,
+                name: name_of(path.as_str()),
+            };
+            attached(app, &held, path.as_str()).await
+        }
+        _ => redirect(app, &held(app, caller, path).await?).await,
+    }
 }
 
 /// Where a file's bytes are; asks S3 for what clients keep, and the version for what it holds.
@@ -248,6 +266,7 @@ mod tests {
     fn media_types_are_those_of_mlflow() {
         for (path, expected) in [
             ("a/MLmodel", "text/plain"),
+            ("mlproject", "text/plain"),
             ("conda.yaml", "text/plain"),
             ("x.json", "text/plain"),
             ("notes.txt", "text/plain"),

@@ -29,8 +29,7 @@ pub(crate) async fn download(
     caller: Caller,
     target: Target,
 ) -> Result<Response> {
-    let held = download::held(&app, &caller, target.path()?).await?;
-    download::redirect(&app, &held).await
+    download::by_path(&app, &caller, target.path()?).await
 }
 
 pub(crate) async fn upload(

@@ -10,9 +10,7 @@ const MOST_DECODINGS: usize = 8;
 
 /// The path of a file that a client keeps, relative to its root.
 pub(crate) fn stored(text: &str) -> Result<StoredPath> {
-    StoredPath::parse(text)
-        .and_then(|path| path.decoded())
-        .map_err(|error| said(text, error))
+    StoredPath::parse_decoded(text).map_err(|error| said(text, error))
 }
 
 /// The path of a file that a version holds.

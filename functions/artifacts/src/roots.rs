@@ -20,6 +20,15 @@ pub(crate) struct Root {
     pub(crate) key: String,
 }
 
+/// Whether a path lies where no run and no logged model has its files, such as `dir/a.txt`.
+///
+/// MLflow's server keeps such files too. Below a number lie the roots of an experiment, and nothing else.
+pub(crate) fn is_loose(path: &StoredPath) -> bool {
+    let first = path.as_str().split('/').next().unwrap_or_default();
+    let is_number = first.bytes().all(|byte| byte.is_ascii_digit());
+    !is_number && location::owners(path).is_empty()
+}
+
 /// Refuses to change what lies in no root, or in the root of a run that was deleted.
 pub(crate) async fn require_owner(app: &App, caller: &Caller, path: &StoredPath) -> Result<()> {
     let candidates = location::owners(path);

@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::{HeaderValue, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::audit::{NOTHING_BEFORE, canonical};
+use shared::domain::audit::{EXPORT_FORM, NOTHING_BEFORE, canonical};
 use shared::domain::{Digest, ModelName, Timestamp};
 use shared::dynamodb::Chained;
 use shared::http::Caller;
@@ -136,7 +136,7 @@ async fn read(app: &App, caller: &Caller, name: &ModelName, wanted: &Wanted) -> 
     let events = events.split_off(first);
     let last_hash = events.last().map(|event| event.link.hash.clone());
     let header = json!({
-        "slipway_audit": 1,
+        "slipway_audit": EXPORT_FORM,
         "tenant": caller.tenant,
         "model": name,
         "model_id": model.home(),

@@ -22,6 +22,10 @@ pub(crate) const LOGGED_ANSWER_BYTES: usize = 200;
 
 /// The error kind of an attempt that took too long.
 pub(crate) const TIMED_OUT: &str = "timed_out";
+/// The error where there is no connection.
+pub(crate) const CONNECT_FAILED: &str = "connect_failed";
+/// The error where the connection broke, or the answer is no HTTP.
+pub(crate) const REQUEST_FAILED: &str = "request_failed";
 
 /// What a receiver answered.
 #[derive(Debug)]
@@ -46,7 +50,7 @@ pub(crate) async fn post(
     let url = parse_url(url, allow_loopback).map_err(|_| "address_forbidden")?;
     let client = client(allow_loopback).map_err(|error| {
         tracing::error!(error = error.chain(), "The HTTP client could not be built");
-        "request_failed"
+        REQUEST_FAILED
     })?;
     let mut response = client
         .post(url)
@@ -118,9 +122,9 @@ fn error_kind(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         TIMED_OUT
     } else if error.is_connect() {
-        "connect_failed"
+        CONNECT_FAILED
     } else {
-        "request_failed"
+        REQUEST_FAILED
     }
 }
 

@@ -1,15 +1,13 @@
-//! One attempt at a delivery: what is sent, what is recorded, and what it means for the endpoint's circuit.
+//! One attempt at a delivery: what is recorded of it, and what it means for the endpoint's circuit.
 
-use crate::client::{self, LOGGED_ANSWER_BYTES, TIMED_OUT};
-use crate::payload::{Message, messages_of};
-use crate::sign::{mlflow_signature, standard_signature};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use crate::client::TIMED_OUT;
+use crate::send::{Tries, send};
 use shared::domain::subscription::{
-    Attempt, Circuit, CircuitChange, DeliveryStatus, Format, MAX_ATTEMPTS, retry_delay_ms,
+    Attempt, Circuit, CircuitChange, DeliveryStatus, MAX_ATTEMPTS, retry_delay_ms,
 };
-use shared::domain::{Delivery, Event, EventType, Principal, Subscription, Timestamp};
+use shared::domain::{Delivery, Event, EventType, Principal, Subscription};
 use shared::telemetry::metrics::{Unit, emit};
-use shared::{App, Error, Result};
+use shared::{App, Result};
 
 /// Most that a receiver may put off the next attempt, in milliseconds.
 const MAX_RETRY_AFTER_MILLIS: u64 = 4 * 3_600_000;
@@ -54,31 +52,20 @@ pub(crate) async fn attempt(
     subscription: &Subscription,
     outgoing: &[Outgoing],
 ) -> Result<Attempted> {
-    let at = app.clock.now();
     let events: Vec<&Event> = outgoing.iter().map(|one| &one.event).collect();
-    let sent = send(app, subscription, &events, at).await;
-    let attempt = Attempt {
-        at,
-        duration_ms: app.clock.now().since(at),
-        status: sent.status,
-        error: sent.error.clone(),
-        answer_start: shown(&sent.answer_start),
-    };
+    // Whoever tests a subscription waits for the answer, so that a test is not tried again.
+    let is_tried_once = events.iter().any(|event| is_tried_once(event));
+    let tries = send(app, subscription, &events, !is_tried_once).await;
+    let attempt = tries.last.clone();
     let mut after = Vec::with_capacity(outgoing.len());
     let mut is_recorded = true;
     for one in outgoing {
         let delay_ms = jittered(app, retry_delay_ms(one.delivery.round + 1));
-        let next = after_attempt(
-            &one.delivery,
-            attempt.clone(),
-            is_tried_once(&one.event),
-            delay_ms,
-            sent.retry_after_ms,
-        );
+        let next = after_attempt(&one.delivery, tries.clone(), is_tried_once, delay_ms);
         is_recorded &= record(app, subscription, one, &next).await?;
         after.push(next);
     }
-    let circuit = change_circuit(app, subscription, sent.error.is_none()).await;
+    let circuit = change_circuit(app, subscription, attempt.error.is_none()).await;
     Ok(Attempted {
         attempt,
         after,
@@ -243,17 +230,16 @@ fn circuit_event(
 /// A delivery after one more attempt.
 ///
 /// `delay_ms` is how long to wait after a failure; the receiver may ask for longer, within bounds.
-fn after_attempt(
-    before: &Delivery,
-    attempt: Attempt,
-    is_tried_once: bool,
-    delay_ms: u64,
-    retry_after_ms: Option<u64>,
-) -> Delivery {
+fn after_attempt(before: &Delivery, tries: Tries, is_tried_once: bool, delay_ms: u64) -> Delivery {
+    let Tries {
+        earlier,
+        last,
+        retry_after_ms,
+    } = tries;
     let mut after = before.clone();
-    let ended = attempt.at.plus_millis(attempt.duration_ms);
-    let (status, is_success) = (attempt.status, attempt.error.is_none());
-    after.log(attempt);
+    let ended = last.at.plus_millis(last.duration_ms);
+    let (status, is_success) = (last.status, last.error.is_none());
+    after.log(earlier.into_iter().chain([last]));
     after.revision += 1;
     if is_success {
         after.status = DeliveryStatus::Delivered;
@@ -267,7 +253,6 @@ fn after_attempt(
     after
 }
 
-/// Whoever tests a subscription waits for the answer, so that a test is not tried again.
 fn is_tried_once(event: &Event) -> bool {
     event.kind == EventType::SubscriptionTested
 }
@@ -278,178 +263,6 @@ fn is_tried_once(event: &Event) -> bool {
 fn jittered(app: &App, delay_ms: u64) -> u64 {
     let random = u64::from(u16::from_le_bytes(app.ids.secret()));
     delay_ms - delay_ms * 15 / 100 * random / u64::from(u16::MAX)
-}
-
-/// The first bytes of an answer as text without controls, for a log that people read.
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
-        .collect()
-}
-
-// ---- sending ----
-
-/// What came of sending.
-#[derive(Debug, Default)]
-pub(crate) struct Sent {
-    /// The HTTP status of the last answer, if there was one.
-    pub(crate) status: Option<u16>,
-    /// Why it does not count as delivered: a word that holds nothing of URL, secret or body.
-    pub(crate) error: Option<String>,
-    /// How long the receiver asks to wait, in milliseconds.
-    pub(crate) retry_after_ms: Option<u64>,
-    /// The first bytes of the last answer.
-    pub(crate) answer_start: Vec<u8>,
-}
-
-impl Sent {
-    fn failed(error: &str) -> Self {
-        Self {
-            error: Some(error.to_owned()),
-            ..Self::default()
-        }
-    }
-}
-
-/// Sends events to a subscription; several are one message.
-pub(crate) async fn send(
-    app: &App,
-    subscription: &Subscription,
-    events: &[&Event],
-    at: Timestamp,
-) -> Sent {
-    let messages = match messages_of(app, subscription, events).await {
-        Ok(messages) => messages,
-        Err(error) => {
-            tracing::warn!(
-                subscription.id = subscription.id,
-                error = error.chain(),
-                "A message could not be made"
-            );
-            return Sent::failed(if error.retryable() {
-                "registry_unavailable"
-            } else {
-                "template_failed"
-            });
-        }
-    };
-    let mut sent = Sent::default();
-    for message in messages {
-        sent = send_message(app, subscription, &message, at).await;
-        if sent.error.is_some() {
-            break;
-        }
-    }
-    sent
-}
-
-/// Sends one message.
-pub(crate) async fn send_message(
-    app: &App,
-    subscription: &Subscription,
-    message: &Message,
-    at: Timestamp,
-) -> Sent {
-    if subscription.format == Format::Email {
-        let published = app
-            .topics
-            .publish(&subscription.url, &message.subject, &message.body)
-            .await;
-        return match published {
-            Ok(id) => Sent {
-                answer_start: id
-                    .into_bytes()
-                    .into_iter()
-                    .take(LOGGED_ANSWER_BYTES)
-                    .collect(),
-                ..Sent::default()
-            },
-            Err(error) => Sent::failed(&error),
-        };
-    }
-    let headers = match headers_of(app, subscription, message, at) {
-        Ok(headers) => headers,
-        Err(error) => {
-            tracing::error!(
-                subscription.id = subscription.id,
-                error = error.chain(),
-                "The secret of a subscription could not be opened"
-            );
-            return Sent::failed("secret_unreadable");
-        }
-    };
-    match client::post(app, &subscription.url, headers, message.body.clone()).await {
-        Ok(answer) => Sent {
-            status: Some(answer.status),
-            error: (!(200..300).contains(&answer.status)).then(|| "not_2xx".to_owned()),
-            retry_after_ms: answer.retry_after_ms,
-            answer_start: answer.start,
-        },
-        Err(kind) => Sent::failed(kind),
-    }
-}
-
-/// The headers of both conventions, so that the libraries of either verify a delivery.
-fn headers_of(
-    app: &App,
-    subscription: &Subscription,
-    message: &Message,
-    at: Timestamp,
-) -> Result<HeaderMap> {
-    let Message { id, body, .. } = message;
-    let timestamp = at.seconds();
-    let mut headers = HeaderMap::new();
-    let mut set = |name: &'static str, text: String| -> Result<()> {
-        let value = HeaderValue::from_str(&text)
-            .map_err(|error| Error::internal("writing a header", error))?;
-        headers.insert(HeaderName::from_static(name), value);
-        Ok(())
-    };
-    set("content-type", message.media_type.to_owned())?;
-    set("webhook-id", id.clone())?;
-    set("webhook-timestamp", timestamp.to_string())?;
-    set("x-mlflow-delivery-id", id.clone())?;
-    set("x-mlflow-timestamp", timestamp.to_string())?;
-    let secrets = secrets_of(app, subscription, at)?;
-    if let Some(newest) = secrets.first() {
-        set(
-            "x-mlflow-signature",
-            mlflow_signature(newest, id, timestamp, body),
-        )?;
-        set(
-            "webhook-signature",
-            standard_signature(&secrets, id, timestamp, body),
-        )?;
-    }
-    Ok(headers)
-}
-
-/// The secrets that sign at a time, the newest first.
-fn secrets_of(app: &App, subscription: &Subscription, at: Timestamp) -> Result<Vec<String>> {
-    let owner = secret_owner(subscription);
-    let former = subscription
-        .former_secret
-        .iter()
-        .filter(|former| at < former.until)
-        .map(|former| &former.secret);
-    subscription
-        .secret
-        .iter()
-        .chain(former)
-        .map(|sealed| app.sealer.open(sealed, &owner))
-        .collect()
-}
-
-/// What a secret is sealed for.
-pub(crate) fn secret_owner(subscription: &Subscription) -> String {
-    format!("subscription/{}/{}", subscription.tenant, subscription.id)
 }
 
 #[cfg(test)]

@@ -188,18 +188,20 @@ impl Batch {
             )),
             Box::pin(ask_for_all(&self.app, &dispatched))
         );
-        for (one, is_on_bus) in dispatched.iter().zip(on_bus) {
-            if is_on_bus
-                && is_asked_for
-                && (one.fresh.bus || !one.fresh.lanes.is_empty())
-                && let Err(error) = self.app.registry.finish_work(&one.work).await
-            {
-                tracing::info!(
-                    event.id = one.event.id,
-                    error = error.chain(),
-                    "The work of looking after an event stays, and is looked at once more"
-                );
-            }
+        let done: Vec<WorkItem> = dispatched
+            .into_iter()
+            .zip(on_bus)
+            .filter(|(one, is_on_bus)| {
+                *is_on_bus && is_asked_for && (one.fresh.bus || !one.fresh.lanes.is_empty())
+            })
+            .map(|(one, _)| one.work)
+            .collect();
+        if let Err(error) = self.app.registry.finish_all(&done).await {
+            tracing::info!(
+                error = error.chain(),
+                "The work of looking after {} events stays, and is looked at once more",
+                done.len()
+            );
         }
     }
 

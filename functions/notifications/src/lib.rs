@@ -1,4 +1,6 @@
-//! # notifications: publishes events to subscriptions and indexes
+//! Function card: `notifications`
+//!
+//! Publishes events to subscriptions and indexes.
 //!
 //! - **Trigger:** the table's stream (new images) · a queue with S3 notifications of `packages/…/manifest.json` · a schedule, each minute · HTTP `/v1/subscriptions…`, `/v1/models/{model}/audit`, `/v1/seals…`, `/v1/tenures`
 //! - **Reads:** events, subscriptions, deliveries, work that is due, registered models (for the tag index), chains, the stream (sweep, tenures of the last minutes), seals
@@ -25,6 +27,7 @@ mod payload;
 mod replay;
 mod report;
 mod seals;
+mod send;
 mod sign;
 mod subscriptions;
 mod sweep;

@@ -136,7 +136,10 @@ fn row(chained: &shared::dynamodb::Chained) -> Row {
         let _ = write!(what, " to {name}");
     }
     if let Some(check) = data["check"].as_str() {
-        let _ = write!(what, " {check}: {}", shown(&data["status"]));
+        let _ = write!(what, " {check}");
+        if let Some(status) = data["status"].as_str() {
+            let _ = write!(what, ": {status}");
+        }
     }
     if let (Some(environment), Some(endpoint)) =
         (data["environment"].as_str(), data["endpoint"].as_str())
@@ -188,6 +191,19 @@ fn why(event: &Value) -> String {
         let advice = condition["satisfied_by"].as_str()?;
         Some(format!("{}: {advice}", condition["id"].as_str()?))
     }));
+    let revisions: Vec<String> = ["registry", "model"]
+        .iter()
+        .filter_map(|scope| {
+            let revision = data["policy"][scope]["protections"].as_u64()?;
+            Some(format!("{scope} {revision}"))
+        })
+        .collect();
+    if !revisions.is_empty() {
+        said.push(format!(
+            "decided by protections of {}",
+            revisions.join(", ")
+        ));
+    }
     let waived = data["policy"]["waived"].as_array();
     said.extend(
         waived

@@ -1,9 +1,10 @@
 //! Subscriptions: create, list, change, test, delete, and the log of their deliveries.
 
 use crate::address::parse_url;
-use crate::deliver::{self, Outgoing, secret_owner};
+use crate::deliver::{self, Outgoing};
 use crate::dispatch::first_delivery;
 use crate::messages::check_template;
+use crate::send::secret_owner;
 use crate::sign::secret_of;
 use crate::views::{CreatedView, DeliveryView, SubscriptionView, TestView};
 use serde::{Deserialize, Deserializer, Serialize};

@@ -1,3 +1,5 @@
+//! Function card: `packaging`
+//!
 //! Puts the files of ready versions in their place for good, attests them, makes archives, and frees what nothing needs.
 //!
 //! - **Trigger:** SQS with S3 notifications of `reports/…` (one at a time), a schedule for the sweep, and HTTP (the routes below).

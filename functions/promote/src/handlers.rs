@@ -5,15 +5,15 @@ use crate::gate;
 use crate::lifecycle::{self, SetLifecycle};
 use crate::requests::{self, AnswerCheck, RequestPromotion, Step};
 use crate::rollouts::{self, ListRollouts, PutRollout, RollRolloutBack};
-use crate::settings::{self, Put, Which};
+use crate::settings::{self, Document, Put, Which};
 use crate::simulate::{self, Simulate};
 use crate::stages::{self, Archiving, ChangeStage, Wish};
 use crate::waivers::{self, GrantWaiver};
 use axum::extract::State;
 use serde_json::{Value, json};
+use shared::domain::Version;
 use shared::domain::request::{Comment, Decision};
 use shared::domain::rollout::{Rollout, check_name};
-use shared::domain::{Protections, Realm, StageRules};
 use shared::dynamodb::Page;
 use shared::http::{Body, Caller, Pages, Paging, Params, Reply, Target, respond};
 use shared::{App, Error, Result};
@@ -51,44 +51,41 @@ pub(crate) async fn roll_alias_back(
 }
 
 pub(crate) async fn change_stage(
-    State(app): State<App>,
+    state: State<App>,
     caller: Caller,
     target: Target,
     Body(command): Body<ChangeStage>,
 ) -> Result<Reply> {
-    let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, &Wish::To(command), &|version| {
-        stages::native(&app, version)
-    })
-    .await;
-    respond(&app, &caller, 200, outcome).await
+    move_stage(state, caller, target, Wish::To(command)).await
 }
 
 pub(crate) async fn archive(
-    State(app): State<App>,
+    state: State<App>,
     caller: Caller,
     target: Target,
     Body(command): Body<Archiving>,
 ) -> Result<Reply> {
-    let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, &Wish::Archive(command), &|version| {
-        stages::native(&app, version)
-    })
-    .await;
-    respond(&app, &caller, 200, outcome).await
+    move_stage(state, caller, target, Wish::Archive(command)).await
 }
 
 pub(crate) async fn unarchive(
-    State(app): State<App>,
+    state: State<App>,
     caller: Caller,
     target: Target,
     Body(command): Body<Archiving>,
 ) -> Result<Reply> {
+    move_stage(state, caller, target, Wish::Unarchive(command)).await
+}
+
+async fn move_stage(
+    State(app): State<App>,
+    caller: Caller,
+    target: Target,
+    wish: Wish,
+) -> Result<Reply> {
     let id = target.version_id(&caller.tenant)?;
-    let outcome = stages::change(&app, &caller, &id, &Wish::Unarchive(command), &|version| {
-        stages::native(&app, version)
-    })
-    .await;
+    let show = |version: &Version| stages::native(&app, version);
+    let outcome = stages::change(&app, &caller, &id, &wish, &show).await;
     respond(&app, &caller, 200, outcome).await
 }
 
@@ -103,79 +100,24 @@ pub(crate) async fn set_lifecycle(
     respond(&app, &caller, 200, outcome).await
 }
 
-pub(crate) async fn get_registry_stages(
-    State(app): State<App>,
-    caller: Caller,
-    Params(which): Params<Which>,
-) -> Result<Reply> {
-    Reply::ok(settings::get::<StageRules>(&app, &caller, Realm::Registry, &which).await?)
-}
-
-pub(crate) async fn put_registry_stages(
-    State(app): State<App>,
-    caller: Caller,
-    Body(command): Body<Put>,
-) -> Result<Reply> {
-    let outcome = settings::put::<StageRules>(&app, &caller, Realm::Registry, command).await;
-    respond(&app, &caller, 200, outcome).await
-}
-
-pub(crate) async fn get_model_stages(
+/// Shows a document of settings: of the registry, or of the model that the route names.
+pub(crate) async fn get_settings<T: Document>(
     State(app): State<App>,
     caller: Caller,
     target: Target,
     Params(which): Params<Which>,
 ) -> Result<Reply> {
-    let scope = Realm::Model(target.model()?);
-    Reply::ok(settings::get::<StageRules>(&app, &caller, scope, &which).await?)
+    Reply::ok(settings::get::<T>(&app, &caller, target.realm()?, &which).await?)
 }
 
-pub(crate) async fn put_model_stages(
+/// Replaces a document of settings: of the registry, or of the model that the route names.
+pub(crate) async fn put_settings<T: Document>(
     State(app): State<App>,
     caller: Caller,
     target: Target,
     Body(command): Body<Put>,
 ) -> Result<Reply> {
-    let scope = Realm::Model(target.model()?);
-    let outcome = settings::put::<StageRules>(&app, &caller, scope, command).await;
-    respond(&app, &caller, 200, outcome).await
-}
-
-pub(crate) async fn get_registry_protections(
-    State(app): State<App>,
-    caller: Caller,
-    Params(which): Params<Which>,
-) -> Result<Reply> {
-    Reply::ok(settings::get::<Protections>(&app, &caller, Realm::Registry, &which).await?)
-}
-
-pub(crate) async fn put_registry_protections(
-    State(app): State<App>,
-    caller: Caller,
-    Body(command): Body<Put>,
-) -> Result<Reply> {
-    let outcome = settings::put::<Protections>(&app, &caller, Realm::Registry, command).await;
-    respond(&app, &caller, 200, outcome).await
-}
-
-pub(crate) async fn get_model_protections(
-    State(app): State<App>,
-    caller: Caller,
-    target: Target,
-    Params(which): Params<Which>,
-) -> Result<Reply> {
-    let scope = Realm::Model(target.model()?);
-    Reply::ok(settings::get::<Protections>(&app, &caller, scope, &which).await?)
-}
-
-pub(crate) async fn put_model_protections(
-    State(app): State<App>,
-    caller: Caller,
-    target: Target,
-    Body(command): Body<Put>,
-) -> Result<Reply> {
-    let scope = Realm::Model(target.model()?);
-    let outcome = settings::put::<Protections>(&app, &caller, scope, command).await;
+    let outcome = settings::put::<T>(&app, &caller, target.realm()?, command).await;
     respond(&app, &caller, 200, outcome).await
 }
 

@@ -23,7 +23,7 @@ mod waivers;
 
 use axum::Router;
 use serde_json::Value;
-use shared::domain::Action;
+use shared::domain::{Action, Protections, StageRules};
 use shared::events::Incoming;
 use shared::http::{Route, delete, get, mount, post, put};
 use shared::{App, Error, ErrorCode, Result};
@@ -74,10 +74,17 @@ fn stages_and_dates() -> Vec<Route> {
             handlers::set_lifecycle,
         )
         .needs(Action::Promote),
-        get("/v1/stages", handlers::get_registry_stages),
-        put("/v1/stages", handlers::put_registry_stages).needs(Action::Admin),
-        get("/v1/models/{model}/stages", handlers::get_model_stages),
-        put("/v1/models/{model}/stages", handlers::put_model_stages).needs(Action::Admin),
+        get("/v1/stages", handlers::get_settings::<StageRules>),
+        put("/v1/stages", handlers::put_settings::<StageRules>).needs(Action::Admin),
+        get(
+            "/v1/models/{model}/stages",
+            handlers::get_settings::<StageRules>,
+        ),
+        put(
+            "/v1/models/{model}/stages",
+            handlers::put_settings::<StageRules>,
+        )
+        .needs(Action::Admin),
     ]
 }
 
@@ -85,10 +92,10 @@ fn protections() -> Vec<Route> {
     let mut routes = needing(
         Action::Admin,
         [
-            put("/v1/protections", handlers::put_registry_protections),
+            put("/v1/protections", handlers::put_settings::<Protections>),
             put(
                 "/v1/models/{model}/protections",
-                handlers::put_model_protections,
+                handlers::put_settings::<Protections>,
             ),
         ],
     );
@@ -100,10 +107,10 @@ fn protections() -> Vec<Route> {
         ],
     ));
     routes.extend([
-        get("/v1/protections", handlers::get_registry_protections),
+        get("/v1/protections", handlers::get_settings::<Protections>),
         get(
             "/v1/models/{model}/protections",
-            handlers::get_model_protections,
+            handlers::get_settings::<Protections>,
         ),
         get("/v1/models/{model}/waivers", handlers::list_waivers),
     ]);

@@ -5,7 +5,7 @@ use crate::settings::parse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::domain::model::{MAX_REASON, check_text};
-use shared::domain::protection::{MAX_WAIVER_MILLIS, MAX_WAIVERS};
+use shared::domain::waiver::{MAX_WAIVER_MILLIS, MAX_WAIVERS};
 use shared::domain::{
     AliasName, Event, EventType, ModelName, PromotionTarget, Realm, SettingsKind, StageName,
     Timestamp, VersionNumber, Waiver, Waivers,

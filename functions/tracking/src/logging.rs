@@ -158,8 +158,8 @@ pub(crate) async fn log_param(
 ) -> Result<Reply> {
     let id = run_id(&fields)?;
     let key = fields.required("key")?;
-    let value = fields.text("value")?.unwrap_or_default();
-    rules::check_param("", &key, &value)?;
+    let mut value = fields.text("value")?.unwrap_or_default();
+    rules::check_param("", &key, &mut value)?;
     log(&app, &caller, &id, |run| {
         run.log_param(&key, &value)?;
         Ok(RunChange::default())
@@ -174,8 +174,8 @@ pub(crate) async fn set_tag(
 ) -> Result<Reply> {
     let id = run_id(&fields)?;
     let key = fields.required("key")?;
-    let value = fields.text("value")?.unwrap_or_default();
-    rules::check_tag("", &key, &value)?;
+    let mut value = fields.text("value")?.unwrap_or_default();
+    rules::check_tag("", &key, &mut value)?;
     log(&app, &caller, &id, |run| {
         run.set_tag(&key, &value);
         Ok(RunChange::default())
@@ -214,12 +214,12 @@ pub(crate) async fn log_batch(
         .enumerate()
         .map(|(at, fields)| metric(fields, &format!("metrics[{at}]"), &id))
         .collect::<Result<Vec<_>>>()?;
-    let params = keyed(&fields, "params")?;
-    for (at, (key, value)) in params.iter().enumerate() {
+    let mut params = keyed(&fields, "params")?;
+    for (at, (key, value)) in params.iter_mut().enumerate() {
         rules::check_param(&format!("params[{at}]"), key, value)?;
     }
-    let tags = keyed(&fields, "tags")?;
-    for (at, (key, value)) in tags.iter().enumerate() {
+    let mut tags = keyed(&fields, "tags")?;
+    for (at, (key, value)) in tags.iter_mut().enumerate() {
         rules::check_tag(&format!("tags[{at}]"), key, value)?;
     }
     rules::check_batch(measured.len(), params.len(), tags.len())?;
@@ -385,7 +385,7 @@ pub(crate) async fn log_model(
             history.push(model);
         }
         let value = Value::Array(history).to_string();
-        rules::check_tag("", LOGGED_MODELS_TAG, &value)?;
+        // It is read whole or not at all, so that only the limit of all tags of a run bounds it.
         run.set_tag(LOGGED_MODELS_TAG, &value);
         Ok(RunChange::default())
     })

@@ -9,6 +9,7 @@
 mod deliveries;
 mod http;
 mod mlflow;
+mod processes;
 mod startup;
 
 use clap::{Parser, Subcommand};
@@ -30,17 +31,7 @@ enum What {
         requests: usize,
     },
     /// The same load against a stock `mlflow server` and against Slipway: CPU time, throughput, memory, start-up.
-    Mlflow {
-        /// The program `mlflow` of an environment in which it is installed.
-        #[arg(long, default_value = "mlflow")]
-        mlflow: PathBuf,
-        /// The program `slipway`, built with optimization.
-        #[arg(long, default_value = "target/release/slipway")]
-        slipway: PathBuf,
-        /// Requests of each operation at each number of connections.
-        #[arg(long, default_value_t = 400)]
-        requests: usize,
-    },
+    Mlflow(mlflow::Comparison),
     /// Deliveries of webhooks a second, alone and beside endpoints that hang.
     Deliveries {
         /// Models whose events are delivered.
@@ -62,11 +53,7 @@ enum What {
 async fn main() -> anyhow::Result<()> {
     match Options::parse().what {
         What::Http { requests } => http::run(requests).await,
-        What::Mlflow {
-            mlflow,
-            slipway,
-            requests,
-        } => mlflow::run(&mlflow, &slipway, requests).await,
+        What::Mlflow(comparison) => mlflow::run(&comparison).await,
         What::Deliveries { models, changes } => deliveries::run(models, changes).await,
         What::Startup { bootstraps } => startup::run(&bootstraps).await,
     }

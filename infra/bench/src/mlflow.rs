@@ -2,16 +2,21 @@
 //!
 //! What counts is the CPU time that the server's processes take for a request, because it is touched least by whatever
 //! else the machine does; requests per second at 1, 8 and 32 connections, memory and start-up stand beside it.
+//!
+//! CPU time is counted in nanoseconds and until the server is quiet again, so that each pays for the work that its
+//! requests leave to the background. What a server takes when nobody asks is measured once and taken off.
 
 use anyhow::{Context as _, bail, ensure};
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use crate::processes::Processes;
 
 /// How many requests are under way at once.
 const CONNECTIONS: [usize; 3] = [1, 8, 32];
@@ -19,8 +24,17 @@ const CONNECTIONS: [usize; 3] = [1, 8, 32];
 /// How long a server may take to its first answer.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// How many clock ticks a second of CPU time has; Linux tells user space 100 on every architecture.
-const TICKS_PER_SECOND: f64 = 100.0;
+/// How long a server is left alone to see what it takes when nobody asks.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// How often a server is asked whether it is quiet.
+const QUIET_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A server is quiet that takes less than this share of a core above what it takes when nobody asks.
+const QUIET: f64 = 0.02;
+
+/// How long a server may go on in the background.
+const QUIET_PATIENCE: Duration = Duration::from_mins(1);
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -49,144 +63,156 @@ struct Measured {
     cpu_ms: f64,
 }
 
+impl Measured {
+    fn shown(self) -> (String, String) {
+        (
+            format!("{:.0}", self.per_second),
+            format!("{:.3}", self.cpu_ms),
+        )
+    }
+}
+
 /// What was measured of a server.
 struct Results {
     first_answer: Duration,
+    /// CPU time that it takes when nobody asks, as a share of a core.
+    idle: f64,
     operations: Vec<Measured>,
     memory_mib: f64,
-    processes: usize,
+    processes: f64,
+}
+
+/// What is measured, and how much of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Comparison {
+    /// The program `mlflow` of an environment in which it is installed.
+    #[arg(long, default_value = "mlflow")]
+    mlflow: PathBuf,
+    /// The program `slipway`, built with optimization.
+    #[arg(long, default_value = "target/release/slipway")]
+    slipway: PathBuf,
+    /// Requests to Slipway of each operation at each number of connections.
+    #[arg(long, default_value_t = 2_000)]
+    requests: usize,
+    /// Requests to MLflow, which takes longer to answer them.
+    #[arg(long, default_value_t = 300)]
+    mlflow_requests: usize,
+    /// How much Slipway logs: into a file, like MLflow.
+    #[arg(long, default_value = "info")]
+    log: String,
+    /// Leave MLflow out: each row then tells of Slipway alone.
+    #[arg(long)]
+    alone: bool,
+    /// Only operations whose name has this in it.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 /// Measures both servers, and prints tables.
-pub(crate) async fn run(mlflow: &Path, slipway: &Path, requests: usize) -> anyhow::Result<()> {
+pub(crate) async fn run(comparison: &Comparison) -> anyhow::Result<()> {
     // The client for plain HTTP still wants to know which cryptography it would use.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir()?;
-    let stock = measure("mlflow", requests, |port| {
-        let mut command = Command::new(mlflow);
+    let stock = if comparison.alone {
+        None
+    } else {
+        let command = |port: u16| {
+            let mut command = Command::new(&comparison.mlflow);
+            command
+                .current_dir(folder.path())
+                .args(["server", "--host", "127.0.0.1", "--port", &port.to_string()])
+                .args(["--backend-store-uri", "sqlite:///mlflow.db"]);
+            command
+        };
+        let log = File::create(folder.path().join("mlflow.log"))?;
+        let load = Load::new("mlflow", comparison.mlflow_requests, &comparison.only);
+        Some(load.measure(command, log).await?)
+    };
+    let command = |port: u16| {
+        let mut command = Command::new(&comparison.slipway);
         command
-            .current_dir(folder.path())
-            .args(["server", "--host", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--backend-store-uri", "sqlite:///mlflow.db"]);
+            .args(["--port", &port.to_string(), "--s3-port", "0"])
+            .args(["--log", &comparison.log, "--data-dir"])
+            .arg(folder.path().join("slipway"));
         command
-    })
-    .await?;
-    let data = folder.path().join("slipway");
-    let ours = measure("slipway", requests, |port| {
-        let mut command = Command::new(slipway);
-        command
-            .args([
-                "--port",
-                &port.to_string(),
-                "--s3-port",
-                "0",
-                "--log",
-                "warn",
-                "--data-dir",
-            ])
-            .arg(&data);
-        command
-    })
-    .await?;
-    print(&stock, &ours);
+    };
+    let log = File::create(folder.path().join("slipway.log"))?;
+    let load = Load::new("slipway", comparison.requests, &comparison.only);
+    let ours = load.measure(command, log).await?;
+    print(&load.operations(), stock.as_ref(), &ours);
     Ok(())
 }
 
-fn print(stock: &Results, ours: &Results) {
+/// A figure of a whole server, and what it is called.
+type Figure = (&'static str, fn(&Results) -> f64);
+
+fn print(operations: &[(Operation, &str)], stock: Option<&Results>, ours: &Results) {
     println!(
         "| Operation | Connections | MLflow req/s | Slipway req/s | MLflow CPU ms | Slipway CPU ms | Requests per CPU second |"
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
-    let rows = Operation::ALL
+    let rows = operations
         .iter()
         .flat_map(|(_, name)| CONNECTIONS.map(|connections| (name, connections)));
-    for (((name, connections), stock), ours) in rows.zip(&stock.operations).zip(&ours.operations) {
+    for (index, ((name, connections), ours)) in rows.zip(&ours.operations).enumerate() {
+        let stock = stock.map(|stock| stock.operations[index]);
+        let (per_second, cpu_ms) = ours.shown();
+        let (stock_per_second, stock_cpu_ms) = stock.map_or_else(Default::default, Measured::shown);
+        let ratio = stock.map_or_else(String::new, |stock| {
+            format!("{:.0}×", stock.cpu_ms / ours.cpu_ms)
+        });
         println!(
-            "| {name} | {connections} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0}× |",
-            stock.per_second,
-            ours.per_second,
-            stock.cpu_ms,
-            ours.cpu_ms,
-            stock.cpu_ms / ours.cpu_ms,
+            "| {name} | {connections} | {stock_per_second} | {per_second} | {stock_cpu_ms} | {cpu_ms} | {ratio} |"
         );
     }
     println!();
     println!("| | MLflow | Slipway | Ratio |");
     println!("| --- | ---: | ---: | ---: |");
-    println!(
-        "| first answer, s | {:.2} | {:.2} | {:.0}× |",
-        stock.first_answer.as_secs_f64(),
-        ours.first_answer.as_secs_f64(),
-        stock.first_answer.as_secs_f64() / ours.first_answer.as_secs_f64(),
-    );
-    println!(
-        "| memory after the load (PSS), MiB | {:.0} | {:.0} | {:.0}× |",
-        stock.memory_mib,
-        ours.memory_mib,
-        stock.memory_mib / ours.memory_mib,
-    );
-    println!("| processes | {} | {} | |", stock.processes, ours.processes);
+    let figures: [Figure; 4] = [
+        ("first answer, s", |of| of.first_answer.as_secs_f64()),
+        ("memory after the load (PSS), MiB", |of| of.memory_mib),
+        ("CPU time when nobody asks, ms a second", |of| {
+            of.idle * 1000.0
+        }),
+        ("processes", |of| of.processes),
+    ];
+    for (name, figure) in figures {
+        let ours = figure(ours);
+        match stock.map(figure) {
+            Some(stock) => println!("| {name} | {stock:.2} | {ours:.2} | {:.0}× |", stock / ours),
+            None => println!("| {name} | | {ours:.2} | |"),
+        }
+    }
 }
 
-/// A server in a process group of its own, which ends with this value.
+/// A server and a client of it.
 struct Server {
-    child: Child,
+    processes: Processes,
     client: reqwest::Client,
     url: String,
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        for pid in self.pids() {
-            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).status();
-        }
-        let _ = self.child.wait();
-    }
-}
-
 impl Server {
-    /// Every process of the server.
-    fn pids(&self) -> Vec<u32> {
-        let Ok(processes) = std::fs::read_dir("/proc") else {
-            return Vec::new();
-        };
-        processes
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| stat(*pid).is_some_and(|fields| fields[2] == self.child.id().to_string()))
-            .collect()
+    /// The share of a core that the server takes meanwhile.
+    async fn busy(&self, interval: Duration) -> f64 {
+        let (cpu, began) = (self.processes.cpu(), Instant::now());
+        tokio::time::sleep(interval).await;
+        let cpu = self.processes.cpu().saturating_sub(cpu);
+        cpu.as_secs_f64() / began.elapsed().as_secs_f64()
     }
 
-    /// CPU time of all processes since they began, in milliseconds, with that of children that ended.
-    fn cpu_ms(&self) -> f64 {
-        let ticks: u64 = self
-            .pids()
-            .into_iter()
-            .filter_map(stat)
-            .flat_map(|fields| {
-                fields[11..15]
-                    .iter()
-                    .filter_map(|field| field.parse::<u64>().ok())
-                    .collect::<Vec<_>>()
-            })
-            .sum();
-        #[expect(clippy::cast_precision_loss, reason = "a few minutes of ticks")]
-        let ticks = ticks as f64;
-        ticks * 1000.0 / TICKS_PER_SECOND
-    }
-
-    /// Memory of all processes, each shared page counted once in all.
-    fn memory_mib(&self) -> f64 {
-        let kib: f64 = self
-            .pids()
-            .into_iter()
-            .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok())
-            .filter_map(|text| {
-                let line = text.lines().find(|line| line.starts_with("Pss:"))?;
-                line.split_whitespace().nth(1)?.parse::<f64>().ok()
-            })
-            .sum();
-        kib / 1024.0
+    /// Waits until nothing goes on in the background that was not going on when nobody asked.
+    async fn settle(&self, idle: f64) {
+        let began = Instant::now();
+        let mut quiet = 0;
+        // Once may be a pause between two things.
+        while quiet < 2 && began.elapsed() < QUIET_PATIENCE {
+            if self.busy(QUIET_INTERVAL).await < idle + QUIET {
+                quiet += 1;
+            } else {
+                quiet = 0;
+            }
+        }
     }
 
     async fn send(&self, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
@@ -241,43 +267,147 @@ impl Server {
     }
 }
 
-/// The fields of `/proc/<pid>/stat` after the name: state, parent, group…
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = text.rsplit_once(") ")?;
-    let fields: Vec<String> = fields.split_whitespace().map(str::to_owned).collect();
-    (fields.len() > 15).then_some(fields)
+/// What is asked of a server.
+struct Load<'a> {
+    name: &'a str,
+    requests: usize,
+    only: &'a str,
 }
 
-async fn measure(
-    name: &str,
-    requests: usize,
-    command: impl FnOnce(u16) -> Command,
-) -> anyhow::Result<Results> {
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let began = Instant::now();
-    let child = command(port)
-        .process_group(0)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .with_context(|| format!("`{name}` does not start; name its program"))?;
-    let server = Server {
-        child,
-        client: reqwest::Client::new(),
-        url: format!("http://127.0.0.1:{port}"),
-    };
-    while server
-        .send("experiments/get?experiment_id=0", None)
-        .await
-        .is_err()
-    {
-        if began.elapsed() > PATIENCE {
-            bail!("`{name}` did not answer within {} s", PATIENCE.as_secs());
+impl<'a> Load<'a> {
+    fn new(name: &'a str, requests: usize, only: &'a str) -> Self {
+        Self {
+            name,
+            requests,
+            only,
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let first_answer = began.elapsed();
+
+    fn operations(&self) -> Vec<(Operation, &'static str)> {
+        Operation::ALL
+            .into_iter()
+            .filter(|(_, name)| name.contains(self.only))
+            .collect()
+    }
+
+    async fn measure(
+        &self,
+        command: impl FnOnce(u16) -> Command,
+        log: File,
+    ) -> anyhow::Result<Results> {
+        let began = Instant::now();
+        let server = self.start(command, log).await?;
+        let first_answer = began.elapsed();
+        let run = prepare(&server).await?;
+        // What is left of its start, and of what was prepared.
+        server.settle(0.0).await;
+        let idle = server.busy(IDLE).await;
+
+        let next = AtomicUsize::new(0);
+        let mut operations = Vec::new();
+        for (operation, label) in self.operations() {
+            for connections in CONNECTIONS {
+                operations.push(
+                    self.measure_one(&server, operation, label, connections, idle, &next, &run)
+                        .await?,
+                );
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a few processes")]
+        let processes = server.processes.pids().len() as f64;
+        Ok(Results {
+            first_answer,
+            idle,
+            operations,
+            memory_mib: server.processes.memory_mib(),
+            processes,
+        })
+    }
+
+    /// Starts a server, and waits for its first answer.
+    async fn start(
+        &self,
+        command: impl FnOnce(u16) -> Command,
+        log: File,
+    ) -> anyhow::Result<Server> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let began = Instant::now();
+        let processes = Processes::start(command(port).stdout(log.try_clone()?).stderr(log))
+            .with_context(|| format!("`{}` does not start; name its program", self.name))?;
+        let server = Server {
+            processes,
+            client: reqwest::Client::new(),
+            url: format!("http://127.0.0.1:{port}"),
+        };
+        while server
+            .send("experiments/get?experiment_id=0", None)
+            .await
+            .is_err()
+        {
+            if began.elapsed() > PATIENCE {
+                bail!(
+                    "`{}` did not answer within {} s",
+                    self.name,
+                    PATIENCE.as_secs()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(server)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one row of the table")]
+    async fn measure_one(
+        &self,
+        server: &Server,
+        operation: Operation,
+        label: &str,
+        connections: usize,
+        idle: f64,
+        next: &AtomicUsize,
+        run: &str,
+    ) -> anyhow::Result<Measured> {
+        let load = async |count: usize| -> usize {
+            stream::iter(0..count)
+                .map(|_| server.ask(operation, next.fetch_add(1, Ordering::Relaxed), run))
+                .buffer_unordered(connections)
+                .filter(|outcome| std::future::ready(outcome.is_ok()))
+                .count()
+                .await
+        };
+        // Connections are opened and caches filled before anything counts.
+        load(connections * 4 + self.requests / 20).await;
+        server.settle(idle).await;
+        let (cpu, began) = (server.processes.cpu(), Instant::now());
+        let answered = load(self.requests).await;
+        let load_took = began.elapsed();
+        server.settle(idle).await;
+        let cpu = server.processes.cpu().saturating_sub(cpu).as_secs_f64()
+            - idle * began.elapsed().as_secs_f64();
+        if answered < self.requests {
+            println!(
+                "`{}` failed {} of {} requests to {label} at {connections} connections.",
+                self.name,
+                self.requests - answered,
+                self.requests,
+            );
+        }
+        ensure!(
+            answered > 0,
+            "`{}` answers no request to {label}",
+            self.name
+        );
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
+        let count = answered as f64;
+        Ok(Measured {
+            per_second: count / load_took.as_secs_f64(),
+            cpu_ms: cpu * 1000.0 / count,
+        })
+    }
+}
+
+/// Makes what the load asks for, and answers the id of a run.
+async fn prepare(server: &Server) -> anyhow::Result<String> {
     for number in 0..100 {
         let name = format!("prepared-{number}");
         server
@@ -293,44 +423,6 @@ async fn measure(
         .await?;
     let run = run["run"]["info"]["run_id"]
         .as_str()
-        .context("a run has an id")?
-        .to_owned();
-
-    let next = AtomicUsize::new(0);
-    let mut operations = Vec::new();
-    for (operation, label) in Operation::ALL {
-        for connections in CONNECTIONS {
-            let load = async |count: usize| -> usize {
-                stream::iter(0..count)
-                    .map(|_| server.ask(operation, next.fetch_add(1, Ordering::Relaxed), &run))
-                    .buffer_unordered(connections)
-                    .filter(|outcome| std::future::ready(outcome.is_ok()))
-                    .count()
-                    .await
-            };
-            // Connections are opened and caches filled before anything counts.
-            load(connections * 2).await;
-            let (cpu, began) = (server.cpu_ms(), Instant::now());
-            let answered = load(requests).await;
-            if answered < requests {
-                println!(
-                    "`{name}` failed {} of {requests} requests to {label} at {connections} connections.",
-                    requests - answered
-                );
-            }
-            ensure!(answered > 0, "`{name}` answers no request to {label}");
-            #[expect(clippy::cast_precision_loss, reason = "a few thousand requests")]
-            let count = answered as f64;
-            operations.push(Measured {
-                per_second: count / began.elapsed().as_secs_f64(),
-                cpu_ms: ((server.cpu_ms() - cpu) / count).max(0.001),
-            });
-        }
-    }
-    Ok(Results {
-        first_answer,
-        operations,
-        memory_mib: server.memory_mib(),
-        processes: server.pids().len(),
-    })
+        .context("a run has an id")?;
+    Ok(run.to_owned())
 }

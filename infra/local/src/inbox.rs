@@ -13,7 +13,6 @@ use axum::{Router, body::Bytes, extract::State, response::Response, routing::pos
 use http::{HeaderMap, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 /// How many of each kind are kept; older ones are forgotten.
 const MOST_KEPT: usize = 1_000;
@@ -53,12 +52,9 @@ impl Inbox {
         self.kept(|kept| kept.failing_calls = count);
     }
 
-    /// Serves both until the task is ended.
-    pub(crate) async fn serve(self, listener: TcpListener) {
-        let router = Router::new().route("/", post(answer)).with_state(self);
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "The embedded EventBridge and SNS stopped serving");
-        }
+    /// Answers both protocols.
+    pub(crate) fn router(self) -> Router {
+        Router::new().route("/", post(answer)).with_state(self)
     }
 
     fn kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {

@@ -14,7 +14,6 @@ use http::{HeaderMap, StatusCode, header};
 use p256::ecdsa::{Signature, SigningKey, signature::hazmat::PrehashSigner as _};
 use p256::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 /// The ARN of the key.
 pub const KEY: &str = "arn:aws:kms:us-east-1:000000000000:key/5b1f8a52-4c05-4e57-9df0-1a2b3c4d5e6f";
@@ -60,12 +59,9 @@ impl Kms {
         self.0.throttled.store(calls, Ordering::SeqCst);
     }
 
-    /// Serves until the task is ended.
-    pub(crate) async fn serve(self, listener: TcpListener) {
-        let router = Router::new().route("/", post(answer)).with_state(self);
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "The embedded KMS stopped serving");
-        }
+    /// Answers the protocol.
+    pub(crate) fn router(self) -> Router {
+        Router::new().route("/", post(answer)).with_state(self)
     }
 
     fn call(&self, target: &str, request: &Value) -> Result<Value, &'static str> {

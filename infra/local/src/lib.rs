@@ -13,6 +13,8 @@ pub mod functions;
 pub mod stack;
 pub mod verify;
 
+mod wire;
+
 pub mod clock;
 pub mod data_folder;
 pub mod dynamodb;

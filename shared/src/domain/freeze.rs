@@ -124,3 +124,63 @@ impl Freeze {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_freeze_is_in_force_when_all_that_it_says_is_true() {
+        let at = |text: &str| serde_json::from_value::<Timestamp>(json!(text)).unwrap();
+        for (freeze, now, expected) in [
+            (
+                json!({"from": "2026-12-20T00:00:00Z", "until": "2027-01-03T00:00:00Z"}),
+                "2026-12-24T12:00:00Z",
+                true,
+            ),
+            (
+                json!({"from": "2026-12-20T00:00:00Z", "until": "2027-01-03T00:00:00Z"}),
+                "2027-01-03T00:00:00Z",
+                false,
+            ),
+            (
+                json!({"weekdays": ["fri", "sat", "sun"]}),
+                "2026-11-21T10:00:00Z",
+                true,
+            ),
+            (
+                json!({"weekdays": ["fri", "sat", "sun"]}),
+                "2026-11-23T10:00:00Z",
+                false,
+            ),
+            (
+                json!({"hours": {"from": "18:00", "until": "08:00"}}),
+                "2026-11-23T07:59:59Z",
+                true,
+            ),
+            (
+                json!({"hours": {"from": "18:00", "until": "08:00"}}),
+                "2026-11-23T08:00:00Z",
+                false,
+            ),
+            (
+                json!({"hours": {"from": "12:00", "until": "13:30"}}),
+                "2026-11-23T13:29:00Z",
+                true,
+            ),
+            (
+                json!({"hours": {"from": "12:00", "until": "13:30"}, "weekdays": ["tue"]}),
+                "2026-11-23T13:00:00Z",
+                false,
+            ),
+            (json!({}), "2026-11-23T13:00:00Z", true),
+        ] {
+            let mut document = freeze.clone();
+            document["id"] = json!("f");
+            let parsed: Freeze = serde_json::from_value(document).unwrap();
+            assert_eq!(parsed.is_in_force(at(now)), expected, "{freeze} at {now}");
+            assert!(!parsed.satisfied_by().is_empty());
+        }
+    }
+}

@@ -69,9 +69,9 @@ impl Location {
             return Ok(Self::Root);
         }
         // The path is checked before it is taken apart, so that no part of it hides another.
-        let stored = StoredPath::parse(path)?;
+        let stored = StoredPath::parse_decoded(path)?;
         let Some((VERSIONS, rest)) = path.split_once('/') else {
-            return Ok(Self::Stored(stored.decoded()?));
+            return Ok(Self::Stored(stored));
         };
         let mut parts = rest.splitn(3, '/');
         let name = parts.next().unwrap_or_default();

@@ -26,6 +26,7 @@ pub mod time;
 pub mod token;
 pub mod tracking;
 pub mod version;
+pub mod waiver;
 
 pub use access::{Action, Identity, Scope};
 pub use alias::{Alias, Expectation};
@@ -38,10 +39,11 @@ pub use model_name::ModelName;
 pub use name::{
     AliasName, ArtifactPath, Digest, Principal, StageName, StoredPath, TenantName, VersionNumber,
 };
-pub use protection::{PromotionTarget, Protection, Protections, Waiver, Waivers};
+pub use protection::{PromotionTarget, Protection, Protections};
 pub use repository::Repository;
 pub use settings::{Realm, SettingsHead, SettingsKind};
 pub use stage::StageRules;
 pub use subscription::{Delivery, Subscription};
 pub use time::Timestamp;
 pub use version::{Source, Standing, Status, Version, VersionId};
+pub use waiver::{Waiver, Waivers};

@@ -4,7 +4,7 @@ use crate::error::Error;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use unicode_normalization::UnicodeNormalization as _;
 
 /// Declares a string newtype with a private field, a parser, and serialization as a string.
@@ -201,9 +201,9 @@ text_type!(
     /// ```
     StoredPath, "path", |text| {
         let mut spelling = text.to_owned();
-        for _ in 0..8 {
+        for _ in 0..MOST_DECODINGS {
             check_path(&spelling, 900, 40)?;
-            let decoded = percent_decode_str(&spelling).decode_utf8_lossy().into_owned();
+            let decoded = decode_characters(&spelling);
             if decoded == spelling {
                 return Ok(());
             }
@@ -214,19 +214,56 @@ text_type!(
 );
 
 impl StoredPath {
-    /// The path with every escape decoded, as MLflow's server reads it: one file has one name, however it is spelled.
-    pub fn decoded(&self) -> Result<Self, Error> {
-        let mut spelling = self.0.clone();
-        loop {
-            let decoded = percent_decode_str(&spelling)
-                .decode_utf8_lossy()
-                .into_owned();
+    /// Parses a path however often it was encoded or decoded on its way: one file has one name.
+    ///
+    /// As in MLflow's server everything is decoded that is a character, and an escape stays where it is a control or no
+    /// character: its clients up to 3.10 name images such as `dog%step%100%timestamp%17%c4.png`, where `%10` and `%c4`
+    /// are no escapes, and gateways differ in what they decode.
+    ///
+    /// ```
+    /// use shared::domain::StoredPath;
+    /// let path = StoredPath::parse_decoded("a%2520b/dog%step%100%25c4.png").unwrap();
+    /// assert_eq!(path.as_str(), "a b/dog%step%100%c4.png");
+    /// ```
+    pub fn parse_decoded(text: &str) -> Result<Self, Error> {
+        let mut spelling = text.to_owned();
+        for _ in 0..MOST_DECODINGS {
+            let decoded = decode_characters(&spelling);
             if decoded == spelling {
-                return Self::parse(spelling);
+                break;
+            }
+            // What one spelling hides, another must not undo.
+            if let Err(problem) = check_path(&decoded, 900, 40) {
+                return Err(Error::invalid("path", problem));
             }
             spelling = decoded;
         }
+        Self::parse(spelling)
     }
+}
+
+/// How often a path is decoded to see what it means.
+const MOST_DECODINGS: usize = 8;
+
+/// Decodes the escapes of characters once; writes controls, and bytes that are no characters, as escapes.
+///
+/// NUL alone is left as it is, because no path may have it.
+fn decode_characters(text: &str) -> String {
+    let bytes: Vec<u8> = percent_decode_str(text).collect();
+    let mut decoded = String::with_capacity(text.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_ascii_control() && character != '\0' {
+                let _ = write!(decoded, "%{:02x}", u32::from(character));
+            } else {
+                decoded.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(decoded, "%{byte:02x}");
+        }
+    }
+    decoded
 }
 
 /// Checks a path of parts between `/`.

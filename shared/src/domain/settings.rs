@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// How long what was seen of a head is believed where nothing is governed, in milliseconds.
 ///
-/// A protection that was never there before is in force everywhere after this long.
-pub const HEAD_BELIEVED_MILLIS: u64 = 5_000;
+/// Who sets the first protections or stages is answered after this long, when they are in force everywhere.
+pub const HEAD_BELIEVED_MILLIS: u64 = 1_000;
 /// Largest document, in bytes of JSON.
 pub const MAX_SETTINGS_BYTES: usize = 64 * 1024;
 

@@ -361,7 +361,7 @@ pub struct Delivery {
     /// The request that asked for the last replay; it asks once, however often it is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<String>,
-    /// The last attempts, of all rounds.
+    /// The last attempts, of all rounds; what was tried again at once is there as well.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
 }
@@ -370,9 +370,9 @@ pub struct Delivery {
 pub const LOGGED_ATTEMPTS: usize = 40;
 
 impl Delivery {
-    /// Adds an attempt to the log, which forgets the oldest.
-    pub fn log(&mut self, attempt: Attempt) {
-        self.attempts.push(attempt);
+    /// Counts an attempt and adds its tries to the log, which forgets the oldest.
+    pub fn log(&mut self, tries: impl IntoIterator<Item = Attempt>) {
+        self.attempts.extend(tries);
         let surplus = self.attempts.len().saturating_sub(LOGGED_ATTEMPTS);
         self.attempts.drain(..surplus);
         self.round = self.round.saturating_add(1);

@@ -212,9 +212,12 @@ impl Table {
     pub(super) async fn pause(&self, attempt: u32) {
         let ceiling_ms = (5_u64 << attempt.min(6)).min(250);
         let drawn = u64::from_le_bytes(random_bytes()[..8].try_into().unwrap_or_default());
-        self.sleep
-            .sleep(Duration::from_millis(1 + drawn % ceiling_ms))
-            .await;
+        self.wait(1 + drawn % ceiling_ms).await;
+    }
+
+    /// Waits for so many milliseconds.
+    pub(super) async fn wait(&self, millis: u64) {
+        self.sleep.sleep(Duration::from_millis(millis)).await;
     }
 
     pub(super) async fn get(&self, key: &Key, consistent: bool) -> Result<Option<Item>> {

@@ -2,7 +2,7 @@
 
 use crate::domain::rollout::Place;
 use crate::domain::tracking::{ExperimentId, LoggedModelId, RunId};
-use crate::domain::{AliasName, ModelName, TenantName, VersionId, VersionNumber};
+use crate::domain::{AliasName, ModelName, Realm, TenantName, VersionId, VersionNumber};
 use crate::error::{Error, Result};
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
@@ -26,6 +26,15 @@ impl Target {
     /// The registered model.
     pub fn model(&self) -> Result<ModelName> {
         ModelName::parse(self.get("model")?)
+    }
+
+    /// The registered model that the route names, or the registry.
+    pub fn realm(&self) -> Result<Realm> {
+        if self.0.iter().any(|(name, _)| name == "model") {
+            self.model().map(Realm::Model)
+        } else {
+            Ok(Realm::Registry)
+        }
     }
 
     /// The version's number.

@@ -19,8 +19,24 @@ pub fn model_name(fields: &Fields) -> Result<ModelName> {
     checked_model_name(&fields.required("name")?)
 }
 
-/// A registered model's name.
+/// A registered model's name; of a name that no model can have, none is found.
 pub fn checked_model_name(name: &str) -> Result<ModelName> {
+    check_model_name(name)?;
+    ModelName::parse(name).map_err(|error| {
+        let message = format!("Registered Model with name={name} not found");
+        refused(MlflowCode::ResourceDoesNotExist, message).caused_by(error)
+    })
+}
+
+/// The name that a registered model shall have.
+pub fn new_model_name(name: &str) -> Result<ModelName> {
+    check_model_name(name)?;
+    ModelName::parse(name)
+        .map_err(|error| invalid(format!("Invalid model name '{name}'. {}.", error.message)))
+}
+
+/// Checks a name as MLflow's server does.
+fn check_model_name(name: &str) -> Result<()> {
     if name.trim().is_empty() {
         return Err(invalid("Missing value for required parameter 'name'."));
     }
@@ -29,9 +45,7 @@ pub fn checked_model_name(name: &str) -> Result<ModelName> {
             "Invalid model name '{name}'. Names cannot contain '/' or ':'."
         )));
     }
-    check_path(name, "name")?;
-    ModelName::parse(name)
-        .map_err(|error| invalid(format!("Invalid model name '{name}'. {}.", error.message)))
+    check_path(name, "name")
 }
 
 /// Refuses a name that means another one where names are parts of paths.
@@ -234,6 +248,11 @@ mod tests {
         for good in ["iris", "a b", "Qualitätsprüfung", ".a", "a..b"] {
             assert!(checked_model_name(good).is_ok(), "{good:?}");
         }
+        let long = "a".repeat(300);
+        let new = new_model_name(&long).unwrap_err();
+        assert!(new.message.starts_with("Invalid model name"), "{new}");
+        let sought = checked_model_name(&long).unwrap_err();
+        assert!(sought.message.ends_with("not found"), "{sought}");
         for bad in ["", "a//b", "/a", "../a", "a/./b", "a/", "ä?"] {
             assert!(check_key(bad, "key").is_err(), "{bad:?}");
         }

@@ -189,6 +189,11 @@ impl Bucket {
         }
     }
 
+    /// Hides one file behind a delete marker; pinned versions stay readable. One call.
+    pub async fn hide_object(&self, key: &str) -> Result<()> {
+        self.hide_all(&[key]).await
+    }
+
     async fn hide_all(&self, keys: &[&str]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());

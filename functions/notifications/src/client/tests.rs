@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::address::PublicResolver;
-use crate::deliver::send_message;
 use crate::dispatch::tests::subscription;
 use crate::payload::Message;
+use crate::send::send_message;
 use crate::sign::{mlflow_signature, standard_signature};
 use shared::domain::Subscription;
 use shared::domain::subscription::FormerSecret;
@@ -60,7 +60,7 @@ async fn receive(listener: TcpListener, answer: &'static [u8]) -> String {
 }
 
 fn sealed(app: &App, mut subscription: Subscription, secrets: &[&str]) -> Subscription {
-    let owner = crate::deliver::secret_owner(&subscription);
+    let owner = crate::send::secret_owner(&subscription);
     let seal = |secret: &str| app.sealer.seal(secret, &owner).unwrap();
     subscription.secret = secrets.first().map(|secret| seal(secret));
     subscription.former_secret = secrets.get(1).map(|secret| FormerSecret {

@@ -1,6 +1,7 @@
 //! What an attempt means, and what a receiver gets.
 
 use super::*;
+use shared::domain::Timestamp;
 
 fn delivery(attempts: u32) -> Delivery {
     let mut delivery = Delivery {
@@ -16,7 +17,7 @@ fn delivery(attempts: u32) -> Delivery {
         attempts: Vec::new(),
     };
     for _ in 0..attempts {
-        delivery.log(failed(Some(500)));
+        delivery.log([failed(Some(500))]);
     }
     delivery
 }
@@ -32,11 +33,32 @@ fn failed(status: Option<u16>) -> Attempt {
     }
 }
 
+fn tried(status: Option<u16>, retry_after_ms: Option<u64>) -> Tries {
+    Tries {
+        earlier: Vec::new(),
+        last: failed(status),
+        retry_after_ms,
+    }
+}
+
+#[test]
+fn tries_within_an_attempt_are_logged_and_count_as_one() {
+    let tries = Tries {
+        earlier: vec![failed(Some(500)), failed(Some(429))],
+        ..tried(Some(200), None)
+    };
+    let after = after_attempt(&delivery(3), tries, false, 60_000);
+    let statuses: Vec<_> = after.attempts[3..].iter().map(|it| it.status).collect();
+    assert_eq!(statuses, [Some(500), Some(429), Some(200)]);
+    assert_eq!(after.round, 4);
+    assert_eq!(after.status, DeliveryStatus::Delivered);
+}
+
 #[test]
 fn an_attempt_decides_what_becomes_of_a_delivery() {
     use DeliveryStatus::{Delivered, Exhausted, Pending};
     let check = |before: u32, status: Option<u16>, expected: DeliveryStatus| {
-        let after = after_attempt(&delivery(before), failed(status), false, 60_000, None);
+        let after = after_attempt(&delivery(before), tried(status, None), false, 60_000);
         assert_eq!(after.status, expected, "{status:?} after {before} attempts");
         assert_eq!(after.round, before + 1);
     };
@@ -50,7 +72,7 @@ fn an_attempt_decides_what_becomes_of_a_delivery() {
     check(0, Some(410), Exhausted);
     check(MAX_ATTEMPTS - 2, None, Pending);
     check(MAX_ATTEMPTS - 1, None, Exhausted);
-    let tested = after_attempt(&delivery(0), failed(None), true, 60_000, None);
+    let tested = after_attempt(&delivery(0), tried(None, None), true, 60_000);
     assert_eq!(tested.status, Exhausted);
 }
 
@@ -59,10 +81,9 @@ fn a_receiver_may_ask_for_more_time_within_bounds() {
     let due = |retry_after_ms| {
         after_attempt(
             &delivery(0),
-            failed(Some(503)),
+            tried(Some(503), retry_after_ms),
             false,
             60_000,
-            retry_after_ms,
         )
         .due_at
         .millis()

@@ -2,7 +2,7 @@
 
 use super::{events, payload};
 use crate::address::parse_url;
-use crate::deliver::send_message;
+use crate::send::send_message;
 use crate::subscriptions::{self, commit, seal_into};
 use axum::extract::State;
 use serde_json::{Value, json};

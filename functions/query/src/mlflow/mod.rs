@@ -133,25 +133,20 @@ async fn get_model_version_by_alias(
             })?
     } else {
         let held = match &known {
-            Some(alias) => app
-                .registry
-                .current_alias(&caller.tenant, &name, alias, None)
-                .await?
-                .and_then(|alias| alias.version),
+            Some(alias) => {
+                app.registry
+                    .held_version(&caller.tenant, &name, alias)
+                    .await?
+            }
             None => None,
         };
-        let Some(number) = held else {
+        let Some(version) = held else {
             live_model(&app, &caller, &name).await?;
             return Err(invalid(format!(
                 "Registered model alias {alias} not found."
             )));
         };
-        let id = VersionId {
-            tenant: caller.tenant.clone(),
-            model: name,
-            number,
-        };
-        app.registry.version(&id).await?
+        version
     };
     Reply::ok(json!({"model_version": lookups::model_version(&app, &version).await?}))
 }

@@ -9,7 +9,7 @@ use shared::domain::model::{Notes, NotesChange};
 use shared::domain::{EventType, Model, ModelName};
 use shared::dynamodb::Outcome;
 use shared::http::{Caller, Reply, respond};
-use shared::mlflow::limits::{self, check_key, check_tag, checked_model_name};
+use shared::mlflow::limits::{self, check_key, check_tag, checked_model_name, new_model_name};
 use shared::mlflow::{Fields, MlflowCode, looked_up, lookups, refused, shapes};
 use shared::{App, Error, ErrorCode, Result};
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub(super) async fn create_registered_model(
     let name = fields.required("name")?;
     let tags = fields.pairs("tags")?;
     let description = fields.text("description")?.filter(|text| !text.is_empty());
-    let name = checked_model_name(&name)?;
+    let name = new_model_name(&name)?;
     tags.iter()
         .try_for_each(|(key, value)| check_tag(key, value))?;
     let notes = Notes {
@@ -157,7 +157,7 @@ pub(super) async fn rename_registered_model(
 ) -> Result<Reply> {
     let name = fields.required("name")?;
     let new_name = fields.required("new_name")?;
-    let to = checked_model_name(&new_name)?;
+    let to = new_model_name(&new_name)?;
     let name = checked_model_name(&name)?;
     if name == to {
         // Nothing is renamed, and the model must be there.

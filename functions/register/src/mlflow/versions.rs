@@ -7,7 +7,7 @@ use crate::versions::{self, Draft, Noted, register_draft};
 use axum::extract::State;
 use serde_json::{Value, json};
 use shared::domain::model::{Notes, NotesChange};
-use shared::domain::{Metadata, ModelName, Status, Version, VersionId};
+use shared::domain::{Metadata, ModelName, Source, Status, Version, VersionId};
 use shared::dynamodb::Outcome;
 use shared::http::{Caller, Reply, respond};
 use shared::mlflow::limits::{
@@ -17,9 +17,22 @@ use shared::mlflow::{Fields, looked_up, shapes};
 use shared::s3::keys;
 use shared::{App, Result};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// How many of the newest versions are looked at for the one that a request may have registered.
 const LOOK_BACK: usize = 50;
+
+/// How long it is waited for the validation of a copy between looks at it: 5 seconds in all.
+const COPY_WAITS: [Duration; 8] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(750),
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_millis(1_500),
+];
 
 pub(super) async fn create_model_version(
     State(app): State<App>,
@@ -71,11 +84,15 @@ async fn created(
         source: resolved.kind,
         origin: Some(resolved.origin),
     };
-    let outcome = register_draft(app, caller, name, draft, (200, &show)).await;
-    if let Ok(Outcome::Done(version)) = &outcome
+    let is_copy = resolved.kind == Source::Copy;
+    let mut outcome = register_draft(app, caller, name, draft, (200, &show)).await;
+    if let Ok(Outcome::Done(version)) = &mut outcome
         && version.status == Status::PendingRegistration
     {
         begin_validation(app, &version.id).await;
+        if is_copy {
+            wait_for_validation(app, version).await;
+        }
     }
     let found = async {
         let page = app
@@ -112,6 +129,23 @@ async fn begin_validation(app: &App, id: &VersionId) {
             error = error.chain(),
             "Validation of {id} waits for the sweep"
         );
+    }
+}
+
+/// Waits a little for the validation of a copy, because MLflow's `copy_model_version` alone does not: it is loaded and
+/// given an alias at once.
+async fn wait_for_validation(app: &App, version: &mut Version) {
+    for wait in COPY_WAITS {
+        tokio::time::sleep(wait).await;
+        match app.registry.version(&version.id).await {
+            Ok(found) if found.status != Status::PendingRegistration => {
+                *version = found;
+                return;
+            }
+            Ok(_) => {}
+            // It is registered, whatever is known of it.
+            Err(_) => return,
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! Known differences from AWS: there is no `TransactionConflict`, reads are never stale, a table's stream has one shard
 //! that never closes, and ARNs carry the region `dynoxide` everywhere except in the records that a [`Stream`] returns.
 
+mod protocol;
 mod stream;
 mod tables;
 
@@ -57,6 +58,7 @@ struct Inner {
     /// Our own connection to `dynoxide`'s file, for what its interface does not offer.
     records: Mutex<Connection>,
     checkpoints: Mutex<Connection>,
+    turn: protocol::Turn,
     path: PathBuf,
     clock: Clock,
     _folder: DataFolder,
@@ -173,6 +175,7 @@ impl Engine {
                 database,
                 records: Mutex::new(records),
                 checkpoints: Mutex::new(checkpoints),
+                turn: protocol::Turn::default(),
                 path,
                 clock,
                 _folder: folder.clone(),

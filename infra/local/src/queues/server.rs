@@ -9,7 +9,6 @@ use http::{HeaderMap, StatusCode, header};
 use md5::{Digest as _, Md5};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use super::Queues;
 
@@ -35,12 +34,9 @@ struct Entry {
 }
 
 impl Queues {
-    /// Serves senders until the task is ended.
-    pub(crate) async fn serve(self, listener: TcpListener) {
-        let router = Router::new().fallback(post(answer)).with_state(self);
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "The embedded SQS stopped serving");
-        }
+    /// Answers senders.
+    pub(crate) fn router(self) -> Router {
+        Router::new().fallback(post(answer)).with_state(self)
     }
 }
 

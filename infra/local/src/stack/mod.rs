@@ -34,9 +34,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
+use aws_smithy_runtime_api::client::{http::SharedHttpClient, interceptors::SharedInterceptor};
+use axum::Router;
 use shared::{
-    App,
+    App, Transport,
     app::{Clock, Ids},
     config::Config,
 };
@@ -58,6 +59,7 @@ use crate::{
     kms::Kms,
     queues::{DeadLetter, Queues},
     s3::{self, S3Options, S3Server},
+    wire::{Service, Wire},
 };
 use door::Door;
 use manual::Manual;
@@ -180,6 +182,8 @@ pub struct Stack {
     /// What the front relies on: the embedded servers.
     servers: Vec<JoinHandle<()>>,
     stop_servers: watch::Sender<bool>,
+    /// The way of the functions to those servers.
+    wire: Wire,
 }
 
 impl Stack {
@@ -250,12 +254,20 @@ impl Stack {
         let opened = open(&folder, &options, &secrets, manual.as_ref())?;
         opened.s3.ensure_bucket(definition::BUCKET).await?;
         opened.engine.create_table(definition::table())?;
+        let inbox_routes = inbox.clone().router();
+        let sqs_routes = opened.queues.clone().router();
+        let kms_routes = kms.clone().router();
         let servers = vec![
             serve_s3(&opened.s3, s3_listener, &servers_stopping),
             serve_dynamodb(&opened.engine, dynamodb, &servers_stopping),
-            serve(inbox.clone().serve(inbox_listener), &servers_stopping),
-            serve(opened.queues.clone().serve(sqs_listener), &servers_stopping),
-            serve(kms.clone().serve(kms_listener), &servers_stopping),
+            serve(
+                "EventBridge and SNS",
+                &inbox_routes,
+                inbox_listener,
+                &servers_stopping,
+            ),
+            serve("SQS", &sqs_routes, sqs_listener, &servers_stopping),
+            serve("KMS", &kms_routes, kms_listener, &servers_stopping),
         ];
 
         let addresses = Addresses {
@@ -269,7 +281,21 @@ impl Stack {
         let variables = variables(&options, &secrets, &addresses);
         let config = Config::from_lookup(&|name| variables.get(name).cloned())
             .context("the registry's settings are not usable")?;
-        let app = App::new(config, options.clock, &options.interceptors);
+        let mut transport = Transport::real(&config);
+        let wire = Wire::new(
+            vec![
+                (
+                    url_of(dynamodb_address),
+                    Service::DynamoDb(opened.engine.clone()),
+                ),
+                (url_of(inbox_address), Service::Routes(inbox_routes)),
+                (url_of(sqs_address), Service::Routes(sqs_routes)),
+                (url_of(kms_address), Service::Routes(kms_routes)),
+            ],
+            transport.http,
+        );
+        transport.http = SharedHttpClient::new(wire.clone());
+        let app = App::over(config, options.clock, &options.interceptors, transport);
         let plumbing = Arc::new(Plumbing {
             app,
             functions: options.functions,
@@ -306,6 +332,7 @@ impl Stack {
             stop_front,
             servers,
             stop_servers,
+            wire,
         })
     }
 
@@ -462,6 +489,7 @@ impl Stack {
     }
 
     async fn close_servers(&mut self) {
+        self.wire.cut();
         self.stop_servers.send_replace(true);
         for mut server in self.servers.drain(..) {
             if timeout(GRACE, &mut server).await.is_err() {
@@ -481,6 +509,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         // The pumps and the API end with their set.
+        self.wire.cut();
         for server in &self.servers {
             server.abort();
         }
@@ -610,18 +639,28 @@ fn serve_s3(s3: &S3Server, listener: TcpListener, stop: &watch::Receiver<bool>) 
     })
 }
 
-/// Runs a server until it is time to stop.
+/// Serves the routes of a small service until it is time to stop.
 fn serve(
-    serving: impl Future<Output = ()> + Send + 'static,
+    name: &'static str,
+    routes: &Router,
+    listener: TcpListener,
     stop: &watch::Receiver<bool>,
 ) -> JoinHandle<()> {
-    let stop = stop.clone();
+    let (routes, stop) = (routes.clone(), stop.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = pumps::stopped(stop) => {}
-            () = serving => {}
+            served = axum::serve(listener, routes) => {
+                if let Err(error) = served {
+                    tracing::error!(%error, "The embedded {name} stopped serving");
+                }
+            }
         }
     })
+}
+
+fn url_of(address: SocketAddr) -> String {
+    format!("http://{address}")
 }
 
 fn serve_dynamodb(

@@ -20,6 +20,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const FIRST_STREAM_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_STREAM_BACKOFF: Duration = Duration::from_secs(5);
 
+/// How long records gather after a batch that was not full, as an event source mapping's batching window lets them: what
+/// a batch costs beyond its records is then paid for many of them at once.
+const GATHER: Duration = Duration::from_millis(25);
+
 /// How often items expire and old stream records are forgotten.
 const TIDY_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -114,8 +118,9 @@ async fn pump_stream(plumbing: Arc<Plumbing>, stop: Stop) {
                     Err(error) => Err(error.into()),
                 };
                 let pause = match went_on {
-                    Ok(()) if failures == 0 => continue,
-                    Ok(()) => backoff(failures),
+                    Ok(_) if failures > 0 => backoff(failures),
+                    Ok(count) if count >= STREAM.batch_size => continue,
+                    Ok(_) => GATHER,
                     Err(error) => {
                         tracing::error!(error = format!("{error:#}"), "The table's stream waits");
                         PAUSE
@@ -127,8 +132,8 @@ async fn pump_stream(plumbing: Arc<Plumbing>, stop: Stop) {
     }
 }
 
-/// Delivers the next records, and moves the checkpoint over those that are done or given up.
-async fn advance_stream(plumbing: &Plumbing, failures: &mut u32) -> anyhow::Result<()> {
+/// Delivers the next records, moves the checkpoint over those that are done or given up, and counts them.
+async fn advance_stream(plumbing: &Plumbing, failures: &mut u32) -> anyhow::Result<usize> {
     // A record that failed comes alone, so that it cannot hold up its neighbors for longer than itself.
     let limit = if *failures == 0 { STREAM.batch_size } else { 1 };
     let records = plumbing.stream.next_batch(limit)?;
@@ -172,7 +177,7 @@ async fn advance_stream(plumbing: &Plumbing, failures: &mut u32) -> anyhow::Resu
     if let Some(record) = last_settled {
         plumbing.stream.acknowledge(&record.sequence_number)?;
     }
-    Ok(())
+    Ok(records.len())
 }
 
 fn backoff(failures: u32) -> Duration {

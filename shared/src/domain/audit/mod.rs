@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+/// The form of exports, as their first line says it in `slipway_audit`.
+pub const EXPORT_FORM: u64 = 1;
+
 /// What the first event of a chain has as the hash before it.
 pub const NOTHING_BEFORE: &str =
     "sha256:0000000000000000000000000000000000000000000000000000000000000000";

@@ -140,18 +140,27 @@ pub fn check_metric(path: &str, metric: &Metric) -> Result<()> {
     check_length("Metric name", &metric.key, MAX_KEY)
 }
 
-/// Checks a parameter.
-pub fn check_param(path: &str, key: &str, value: &str) -> Result<()> {
+/// Checks a parameter, and shortens its value to [`MAX_PARAM_VALUE`] as MLflow's server does unless it is told otherwise.
+pub fn check_param(path: &str, key: &str, value: &mut String) -> Result<()> {
     check_name(&within(path, "key"), key)?;
     check_length("Param key", key, MAX_KEY)?;
-    check_length("Param value", value, MAX_PARAM_VALUE)
+    shorten(value, MAX_PARAM_VALUE);
+    Ok(())
 }
 
-/// Checks a tag of a run.
-pub fn check_tag(path: &str, key: &str, value: &str) -> Result<()> {
+/// Checks a tag of a run, and shortens its value to [`MAX_TAG_VALUE`] as MLflow's server does unless it is told otherwise.
+pub fn check_tag(path: &str, key: &str, value: &mut String) -> Result<()> {
     check_name(&within(path, "key"), key)?;
     check_length(&within(path, "key"), key, MAX_KEY)?;
-    check_length(&within(path, "value"), value, MAX_TAG_VALUE)
+    shorten(value, MAX_TAG_VALUE);
+    Ok(())
+}
+
+/// Keeps the first characters of a text.
+fn shorten(text: &mut String, most: usize) {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+    }
 }
 
 /// Checks a tag of an experiment.
@@ -163,8 +172,11 @@ pub fn check_experiment_tag(key: &str, value: &str) -> Result<()> {
 
 /// Checks the name of an experiment.
 pub fn check_experiment_name(name: &str) -> Result<()> {
-    if name.is_empty() {
-        return Err(Error::invalid("name", "Invalid experiment name: ''"));
+    if name.trim().is_empty() {
+        return Err(Error::invalid(
+            "name",
+            format!("Invalid experiment name: '{name}'"),
+        ));
     }
     check_length("name", name, MAX_EXPERIMENT_NAME)
 }
@@ -300,7 +312,10 @@ mod tests {
 
     #[test]
     fn lengths_are_counted_in_characters() {
-        assert!(check_param("", "k", &"é".repeat(6_000)).is_ok());
-        assert!(check_param("", "k", &"é".repeat(6_001)).is_err());
+        for (given, kept) in [(6_000, 6_000), (6_001, 6_000)] {
+            let mut value = "é".repeat(given);
+            check_param("", "k", &mut value).unwrap();
+            assert_eq!(value, "é".repeat(kept));
+        }
     }
 }

@@ -135,6 +135,55 @@ impl Registry {
         self.read_alias(tenant, model, name, true).await
     }
 
+    /// The version that an alias holds, or nothing where it holds none.
+    ///
+    /// What it held when this process last saw it is read together with it, so that an alias which has not moved since
+    /// costs one call. Both are read consistently.
+    pub async fn held_version(
+        &self,
+        tenant: &TenantName,
+        model: &ModelName,
+        name: &AliasName,
+    ) -> Result<Option<Version>> {
+        let id = |number| VersionId {
+            tenant: tenant.clone(),
+            model: model.clone(),
+            number,
+        };
+        let alias_key = keys::alias(tenant, model, name);
+        let held = |item: &Item| -> Result<Option<VersionNumber>> {
+            Ok(alias_from_item(tenant, model, item)?.version)
+        };
+        if let Some(hint) = self.hints.get(&alias_key)
+            && let Some(number) = held(&hint)?
+        {
+            let wanted = [alias_key.clone(), keys::version(&id(number))];
+            let (mut alias, mut version) = (None, None);
+            for item in self.table.batch_get(&wanted, true).await? {
+                if sort_key(&item) == alias_key.sk {
+                    alias = Some(item);
+                } else {
+                    version = Some(item);
+                }
+            }
+            // What is marked is found through the head alone, and an alias that moved holds another version.
+            if let (Some(alias), Some(version)) = (alias, version)
+                && !is_marked(&alias)
+                && !is_marked(&version)
+                && held(&alias)? == Some(number)
+            {
+                return version_from_item(tenant, model, &version).map(Some);
+            }
+        }
+        match self.current_alias(tenant, model, name, None).await? {
+            Some(Alias {
+                version: Some(number),
+                ..
+            }) => self.version(&id(number)).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// All aliases of a model that hold a version, by name.
     pub async fn aliases(&self, tenant: &TenantName, model: &ModelName) -> Result<Vec<Alias>> {
         let items = self.alias_items(tenant, model).await?;

@@ -453,6 +453,11 @@ impl Registry {
             .await;
         // Afterwards, so that nobody in this process goes on with what was read before.
         self.settings.forget_head(&head_key);
+        let governs = matches!(kind, SettingsKind::Stages | SettingsKind::Protections);
+        if governs && expected == 0 && outcome.is_ok() {
+            // Other processes may still believe that nothing governs; by the answer, none does any more.
+            self.table.wait(HEAD_BELIEVED_MILLIS).await;
+        }
         outcome
     }
 }

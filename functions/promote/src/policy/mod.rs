@@ -1,42 +1,35 @@
-//! Conditions in Cedar: their schema, what they see, and whether they hold.
+//! Conditions in Cedar: what they must be to be set, and whether they hold.
 //!
 //! Cedar is described at <https://docs.cedarpolicy.com>. An expression is the `when` of a policy that permits; it is
 //! typed against the schema when it is set, so that a condition which is in force can read nothing that is not there.
+
+mod context;
+
+pub(crate) use context::{Facts, context};
 
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, EntityUid, Expression, Policy, PolicyId, PolicySet,
     Request, Schema, ValidationMode, ValidationWarning, Validator,
 };
-use serde_json::{Map, Value, json};
-use shared::domain::decimal::scaled;
-use shared::domain::freeze::{Weekday, minute_of_day};
-use shared::domain::model::Notes;
-use shared::domain::protection::{Condition, MetricScale};
-use shared::domain::{
-    Metadata, Principal, PromotionTarget, Protection, Protections, Timestamp, Version,
-};
+use context::schema;
+use shared::domain::protection::Condition;
+use shared::domain::{Protection, Protections};
 use shared::{Error, Result};
-use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr as _;
 
-/// What conditions see of a promotion.
-#[derive(Debug)]
-pub(crate) struct Facts<'a> {
-    pub(crate) action: &'static str,
-    pub(crate) target: &'a PromotionTarget,
-    pub(crate) version: &'a Version,
-    pub(crate) metadata: &'a Metadata,
-    pub(crate) notes: &'a Notes,
-    pub(crate) holder: Option<(&'a Version, &'a Metadata)>,
-    pub(crate) held_before: bool,
-    pub(crate) requester: (&'a Principal, &'a [String]),
-    pub(crate) approvers: &'a [(Principal, BTreeSet<String>)],
-    pub(crate) checks_passed: &'a BTreeSet<String>,
-    pub(crate) now: Timestamp,
-}
+/// The stack on which expressions are parsed, typed and evaluated, in bytes.
+///
+/// Cedar goes down into an expression by recursion: its parser ends the process where the stack does, and its validator
+/// passes what it did not get to. This is enough for the deepest expression that a protection may have, in a build
+/// without optimization too; pages that are never touched cost nothing.
+const STACK_BYTES: usize = 128 << 20;
 
 /// Checks every expression: its syntax, and its types against the schema of its protection.
 pub(crate) fn check(protections: &Protections) -> Result<()> {
+    stacker::grow(STACK_BYTES, || check_here(protections))
+}
+
+fn check_here(protections: &Protections) -> Result<()> {
     for protection in &protections.protections {
         let schema = Schema::from_json_value(schema(&protection.metrics))
             .map_err(|error| Error::internal("making the schema of conditions", error))?;
@@ -61,10 +54,11 @@ pub(crate) fn check(protections: &Protections) -> Result<()> {
             let never = answer
                 .validation_warnings()
                 .any(|warning| matches!(warning, ValidationWarning::ImpossiblePolicy(_)));
-            // What shall never pass may say so; that it reads a metric which is not there is a slip.
-            if never && condition.when.contains("metrics") {
+            // What shall never pass says `false`; anything else that cannot hold is a slip.
+            if never && condition.when.trim() != "false" {
                 return Err(refuse(
-                    "it can never hold; declare every metric that it reads in `metrics`".to_owned(),
+                    "it can never hold: `has` asks for something that the context has not, or for a metric that `metrics` does not declare; what shall never hold is `false`"
+                        .to_owned(),
                 ));
             }
         }
@@ -86,6 +80,10 @@ fn compile(condition: &Condition) -> std::result::Result<PolicySet, String> {
 
 /// Whether a condition holds; the error says why that cannot be told, and then it does not hold.
 pub(crate) fn holds(condition: &Condition, context: &Context) -> std::result::Result<bool, String> {
+    stacker::grow(STACK_BYTES, || holds_here(condition, context))
+}
+
+fn holds_here(condition: &Condition, context: &Context) -> std::result::Result<bool, String> {
     let set = compile(condition)?;
     let (principal, action, resource) = request_of()?;
     let request = Request::new(principal, action, resource, context.clone(), None)
@@ -104,15 +102,6 @@ fn request_of() -> std::result::Result<(EntityUid, EntityUid, EntityUid), String
         entity(r#"Action::"promote""#)?,
         entity(r#"Target::"target""#)?,
     ))
-}
-
-/// What the conditions of a protection see.
-pub(crate) fn context(
-    facts: &Facts<'_>,
-    metrics: &BTreeMap<String, MetricScale>,
-) -> Result<Context> {
-    Context::from_json_value(describe(facts, metrics), None)
-        .map_err(|error| Error::internal("making the context of conditions", error))
 }
 
 /// What a protection's conditions need beyond the version itself.
@@ -148,217 +137,19 @@ impl Needs {
     }
 }
 
-const DAY_MILLIS: u64 = 86_400_000;
-
-fn whole(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn age(since: Timestamp, now: Timestamp) -> Value {
-    json!({
-        "age_minutes": whole(now.since(since) / 60_000),
-        "age_days": whole(now.since(since) / DAY_MILLIS),
-    })
-}
-
-fn measured(metadata: &Metadata, metrics: &BTreeMap<String, MetricScale>) -> Value {
-    let given = metrics.iter().filter_map(|(name, scale)| {
-        let value = scaled(metadata.metrics.get(name)?, scale.digits)?;
-        Some((name.clone(), json!(value)))
-    });
-    Value::Object(given.collect())
-}
-
-/// The parts of the metadata that are filled in, by name.
-fn filled(metadata: &Metadata, notes: &Notes) -> Vec<String> {
-    let mut filled: Vec<String> = match serde_json::to_value(metadata) {
-        Ok(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
-        _ => Vec::new(),
-    };
-    if notes.description.is_some() {
-        filled.push("description".into());
-    }
-    filled
-}
-
-fn describe(facts: &Facts<'_>, metrics: &BTreeMap<String, MetricScale>) -> Value {
-    let Facts {
-        version,
-        metadata,
-        notes,
-        now,
-        ..
-    } = *facts;
-    let validation = version.validation.as_ref();
-    let mut validated = age(validation.map_or(now, |it| it.at), now);
-    validated["verdict"] = json!(validation.map_or("none", |it| it.verdict.as_str()));
-    let tag = |name: &str| {
-        notes
-            .tags
-            .get(name)
-            .map(|value| value.trim().to_lowercase())
-    };
-    let tags: Vec<String> = notes
-        .tags
-        .iter()
-        .flat_map(|(key, value)| [key.clone(), format!("{key}={value}")])
-        .collect();
-    let datasets = &metadata.datasets;
-    let is_known = !datasets.is_empty()
-        && datasets
-            .iter()
-            .all(|dataset| dataset.digest.is_some() || dataset.version.is_some());
-    let groups: BTreeSet<&String> = facts
-        .approvers
-        .iter()
-        .flat_map(|(_, groups)| groups)
-        .collect();
-    let approvers: BTreeSet<&str> = facts
-        .approvers
-        .iter()
-        .map(|(principal, _)| principal.as_str())
-        .collect();
-    let day: i64 = now.day().replace('-', "").parse().unwrap_or(0);
-    let mut context = json!({
-        "action": facts.action,
-        "model": version.id.model.as_str(),
-        "version": version.id.number.get(),
-        "target": {"kind": facts.target.kind(), "name": facts.target.name()},
-        "validation": validated,
-        "attestation": attested(version),
-        "source": version.standing.source.as_str(),
-        "registered_by": version.registered_by.as_str(),
-        "age_days": whole(now.since(version.created_at) / DAY_MILLIS),
-        "metrics": measured(metadata, metrics),
-        "tags": tags,
-        "metadata": filled(metadata, notes),
-        "datasets": {"count": datasets.len(), "known": is_known},
-        "stage": version.stage.as_str(),
-        "past_stages": version.standing.past_stages,
-        "held_before": facts.held_before,
-        "requester": {"principal": facts.requester.0.as_str(), "groups": facts.requester.1},
-        "approvers": {"count": approvers.len(), "principals": approvers, "groups": groups},
-        "checks": {"passed": facts.checks_passed},
-        "now": {
-            "date": day,
-            "minute_of_day": whole(minute_of_day(now)),
-            "weekday": Weekday::of(now).number(),
-            "epoch_seconds": whole(now.seconds()),
-        },
-    });
-    let Value::Object(fields) = &mut context else {
-        return context;
-    };
-    if let Some((holder, holder_metadata)) = facts.holder {
-        let verdict = holder
-            .validation
-            .as_ref()
-            .map_or("none", |it| it.verdict.as_str());
-        fields.insert(
-            "holder".into(),
-            json!({
-                "version": holder.id.number.get(),
-                "verdict": verdict,
-                "metrics": measured(holder_metadata, metrics),
-            }),
-        );
-    }
-    if let Some(licence) = tag("licence").or_else(|| tag("license")) {
-        fields.insert("licence".into(), json!(licence));
-    }
-    if let Some(risk) = tag("risk") {
-        fields.insert("risk".into(), json!(risk));
-    }
-    if let Some(pii) = tag("pii").and_then(|text| text.parse::<bool>().ok()) {
-        fields.insert("pii".into(), json!(pii));
-    }
-    let evaluated = notes
-        .tags
-        .get("evaluated_at")
-        .and_then(|text| serde_json::from_value::<Timestamp>(json!(text)).ok());
-    if let Some(at) = evaluated {
-        fields.insert("evaluation".into(), age(at, now));
-    }
-    context
-}
-
-/// What is signed of a version: by the registry, when its package was made, and by who uploaded it.
-fn attested(version: &Version) -> Value {
-    let signature = version
-        .package
-        .as_ref()
-        .and_then(|package| package.signature.as_ref());
-    let mut attested = json!({
-        "present": version.package.is_some(),
-        "signature": signature.map_or("none", |signature| signature.verdict.as_str()),
-    });
-    if let Some(key) = signature.and_then(|signature| signature.key.as_ref()) {
-        attested["key"] = json!(key);
-    }
-    attested
-}
-
-/// The schema of the context, in Cedar's JSON form; `metrics` are what a protection declares.
-fn schema(metrics: &BTreeMap<String, MetricScale>) -> Value {
-    let text = || json!({"type": "String"});
-    let long = || json!({"type": "Long"});
-    let flag = || json!({"type": "Boolean"});
-    let texts = || json!({"type": "Set", "element": {"type": "String"}});
-    let record = |attributes: Value| json!({"type": "Record", "attributes": attributes});
-    let optional = |mut kind: Value| {
-        kind["required"] = json!(false);
-        kind
-    };
-    let ages = || record(json!({"age_minutes": long(), "age_days": long()}));
-    let measured = || {
-        let attributes: Map<String, Value> = metrics
-            .keys()
-            .map(|name| (name.clone(), optional(long())))
-            .collect();
-        record(Value::Object(attributes))
-    };
-    let context = record(json!({
-        "action": text(),
-        "model": text(),
-        "version": long(),
-        "target": record(json!({"kind": text(), "name": text()})),
-        "validation": record(json!({"verdict": text(), "age_minutes": long(), "age_days": long()})),
-        "attestation": record(json!({"present": flag(), "signature": text(), "key": optional(text())})),
-        "source": text(),
-        "registered_by": text(),
-        "age_days": long(),
-        "metrics": measured(),
-        "holder": optional(record(json!({"version": long(), "verdict": text(), "metrics": measured()}))),
-        "evaluation": optional(ages()),
-        "licence": optional(text()),
-        "risk": optional(text()),
-        "pii": optional(flag()),
-        "tags": texts(),
-        "metadata": texts(),
-        "datasets": record(json!({"count": long(), "known": flag()})),
-        "stage": text(),
-        "past_stages": texts(),
-        "held_before": flag(),
-        "requester": record(json!({"principal": text(), "groups": texts()})),
-        "approvers": record(json!({"count": long(), "principals": texts(), "groups": texts()})),
-        "checks": record(json!({"passed": texts()})),
-        "now": record(json!({"date": long(), "minute_of_day": long(), "weekday": long(), "epoch_seconds": long()})),
-    }));
-    json!({"": {
-        "entityTypes": {"Principal": {}, "Target": {}},
-        "actions": {"promote": {"appliesTo": {
-            "principalTypes": ["Principal"], "resourceTypes": ["Target"], "context": context,
-        }}},
-    }})
-}
-
 #[cfg(test)]
 mod tests {
+    use super::context::describe;
     use super::*;
+    use serde_json::{Value, json};
+    use shared::domain::model::Notes;
+    use shared::domain::protection::{MAX_EXPRESSION_BYTES, MAX_EXPRESSION_DEPTH};
     use shared::domain::version::{Document, Validation};
     use shared::domain::{
-        Digest, ModelName, Standing, Status, TenantName, VersionId, VersionNumber,
+        Digest, Metadata, ModelName, Principal, PromotionTarget, Standing, Status, TenantName,
+        Timestamp, Version, VersionId, VersionNumber,
     };
+    use std::collections::BTreeSet;
 
     fn version(number: u64, verdict: &str) -> Version {
         let at = Timestamp::from_millis(1_000);
@@ -420,8 +211,12 @@ mod tests {
                 None,
             ),
             ("context.metrics has f1", Some("can never hold")),
+            (
+                "context has licenze && context.licenze == \"mit\"",
+                Some("can never hold"),
+            ),
             ("false", None),
-            ("context has holder && false", None),
+            ("context has holder && false", Some("can never hold")),
             ("context has risk && context.risk == \"low\"", None),
             (
                 "context.tags.contains(\"team=vision\") && context.past_stages.contains(\"Staging\")",
@@ -646,6 +441,49 @@ mod tests {
                 assert_eq!(answer, expected, "{when} of {metadata} against {holder:?}");
             } else {
                 assert!(when.contains("9223372036854775807"), "{when}: {answer}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_deepest_expressions_are_read_to_their_end() {
+        let room = MAX_EXPRESSION_BYTES;
+        let around = |open: &str, middle: &str, close: &str, most: usize| {
+            let depth = most.min((room - middle.len()) / (open.len() + close.len()));
+            format!("{}{middle}{}", open.repeat(depth), close.repeat(depth))
+        };
+        let then = |first: &str, next: &str| {
+            format!("{first}{}", next.repeat((room - first.len()) / next.len()))
+        };
+        for (when, is_right) in [
+            (around("(", "true", ")", MAX_EXPRESSION_DEPTH), true),
+            (around("(", "1", ")", MAX_EXPRESSION_DEPTH), false),
+            (
+                around("if true then ", "true", " else false", usize::MAX),
+                true,
+            ),
+            (
+                around("if true then ", "1", " else false", usize::MAX),
+                false,
+            ),
+            (then("true", "&&true"), true),
+            (then("false", "||1"), false),
+            (then("0 < 1", "+1"), true),
+            (then("context", ".a"), false),
+            (then("context.tags", r#".contains("a")"#), false),
+            (around("[", "1", "]", MAX_EXPRESSION_DEPTH), false),
+            (around("{a: ", "1", "}", MAX_EXPRESSION_DEPTH), false),
+        ] {
+            let protections = protections(&json!({}), &when);
+            assert_eq!(check(&protections).is_ok(), is_right, "{}", &when[..40]);
+            if is_right {
+                let condition = &protections.protections[0].all_conditions()[0];
+                assert_eq!(
+                    holds(condition, &Context::empty()),
+                    Ok(true),
+                    "{}",
+                    &when[..40]
+                );
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Verifies an export of a chain from itself alone, and names the first event that is not as it was.
 
-use super::{Link, NOTHING_BEFORE, hash};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+mod read;
+
+use super::{Link, NOTHING_BEFORE};
+use read::{Entry, Header, header_fault, read};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -91,43 +92,6 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// One line of an export that is no header.
-struct Entry {
-    line: usize,
-    event: Value,
-    link: Option<Link>,
-    /// Whether its hash is that of what it says.
-    is_whole: bool,
-    is_foreign: bool,
-    /// Whether it is the header of another export.
-    is_header: bool,
-}
-
-impl Entry {
-    fn sequence(&self) -> Option<u64> {
-        self.link.as_ref().map(|link| link.sequence)
-    }
-
-    fn is_whole_at(&self, sequence: u64) -> bool {
-        self.link.as_ref().is_some_and(|link| {
-            hash(&self.event, sequence, &link.previous_hash).is_ok_and(|hash| hash == link.hash)
-        })
-    }
-}
-
-/// What the first line of an export says of the rest.
-#[derive(Default)]
-struct Header {
-    model_id: Option<String>,
-    first_sequence: Option<u64>,
-    last_sequence: Option<u64>,
-    previous_hash: Option<String>,
-    last_hash: Option<String>,
-    /// The end of the chain when it was exported, and whether the export goes up to there.
-    head: Option<(u64, String)>,
-    is_open_end: bool,
-}
-
 /// Verifies an export in JSON Lines: every hash, every link, the sequence without a gap, and what header and anchors say.
 ///
 /// Without a header, the chain must begin with its first event; that its end is missing can only be told by a header or
@@ -138,6 +102,7 @@ pub fn verify(export: &str, anchors: &[Anchor]) -> Result<Verified, Fault> {
     let (header, entries) = read(export);
     let has_header = header.is_some();
     let header = header.unwrap_or_default();
+    header.check(&entries)?;
     let first = header.first_sequence.unwrap_or(1);
     let mut previous = header
         .previous_hash
@@ -151,11 +116,18 @@ pub fn verify(export: &str, anchors: &[Anchor]) -> Result<Verified, Fault> {
         expected += 1;
     }
     let last = expected - 1;
-    let line = entries.last().map_or(1, |entry| entry.line) + 1;
+    // The line of an event; one that is missing belongs behind the last.
+    let line_of = |sequence: u64| {
+        let place = usize::try_from(sequence.saturating_sub(first)).unwrap_or(usize::MAX);
+        entries
+            .get(place)
+            .or(entries.last())
+            .map_or(2, |entry| entry.line + usize::from(sequence > last))
+    };
     let fault = |kind, sequence, message: String| Fault {
         kind,
         sequence,
-        line,
+        line: line_of(sequence),
         message,
     };
     if let Some(said) = header.last_sequence {
@@ -223,15 +195,14 @@ pub fn verify(export: &str, anchors: &[Anchor]) -> Result<Verified, Fault> {
             .and_then(|entry| entry.link.as_ref())
             .is_none_or(|link| link.hash != anchor.hash)
         {
-            return Err(Fault {
-                kind: FaultKind::Changed,
-                sequence: trusted,
-                line: entry.map_or(1, |entry| entry.line),
-                message: format!(
+            return Err(fault(
+                FaultKind::Changed,
+                trusted,
+                format!(
                     "event {} has not the hash that was sealed, so one of the events from {trusted} to {} was changed and the hashes behind it made anew",
                     anchor.sequence, anchor.sequence
                 ),
-            });
+            ));
         }
         trusted = anchor.sequence + 1;
         found += 1;
@@ -281,7 +252,7 @@ fn check<'a>(
     if entry.is_foreign {
         return Err(fault(
             FaultKind::Inserted,
-            "it is an event of another model".to_owned(),
+            "it is an event of another model or tenant".to_owned(),
         ));
     }
     if entry.is_header {
@@ -319,19 +290,26 @@ fn check<'a>(
                 )
             });
         }
-        return Err(if is_elsewhere(expected) {
-            fault(
-                FaultKind::Inserted,
-                format!(
-                    "its hash is not that of what it says, and event {expected} stands elsewhere"
-                ),
-            )
-        } else {
-            fault(
-                FaultKind::Changed,
-                "its hash is not that of what it says".to_owned(),
-            )
-        });
+        return Err(
+            if header.last_sequence.is_some_and(|last| expected > last) {
+                fault(
+                    FaultKind::Inserted,
+                    "the header says that the export ends before it".to_owned(),
+                )
+            } else if is_elsewhere(expected) {
+                fault(
+                    FaultKind::Inserted,
+                    format!(
+                        "its hash is not that of what it says, and event {expected} stands elsewhere"
+                    ),
+                )
+            } else {
+                fault(
+                    FaultKind::Changed,
+                    "its hash is not that of what it says".to_owned(),
+                )
+            },
+        );
     }
     if link.sequence != expected {
         if link.sequence < expected {
@@ -406,145 +384,23 @@ fn check<'a>(
     Ok(link)
 }
 
-fn header_fault(message: &str) -> Fault {
-    Fault {
-        kind: FaultKind::Header,
-        sequence: 0,
-        line: 1,
-        message: message.to_owned(),
-    }
-}
-
-fn read(export: &str) -> (Option<Header>, Vec<Entry>) {
-    let mut header: Option<Header> = None;
-    let mut entries: Vec<Entry> = Vec::new();
-    let lines = export.lines().enumerate();
-    for (number, text) in lines.filter(|(_, text)| !text.trim().is_empty()) {
-        let parsed = serde_json::from_str::<Strict>(text).map(|strict| strict.0);
-        let mut event = parsed.unwrap_or(Value::Null);
-        if header.is_none() && entries.is_empty() && event.get("slipway_audit").is_some() {
-            header = Some(header_of(&event));
-            continue;
-        }
-        let is_header = event.get("slipway_audit").is_some();
-        let link = event
-            .as_object_mut()
-            .and_then(|fields| fields.remove("chain"))
-            .and_then(|link| serde_json::from_value::<Link>(link).ok());
-        let model_id = event["model_id"].as_str();
-        let wanted = header
-            .as_ref()
-            .and_then(|header| header.model_id.as_deref())
-            .or_else(|| entries.first()?.event["model_id"].as_str());
-        let is_foreign = link.is_some() && wanted.is_some() && model_id != wanted;
-        let mut entry = Entry {
-            line: number + 1,
-            is_foreign,
-            is_header,
-            is_whole: false,
-            event,
-            link,
-        };
-        entry.is_whole = entry
-            .sequence()
-            .is_some_and(|sequence| entry.is_whole_at(sequence));
-        // Only a whole event can be one of another model; any other was changed.
-        entry.is_foreign &= entry.is_whole;
-        entries.push(entry);
-    }
-    (header, entries)
-}
-
-fn header_of(header: &Value) -> Header {
-    let text = |name: &str| header[name].as_str().map(str::to_owned);
-    Header {
-        model_id: text("model_id"),
-        first_sequence: header["first_sequence"].as_u64(),
-        last_sequence: header["last_sequence"].as_u64(),
-        previous_hash: text("previous_hash"),
-        last_hash: text("last_hash"),
-        head: header["head"]["sequence"]
-            .as_u64()
-            .zip(header["head"]["hash"].as_str().map(str::to_owned)),
-        is_open_end: header["to"].is_null(),
-    }
-}
-
-/// JSON in which no object names a field twice: two readers could take two things for what it says.
-struct Strict(Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Self)
-    }
-}
-
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Value;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("JSON without repeated fields")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Strict(value)) = access.next_element()? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some((name, Strict(value))) = access.next_entry::<String, Strict>()? {
-            if fields.insert(name, value).is_some() {
-                return Err(A::Error::custom("a field stands in an object twice"));
-            }
-        }
-        Ok(Value::Object(fields))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::canonical;
     use super::*;
+    use crate::domain::audit::hash;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     /// Lines of an export, the header first if there is one.
     fn export(count: u64, with_header: bool) -> Vec<String> {
         let mut lines = Vec::new();
         let mut last: Option<Link> = None;
         for number in 1..=count {
-            let mut event =
-                json!({"id": format!("e{number}"), "model_id": "iris", "data": {"x": 1.5}});
+            let mut event = json!({
+                "id": format!("e{number}"), "model_id": "iris", "tenant": "default",
+                "time": format!("2026-03-01T00:00:{number:02}.000Z"), "data": {"x": 1.5},
+            });
             let link = Link::after(last.as_ref(), &event).unwrap();
             event["chain"] = serde_json::to_value(&link).unwrap();
             lines.push(canonical(&event).unwrap());
@@ -606,13 +462,62 @@ mod tests {
         let end: Value = serde_json::from_str(&whole[0]).unwrap();
         let end = &end["last_hash"];
         header(5, end, Value::Null).unwrap();
-        header(9, &json!("sha256:9"), json!("2026-01-01T00:00:00.000Z")).unwrap();
+        header(9, &json!("sha256:9"), json!("2026-04-01T00:00:00.000Z")).unwrap();
         let cut = header(9, &json!("sha256:9"), Value::Null);
         assert_eq!(cut, Err((FaultKind::Dropped, 6)));
         let other = header(5, &json!("sha256:9"), Value::Null);
         assert_eq!(other, Err((FaultKind::Header, 0)));
         assert!(!verify(&whole[1..].join("\n"), &[]).unwrap().has_end);
         assert!(!verify("", &[]).unwrap().has_end);
+    }
+
+    #[test]
+    fn a_header_that_says_something_else_is_told() {
+        let whole = export(5, true);
+        let told = |name: &str, value: Value| {
+            let mut header: Value = serde_json::from_str(&whole[0]).unwrap();
+            header[name] = value;
+            let lines = [&[header.to_string()], &whole[1..]].concat();
+            verify(&lines.join("\n"), &[]).map_err(|fault| (fault.kind, fault.sequence))
+        };
+        for form in [json!(2), json!("1"), Value::Null] {
+            assert_eq!(told("slipway_audit", form), Err((FaultKind::Header, 0)));
+        }
+        assert_eq!(
+            told("tenant", json!("other")),
+            Err((FaultKind::Inserted, 1))
+        );
+        assert_eq!(
+            told("model_id", json!("other")),
+            Err((FaultKind::Inserted, 1))
+        );
+        assert_eq!(
+            told("last_sequence", json!(4)),
+            Err((FaultKind::Inserted, 5))
+        );
+        assert_eq!(
+            told("last_sequence", json!(6)),
+            Err((FaultKind::Dropped, 6))
+        );
+        assert_eq!(
+            told("from", json!("2099-01-01T00:00:00Z")),
+            Err((FaultKind::Header, 0))
+        );
+        assert_eq!(
+            told("to", json!("1999-01-01T00:00:00Z")),
+            Err((FaultKind::Header, 0))
+        );
+    }
+
+    #[test]
+    fn what_is_added_at_the_end_is_inserted_there() {
+        let mut lines = export(5, true);
+        lines.push(lines[5].replacen("\"id\":\"", "\"id\":\"x", 1));
+        let fault = verify(&lines.join("\n"), &[]).unwrap_err();
+        assert_eq!(
+            (fault.kind, fault.sequence, fault.line),
+            (FaultKind::Inserted, 6, 7)
+        );
     }
 
     #[test]
