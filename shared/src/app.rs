@@ -69,6 +69,10 @@ impl App {
         interceptors: &[SharedInterceptor],
         transport: Transport,
     ) -> Self {
+        let ids = match transport.seed {
+            Some(seed) => Ids::seeded(clock.clone(), seed),
+            None => Ids::new(clock.clone()),
+        };
         let clients = Clients::new(&config, interceptors, transport);
         Self(Arc::new(World {
             registry: Registry::new(&config, &clients),
@@ -78,7 +82,7 @@ impl App {
             topics: Topics::new(&clients),
             sealer: Sealer::new(&config),
             signer: Signer::new(&config, &clients),
-            ids: Ids::new(clock.clone()),
+            ids,
             clock,
             config: Arc::new(config),
         }))

@@ -23,7 +23,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::task::ArcWake;
 use serde_json::{Value, json};
-use shared::app::{Clock, Ids};
+use shared::app::Clock;
 use shared::domain::{ModelName, Timestamp};
 use shared::{App, Transport};
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,9 +156,9 @@ impl<'a> Run<'a> {
             http: self.network.http(index),
             sleep: self.network.sleep(index),
             retries: Some(partition),
+            seed: Some(self.rng.u64(..)),
         };
-        let mut app = App::over(config(), self.clock.clone(), &[], transport);
-        app.ids = Ids::seeded(self.clock.clone(), self.rng.u64(..));
+        let app = App::over(config(), self.clock.clone(), &[], transport);
         let routes = [register::routes(), promote::routes(), query::routes()].concat();
         Process {
             router: shared::http::mount(app.clone(), routes),
