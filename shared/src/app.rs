@@ -69,6 +69,10 @@ impl App {
         interceptors: &[SharedInterceptor],
         transport: Transport,
     ) -> Self {
+        let ids = match transport.seed {
+            Some(seed) => Ids::seeded(clock.clone(), seed),
+            None => Ids::new(clock.clone()),
+        };
         let clients = Clients::new(&config, interceptors, transport);
         Self(Arc::new(World {
             registry: Registry::new(&config, &clients),
@@ -78,7 +82,7 @@ impl App {
             topics: Topics::new(&clients),
             sealer: Sealer::new(&config),
             signer: Signer::new(&config, &clients),
-            ids: Ids::new(clock.clone()),
+            ids,
             clock,
             config: Arc::new(config),
         }))
@@ -164,6 +168,7 @@ fn system_millis() -> u64 {
 pub struct Ids {
     clock: Clock,
     last: Arc<Mutex<Ulid>>,
+    drawn: Option<Arc<AtomicU64>>,
 }
 
 impl Ids {
@@ -172,12 +177,25 @@ impl Ids {
         Self {
             clock,
             last: Arc::new(Mutex::new(Ulid::nil())),
+            drawn: None,
+        }
+    }
+
+    /// Ids by this clock that are the same whenever the seed is; for runs that must be repeatable.
+    pub fn seeded(clock: Clock, seed: u64) -> Self {
+        Self {
+            drawn: Some(Arc::new(AtomicU64::new(seed))),
+            ..Self::new(clock)
         }
     }
 
     /// The next id, 26 characters.
     pub fn next(&self) -> String {
-        let fresh = Ulid::from_parts(self.clock.now().millis(), random_u128());
+        let random = match &self.drawn {
+            Some(drawn) => spread(drawn.fetch_add(1, Ordering::SeqCst)),
+            None => random_u128(),
+        };
+        let fresh = Ulid::from_parts(self.clock.now().millis(), random);
         let mut last = self
             .last
             .lock()
@@ -196,6 +214,17 @@ impl Ids {
         getrandom::fill(&mut bytes).expect("the system's random source works");
         bytes
     }
+}
+
+/// A number that looks like no neighbour of its own, from one that does.
+fn spread(number: u64) -> u128 {
+    // The multiplier of Knuth's linear congruential generator, and the odd one nearest to 2^128 over the golden ratio.
+    u128::from(
+        number
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1),
+    )
+    .wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
 }
 
 fn random_u128() -> u128 {

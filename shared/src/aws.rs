@@ -30,6 +30,8 @@ pub struct Transport {
     pub sleep: SharedAsyncSleep,
     /// Whom an attempt that failed is counted against; by default the process.
     pub retries: Option<RetryPartition>,
+    /// What ids are drawn from; by default the system's random source.
+    pub seed: Option<u64>,
 }
 
 impl Transport {
@@ -39,6 +41,7 @@ impl Transport {
             http: http_client(config),
             sleep: SharedAsyncSleep::new(aws_smithy_async::rt::sleep::TokioSleep::new()),
             retries: None,
+            seed: None,
         }
     }
 }

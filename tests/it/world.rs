@@ -156,7 +156,7 @@ impl World {
         let clock = Clock::fixed(Clock::system().now());
         let options = StackOptions {
             clock: clock.clone(),
-            interceptors: vec![probe.interceptor()],
+            interceptors: vec![probe.interceptor(), crate::conditions::watch()],
             pump: PumpMode::Manual,
             settings: settings
                 .iter()

@@ -18,7 +18,9 @@ def digest(path):
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
-sizes = {"empty": 0, "small ä.txt": 100, "tree/a b/c.txt": 10, "tree/100%.txt": 5, "large.bin": int(sys.argv[1])}
+# `log_image` of clients up to 3.10 makes names in which parts look like escapes.
+sizes = {"empty": 0, "small ä.txt": 100, "tree/a b/c.txt": 10, "tree/100%.txt": 5, "tree/dog%step%100%c4.png": 7}
+sizes["large.bin"] = int(sys.argv[1])
 source = tempfile.mkdtemp()
 for name, size in sizes.items():
     path = os.path.join(source, name)
@@ -38,15 +40,29 @@ with mlflow.start_run() as run:
         said["refused"] = str(error)
 client = MlflowClient()
 listed = lambda path=None: [[f.path, f.is_dir, f.file_size] for f in client.list_artifacts(run.info.run_id, path)]
-said["listed"], said["tree"] = listed(), listed("tree")
+said["listed"], said["tree"] = listed(), sorted([path.replace("\\x10", "%10"), *more] for path, *more in listed("tree"))
 target = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, dst_path=tempfile.mkdtemp())
 where = {name: os.path.join(target, "sub/folder/large.bin" if name == "large.bin" else name) for name in sizes}
+# Clients decode the names that a listing shows, the oldest also this control.
+for found in os.listdir(os.path.join(target, "tree")):
+    if found.startswith("dog"):
+        where["tree/dog%step%100%c4.png"] = os.path.join(target, "tree", found)
 said["same"] = [name for name in sizes if os.path.exists(where[name]) and digest(where[name]) == digest(os.path.join(source, name))]
+# A copy is given an alias and read at once: no client waits for it.
+name = f"held-{run.info.run_id}"
+client.create_registered_model(name)
+client.create_model_version(name, root + "/tree", run.info.run_id)
+if hasattr(client, "copy_model_version"):
+    client.copy_model_version(f"models:/{name}/1", name + "-copy")
+    name += "-copy"
+client.set_registered_model_alias(name, "champion", "1")
+held = mlflow.artifacts.download_artifacts(f"models:/{name}@champion", dst_path=tempfile.mkdtemp())
+said["held"] = sorted(name.replace("\\x10", "%10") for name in os.listdir(held))
 get_artifact_repository(root).delete_artifacts("tree")
 said["left"] = [path for path, _, _ in listed()]
 print(json.dumps(said))
 """
-SMALL = ["empty", "small ä.txt", "tree/a b/c.txt", "tree/100%.txt"]
+SMALL = ["empty", "small ä.txt", "tree/a b/c.txt", "tree/100%.txt", "tree/dog%step%100%c4.png"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +84,9 @@ def check(said: dict, same: list[str], has_large: bool) -> None:
     if has_large:
         listed.insert(2, ["sub", True, None])
     assert said["listed"] == listed
-    assert said["tree"] == [["tree/100%.txt", False, 5], ["tree/a b", True, None]]
+    image = "dog%step%100\ufffd.png"
+    assert said["tree"] == [["tree/100%.txt", False, 5], ["tree/a b", True, None], [f"tree/{image}", False, 7]]
+    assert said["held"] == ["100%.txt", "a b", image]
     assert said["same"] == same
     assert said["left"] == [path for path, _, _ in listed if path != "tree"]
 
@@ -95,7 +113,7 @@ def test_clients_with_tokens_do_what_their_tokens_allow(tmp_path: Path) -> None:
         bearer = {"authorization": f"Bearer {token}"}
         path = "/t/team-new/v1/tokens"
         made = {}
-        for name, actions in {"writer": ["read", "write"], "reader": ["read"]}.items():
+        for name, actions in {"writer": ["read", "write", "promote"], "reader": ["read"]}.items():
             answer = host.registry.call("POST", path, {"name": name, "actions": actions}, **bearer)
             made[name] = answer.expect(201)["token"]
         said = run("new", host, tmp_path, 6_000_000, MLFLOW_TRACKING_TOKEN=made["writer"])

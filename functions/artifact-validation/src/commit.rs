@@ -137,7 +137,6 @@ pub(crate) async fn recommit(
         ..version.clone()
     };
     let change = VersionChange::Rejudge(Box::new(Rejudgement {
-        from: version.status,
         before: before.clone(),
         judgement,
         revoked_at,

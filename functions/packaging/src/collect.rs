@@ -95,7 +95,7 @@ pub(crate) async fn purge(app: &App, version: &Version, deleted: Deleted<'_>) ->
     let held = counted.as_ref().map(|(files, holder)| (files, holder));
     match app
         .registry
-        .purge_version(id, deleted, held, version.package.is_some(), &event)
+        .purge_version(version, deleted, held, &event)
         .await?
     {
         Held::Committed => {}

@@ -8,6 +8,7 @@
 //!
 //! An experiment may have a root of its own, which stands in the place of its number.
 
+use super::name::escape_controls;
 use super::tracking::{LoggedModelId, RunId};
 use crate::domain::{ArtifactPath, ModelName, StoredPath, VersionNumber};
 use crate::error::Result;
@@ -83,7 +84,10 @@ impl Location {
         Ok(Self::Version {
             model: ModelName::parse(name)?,
             number: VersionNumber::parse(parts.next().unwrap_or_default())?,
-            path: parts.next().map(ArtifactPath::parse).transpose()?,
+            path: parts
+                .next()
+                .map(|path| ArtifactPath::parse(escape_controls(path)))
+                .transpose()?,
         })
     }
 
@@ -146,6 +150,10 @@ mod tests {
         assert_eq!(
             Location::parse("versions/my iris/3/a/b").unwrap(),
             version("my iris", Some("a/b"))
+        );
+        assert_eq!(
+            Location::parse("versions/iris/3/dog%step\u{10}0%20.png").unwrap(),
+            version("iris", Some("dog%step%100%20.png"))
         );
         assert_eq!(
             Location::parse("versions/100%/3").unwrap(),

@@ -216,14 +216,14 @@ text_type!(
 impl StoredPath {
     /// Parses a path however often it was encoded or decoded on its way: one file has one name.
     ///
-    /// As in MLflow's server everything is decoded that is a character, and an escape stays where it is a control or no
-    /// character: its clients up to 3.10 name images such as `dog%step%100%timestamp%17%c4.png`, where `%10` and `%c4`
-    /// are no escapes, and gateways differ in what they decode.
+    /// As in MLflow's server every escape is decoded, a control stays one, and bytes that are no character become
+    /// U+FFFD. Its clients up to 3.10 name images such as `dog%step%100%timestamp%17%c4.png`, where `%10` and `%c4` are
+    /// no escapes, and decode alike what a listing shows; gateways differ in what they decode.
     ///
     /// ```
     /// use shared::domain::StoredPath;
     /// let path = StoredPath::parse_decoded("a%2520b/dog%step%100%25c4.png").unwrap();
-    /// assert_eq!(path.as_str(), "a b/dog%step%100%c4.png");
+    /// assert_eq!(path.as_str(), "a b/dog%step%100\u{FFFD}.png");
     /// ```
     pub fn parse_decoded(text: &str) -> Result<Self, Error> {
         let mut spelling = text.to_owned();
@@ -245,25 +245,22 @@ impl StoredPath {
 /// How often a path is decoded to see what it means.
 const MOST_DECODINGS: usize = 8;
 
-/// Decodes the escapes of characters once; writes controls, and bytes that are no characters, as escapes.
-///
-/// NUL alone is left as it is, because no path may have it.
+/// Decodes escapes once, and writes controls as escapes.
 fn decode_characters(text: &str) -> String {
-    let bytes: Vec<u8> = percent_decode_str(text).collect();
-    let mut decoded = String::with_capacity(text.len());
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            if character.is_ascii_control() && character != '\0' {
-                let _ = write!(decoded, "%{:02x}", u32::from(character));
-            } else {
-                decoded.push(character);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(decoded, "%{byte:02x}");
+    escape_controls(&percent_decode_str(text).decode_utf8_lossy())
+}
+
+/// Writes controls as escapes; NUL alone is left as it is, because no path may have it.
+pub(super) fn escape_controls(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii_control() && character != '\0' {
+            let _ = write!(escaped, "%{:02x}", u32::from(character));
+        } else {
+            escaped.push(character);
         }
     }
-    decoded
+    escaped
 }
 
 /// Checks a path of parts between `/`.

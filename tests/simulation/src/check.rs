@@ -5,10 +5,11 @@
 //! of the wish that caused it, and every answer fits the state at some step between the two. So nothing is searched:
 //! the proof is checked.
 
-use crate::clients::{ALIASES, Expected, Wish};
+use crate::draw::{ALIASES, MODELS};
 use crate::items;
 use crate::model::Change;
 use crate::play::{Answer, Asked, Played, RUNS_TENANT};
+use crate::wishes::{Expected, Wish};
 use crate::world::World;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -174,7 +175,7 @@ impl Checker<'_> {
                 sequence: change.sequence.unwrap_or_default(),
             });
         }
-        for name in crate::clients::MODELS {
+        for name in MODELS {
             let means = world.names.get(name).cloned();
             let all = self.meanings.entry(name.to_owned()).or_default();
             if all.last().and_then(|(_, home)| home.clone()) != means {
@@ -299,8 +300,13 @@ impl Checker<'_> {
             | Wish::DeleteModel
             | Wish::RestoreModel
             | Wish::SetLifecycle { .. }
-            | Wish::RevokeWaivers
+            | Wish::RevokeWaiver
             | Wish::Rename { .. }
+            | Wish::Describe
+            | Wish::Judge { .. }
+            | Wish::Rejudge { .. }
+            | Wish::Pack { .. }
+            | Wish::Purge { .. }
             | Wish::Finalize { .. } => {}
             wish if wish.is_housekeeping() => {}
             wish if !wish.is_question() && answer.status < 300 && caused.is_empty() => {

@@ -4,6 +4,7 @@ use crate::model::Model;
 use crate::play::{Played, RUNS_TENANT};
 use crate::world::World;
 use serde_json::Value;
+use shared::domain::TenantName;
 use shared::domain::audit::Link;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,18 @@ impl<'a> Item<'a> {
 
     fn count(self, name: &str) -> Option<u64> {
         self.0[name]["N"].as_str()?.parse().ok()
+    }
+
+    /// A time as events write it.
+    fn date(self, name: &str) -> Option<String> {
+        let millis = self.count(name)?;
+        Some(shared::domain::Timestamp::from_millis(millis).to_string())
+    }
+
+    /// The tags of a version.
+    fn tags(self) -> BTreeMap<String, String> {
+        let notes: Value = serde_json::from_str(self.text("notes")).unwrap_or_default();
+        serde_json::from_value(notes["tags"].clone()).unwrap_or_default()
     }
 
     fn has(self, name: &str) -> bool {
@@ -73,6 +86,8 @@ pub(crate) fn check(played: &Played, world: &World) -> Vec<String> {
             }
         }
     }
+    found.files(&partitions);
+    found.tags(&partitions, world);
     if open != inbox {
         found.say(format!(
             "open requests are {open:?}, and the inbox has {inbox:?}"
@@ -149,7 +164,9 @@ impl Found {
             let fits = item.text("status") == version.status
                 && item.text("stage") == version.stage
                 && item.has("deleted") == version.is_deleted
-                && item.has("depr") == version.deprecated_at.is_some()
+                && item.date("depr") == version.deprecated_at
+                && item.date("eol") == version.end_of_life_at
+                && item.tags() == version.tags
                 && item.count("aliases") == Some(model.holders(number) as u64)
                 && item.count("reqs").unwrap_or(0) == model.open_requests(Some(number)) as u64
                 && item.count("served").unwrap_or(0) == served as u64;
@@ -198,7 +215,13 @@ impl Found {
                 if version.status != "READY" || version.is_deleted {
                     self.say(format!("`{alias}` of `{home}` holds what is not ready"));
                 }
-                if item.has("depr") != version.deprecated_at.is_some() {
+                let dates = (item.date("depr"), item.date("eol"));
+                if dates
+                    != (
+                        version.deprecated_at.clone(),
+                        version.end_of_life_at.clone(),
+                    )
+                {
                     self.say(format!(
                         "`{alias}` of `{home}` has other dates than the version that it holds: {}",
                         item.0
@@ -247,6 +270,90 @@ impl Found {
         }
     }
 
+    /// Whether each set of files is counted as often as versions have it, and stays as long as one does.
+    fn files(&mut self, partitions: &BTreeMap<&str, Vec<Item<'_>>>) {
+        let models = format!("T#{RUNS_TENANT}#M#");
+        let sets = format!("T#{RUNS_TENANT}#PF#");
+        let mut holders: BTreeMap<String, (String, u64)> = BTreeMap::new();
+        for (pk, items) in partitions {
+            if let (Some(set), Some(item)) = (pk.strip_prefix(&sets), items.first()) {
+                let holder = format!(
+                    "{}/{}",
+                    item.text("home"),
+                    item.count("version").unwrap_or(0)
+                );
+                holders.insert(set.to_owned(), (holder, item.count("count").unwrap_or(0)));
+            }
+        }
+        let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+        for (pk, items) in partitions {
+            let Some(home) = pk.strip_prefix(&models) else {
+                continue;
+            };
+            for item in items.iter().filter(|item| !item.has("purged")) {
+                let number = item.text("sk").strip_prefix("V#");
+                let Some(number) = number.and_then(|text| text.parse::<u64>().ok()) else {
+                    continue;
+                };
+                let set = crate::direct::files_of(number).hex().to_owned();
+                let holder = holders.get(&set).map(|(holder, _)| holder.as_str());
+                let own = format!("{home}/{number}");
+                let held: Value = serde_json::from_str(item.text("held")).unwrap_or_default();
+                let held = held["home"]
+                    .as_str()
+                    .map(|home| format!("{home}/{}", held["version"]));
+                if held.is_some() && item.text("status") != "READY" {
+                    self.say(format!("{own} has files before it is ready"));
+                }
+                if held.is_some() && held.as_deref() != holder {
+                    self.say(format!("the files of {own} were given away: {}", item.0));
+                }
+                let is_own = held.is_none() && item.has("pkg") && holder == Some(own.as_str());
+                if held.is_some() || is_own {
+                    *counted.entry(set).or_default() += 1;
+                }
+            }
+        }
+        for (set, (holder, count)) in holders {
+            let counted = counted.get(&set).copied().unwrap_or_default();
+            if counted != count || count == 0 {
+                self.say(format!(
+                    "{holder} is counted {count} times, and has {counted}"
+                ));
+            }
+        }
+    }
+
+    /// Whether models are found by the tags that they have.
+    fn tags(&mut self, partitions: &BTreeMap<&str, Vec<Item<'_>>>, world: &World) {
+        let (key, values) = crate::direct::TAG;
+        let tenant = TenantName::parse(RUNS_TENANT).expect("the name is valid");
+        for value in values {
+            let pk = shared::dynamodb::keys::tag(&tenant, key, value);
+            let rows = partitions.get(pk.as_str()).into_iter().flatten();
+            let found: BTreeSet<&str> = rows
+                .filter(|row| !row.has("gone"))
+                .map(|row| row.text("sk"))
+                .collect();
+            let carrying: BTreeSet<&str> = world
+                .names
+                .iter()
+                .filter(|(_, home)| {
+                    let model = world.models.get(*home);
+                    model.is_some_and(|model| {
+                        !model.is_deleted && model.tag.as_deref() == Some(value)
+                    })
+                })
+                .map(|(name, _)| name.as_str())
+                .collect();
+            if found != carrying {
+                self.say(format!(
+                    "by the tag `{value}` are found {found:?}, and {carrying:?} have it"
+                ));
+            }
+        }
+    }
+
     /// Whether every event is in the chain once, and nothing of it was changed.
     fn chain(&mut self, home: &str, items: &[Item<'_>]) {
         let mut events: BTreeSet<&str> = items
@@ -258,6 +365,16 @@ impl Found {
                 text.get(at..at + 26)
             })
             .collect();
+        let unplaced: Vec<&str> = items
+            .iter()
+            .filter(|item| item.has("event") && !item.has("chain"))
+            .map(|item| item.text("sk"))
+            .collect();
+        if !unplaced.is_empty() {
+            self.say(format!(
+                "events of `{home}` do not know their places: {unplaced:?}"
+            ));
+        }
         let mut chained: Vec<Item<'_>> = items
             .iter()
             .copied()

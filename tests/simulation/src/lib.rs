@@ -18,13 +18,21 @@
 //! - [`model`] and [`world`]: what a registry is, in the simplest words;
 //! - [`check`]: whether what happened is what the model allows.
 
+mod blame;
 pub mod check;
-pub mod clients;
+mod clients;
+pub mod conditions;
+mod direct;
+pub mod draw;
+pub mod hunt;
 mod items;
 pub mod model;
 pub mod mutation;
 pub mod network;
+mod parallel;
 pub mod play;
+mod requests;
+pub mod wishes;
 pub mod world;
 
 pub use check::Violation;

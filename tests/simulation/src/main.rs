@@ -1,13 +1,17 @@
 //! Plays many seeds, or one with all its steps, or shows that every condition is needed.
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Parser;
-use simulation::{Mutation, Options, Site, play};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use simulation::conditions::{Elsewhere, Known};
+use simulation::{Mutation, Options, hunt, play};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+/// A run is mostly small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Plays concurrent clients and faults against the registry, and checks that it stayed linearizable.
 #[derive(Debug, Parser)]
@@ -27,34 +31,52 @@ struct Arguments {
     /// How often, in thousandths, something goes wrong with a call.
     #[arg(long, default_value_t = 60)]
     faults: u32,
+    /// Leaves a part of a condition out, as a line of the file of `--known` names it after its seed.
+    #[arg(long)]
+    without: Option<String>,
     /// Tells every step; for one seed.
     #[arg(long)]
     trace: bool,
-    /// Removes one condition after another, and plays seeds until that is noticed.
+    /// How many threads play; by default one for each core.
     #[arg(long)]
-    mutations: bool,
-    /// With `--mutations`: plays only the seed that noticed each condition of this file, which is written if it is missing.
+    threads: Option<usize>,
+    /// Plays the seeds of this file, each with and without the parts of conditions that it is known to notice.
     #[arg(long)]
     known: Option<PathBuf>,
+    /// Looks for seeds that notice a missing part of a condition, and adds them to this file.
+    #[arg(long)]
+    hunt: Option<PathBuf>,
 }
 
 #[expect(clippy::print_stdout, reason = "it is a command")]
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    let without = match &arguments.without {
+        Some(line) => Known::parse(&format!("0\t{line}"))?.0.into_keys().next(),
+        None => None,
+    };
     let options = Options {
         wishes: arguments.operations,
         clients: arguments.clients,
         faults: arguments.faults,
-        mutation: None,
+        mutation: without.map(Mutation),
+        surveys: false,
         trace: arguments.trace,
     };
-    if arguments.mutations {
-        return show_mutations(&arguments, &options);
+    let threads = arguments
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+        .unwrap_or(2);
+    if let Some(path) = &arguments.known {
+        return replay(path, threads, &options);
+    }
+    if let Some(path) = &arguments.hunt {
+        return search(path, &arguments, threads, &options);
     }
     let started = Instant::now();
     let seeds = arguments.first..arguments.first + arguments.seeds;
     let totals = Totals::default();
-    let failed = first_failure(seeds, &options, Some(&totals));
+    let failed = first_failure(seeds, threads, &options, &totals);
     if let Some((seed, violations)) = failed {
         if arguments.trace {
             for line in play(seed, &options).trace {
@@ -111,12 +133,12 @@ impl Totals {
 /// The first seed that shows a violation, played on all cores.
 fn first_failure(
     seeds: std::ops::Range<u64>,
+    threads: usize,
     options: &Options,
-    totals: Option<&Totals>,
+    totals: &Totals,
 ) -> Option<(u64, Vec<simulation::Violation>)> {
     let next = AtomicU64::new(seeds.start);
     let failed: Mutex<Option<(u64, Vec<simulation::Violation>)>> = Mutex::new(None);
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -129,9 +151,7 @@ fn first_failure(
                         return;
                     }
                     let played = play(seed, options);
-                    if let Some(totals) = totals {
-                        totals.add(&played);
-                    }
+                    totals.add(&played);
                     if !played.violations.is_empty()
                         && let Ok(mut failed) = failed.lock()
                         && failed.as_ref().is_none_or(|(first, _)| seed < *first)
@@ -145,139 +165,76 @@ fn first_failure(
     failed.into_inner().ok().flatten()
 }
 
-/// How many seeds are played to learn which conditions there are.
-const SEEDS_OF_SITES: u64 = 60;
-
-/// Removes each condition, and shows what noticed it.
+/// Looks for seeds that notice what no seed of the file is known to notice.
 #[expect(clippy::print_stdout, reason = "it is a command")]
-fn show_mutations(arguments: &Arguments, options: &Options) -> anyhow::Result<()> {
-    let known = match &arguments.known {
-        Some(path) if path.exists() => known_sites(&std::fs::read_to_string(path)?)?,
-        _ => BTreeMap::new(),
+fn search(
+    path: &Path,
+    arguments: &Arguments,
+    threads: usize,
+    options: &Options,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut known = if path.exists() {
+        Known::parse(&std::fs::read_to_string(path)?)?
+    } else {
+        Known::default()
     };
-    if !known.is_empty() {
-        return replay(&known, options);
+    known
+        .0
+        .retain(|sites, seed| hunt::noticed(*seed, sites, options).is_some());
+    let seeds = arguments.first..arguments.first + arguments.seeds;
+    let surveyed = hunt::survey(seeds, threads, options);
+    println!("surveyed ({:.1} s)", started.elapsed().as_secs_f64());
+    let found = hunt::hunt(&surveyed, known, threads, options);
+    for (sites, reason) in &found.reasons {
+        let sites: Vec<String> = sites.iter().map(ToString::to_string).collect();
+        println!("noticed: {}\n    {reason}", sites.join("\n     and "));
     }
-    let sites = sites(arguments.first, SEEDS_OF_SITES, options);
-    let mut lines = Vec::new();
-    let mut unnoticed = 0;
-    for site in &sites {
-        let mutated = Options {
-            mutation: Some(Mutation(site.clone())),
-            ..options.clone()
-        };
-        let seeds = arguments.first..arguments.first + arguments.seeds;
-        if let Some((seed, violations)) = first_failure(seeds, &mutated, None) {
-            let first = violations
-                .first()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            println!("noticed by seed {seed}: {site}\n    {first}");
-            lines.push(format!("{seed}\t{site}\n"));
-        } else {
-            unnoticed += 1;
-            println!("NOT NOTICED by {} seeds: {site}", arguments.seeds);
-        }
+    for (site, tried) in &found.unknown {
+        println!("NOT NOTICED: {site}\n    {tried}");
     }
     println!(
-        "{} conditions, {unnoticed} of them not noticed",
-        sites.len()
+        "{} parts of conditions, {} of them not noticed ({:.1} s)",
+        surveyed.sites.len(),
+        found.unknown.len(),
+        started.elapsed().as_secs_f64()
     );
-    if let Some(path) = &arguments.known {
-        std::fs::write(path, lines.concat())?;
-    }
-    if unnoticed > 0 {
+    std::fs::write(path, found.known.lines())?;
+    if !found.unknown.is_empty() {
         bail!("a condition that nothing notices is not needed, or the simulation misses its case");
     }
     Ok(())
 }
 
-/// The conditions that writes carry in some seeds.
-fn sites(first: u64, seeds: u64, options: &Options) -> BTreeSet<Site> {
-    let sites: Mutex<BTreeSet<Site>> = Mutex::default();
-    each(first..first + seeds, |seed| {
-        let played = play(seed, options);
-        if let Ok(mut sites) = sites.lock() {
-            sites.extend(played.sites);
-        }
-    });
-    sites.into_inner().unwrap_or_default()
-}
-
-/// Does something for each of many things, on all cores.
-fn each<T: Send>(things: impl Iterator<Item = T> + Send, act: impl Fn(T) + Sync) {
-    let things = Mutex::new(things);
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let next = things.lock().ok().and_then(|mut things| things.next());
-                    let Some(thing) = next else { return };
-                    act(thing);
-                }
-            });
-        }
-    });
-}
-
-fn known_sites(text: &str) -> anyhow::Result<BTreeMap<Site, u64>> {
-    text.lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(|line| {
-            let (seed, site) = line.split_once('\t').context("a line has no seed")?;
-            Ok((site.parse()?, seed.parse()?))
-        })
-        .collect()
-}
-
-/// Plays the seed that is known to notice each condition, with the condition and without it.
+/// Plays the seeds that are known to notice something.
 #[expect(clippy::print_stdout, reason = "it is a command")]
-fn replay(known: &BTreeMap<Site, u64>, options: &Options) -> anyhow::Result<()> {
+fn replay(path: &Path, threads: usize, options: &Options) -> anyhow::Result<()> {
     let started = Instant::now();
-    let problems: Mutex<Vec<String>> = Mutex::default();
-    let unknown: Mutex<BTreeSet<Site>> = Mutex::default();
-    let tell = |problem: String| {
-        if let Ok(mut problems) = problems.lock() {
-            problems.push(problem);
-        }
-    };
-    let seeds: BTreeSet<u64> = known.values().copied().collect();
-    each(seeds.iter(), |seed| {
-        let played = play(*seed, options);
-        for violation in played.violations {
-            tell(format!("seed {seed} is not linearizable: {violation}"));
-        }
-        if let Ok(mut unknown) = unknown.lock() {
-            unknown.extend(
-                played
-                    .sites
-                    .into_iter()
-                    .filter(|site| !known.contains_key(site)),
-            );
-        }
-    });
-    each(known.iter(), |(site, seed)| {
-        let mutated = Options {
-            mutation: Some(Mutation(site.clone())),
-            ..options.clone()
-        };
-        if play(*seed, &mutated).violations.is_empty() {
-            tell(format!("seed {seed} does not notice any more: {site}"));
-        }
-    });
-    let problems = problems.into_inner().unwrap_or_default();
-    for problem in &problems {
+    let known = Known::parse(&std::fs::read_to_string(path)?)?;
+    let beside = path.with_file_name("elsewhere.tsv");
+    let elsewhere = Elsewhere::parse(&std::fs::read_to_string(beside)?)?;
+    let mut replayed = hunt::replay(&known, threads, options);
+    replayed
+        .unknown
+        .retain(|site| !elsewhere.0.contains_key(site));
+    for problem in &replayed.problems {
         println!("{problem}");
     }
+    for site in &replayed.unknown {
+        println!("nothing is known of: {site}");
+    }
     println!(
-        "{} conditions, each removed and noticed by the seed that is known for it; of {} others no seed is known ({:.1} s)",
-        known.len(),
-        unknown.into_inner().map_or(0, |unknown| unknown.len()),
+        "{} parts of conditions, each removed and noticed; {} more stand elsewhere, {} of them open ({:.1} s)",
+        known.sites().len(),
+        elsewhere.0.len(),
+        elsewhere.0.values().filter(|says| *says == "open").count(),
         started.elapsed().as_secs_f64()
     );
-    if !problems.is_empty() {
-        bail!("find the seeds anew: remove the file of `--known` and play the mutations");
+    if !replayed.problems.is_empty() {
+        bail!("find the seeds anew: `--hunt {}`", path.display());
+    }
+    if !replayed.unknown.is_empty() {
+        bail!("say what shows them; see `docs/consistency.md`");
     }
     Ok(())
 }

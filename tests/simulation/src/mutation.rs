@@ -14,7 +14,7 @@ const PART: &str = " AND ";
 pub struct Site {
     /// What is written, such as `Put T#M/A`.
     pub write: String,
-    /// All parts of the condition, in order; parts that differ only in what was seen are one.
+    /// The parts that every condition of the write has, in order; parts that differ only in what was seen are one.
     pub condition: Vec<String>,
     /// Which part is meant.
     pub part: String,
@@ -45,29 +45,40 @@ impl FromStr for Site {
         Ok(Self {
             write,
             part,
-            condition: condition.split(PART).map(str::to_owned).collect(),
+            condition: condition
+                .split(PART)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 }
 
-/// The registry with one condition removed from every write of a kind.
+/// The registry without some parts of conditions, in every write of their kinds.
 #[derive(Debug, Clone)]
-pub struct Mutation(pub Site);
+pub struct Mutation(pub Vec<Site>);
 
 impl Mutation {
-    /// Removes the condition from the writes of a request.
-    pub(crate) fn remove_from(&self, operation: &str, body: &mut Value) {
+    /// Removes the parts from the writes of a request.
+    pub fn remove_from(&self, operation: &str, body: &mut Value) {
         each_write(operation, body, &mut |verb, write| {
             let Some(condition) = write["ConditionExpression"].as_str() else {
                 return;
             };
             let parts = parts(condition);
-            if names_of(&parts) != self.0.condition || kind(verb, write) != self.0.write {
+            let (condition, kind) = (common(names_of(&parts)), kind(verb, write));
+            let removed: Vec<&str> = self
+                .0
+                .iter()
+                .filter(|site| site.condition == condition && site.write == kind)
+                .map(|site| site.part.as_str())
+                .collect();
+            if removed.is_empty() {
                 return;
             }
             let kept: Vec<String> = parts
                 .iter()
-                .filter(|part| name_of(part) != self.0.part)
+                .filter(|part| !removed.contains(&name_of(part).as_str()))
                 .map(|part| format!("({part})"))
                 .collect();
             let kept = kept.join(PART);
@@ -104,7 +115,7 @@ impl Mutation {
 }
 
 /// Whether an expression names a placeholder as a whole word.
-fn mentions(expression: &str, name: &str) -> bool {
+pub(crate) fn mentions(expression: &str, name: &str) -> bool {
     expression.match_indices(name).any(|(at, _)| {
         !expression[at + name.len()..]
             .starts_with(|next: char| next.is_ascii_alphanumeric() || next == '_')
@@ -113,17 +124,28 @@ fn mentions(expression: &str, name: &str) -> bool {
 
 /// Adds every site of a request.
 pub(crate) fn collect(operation: &str, body: &Value, sites: &mut BTreeSet<Site>) {
+    each_part(operation, body, &mut |site, _, _| {
+        if !sites.contains(site) {
+            sites.insert(site.clone());
+        }
+    });
+}
+
+/// Shows every part of every condition of a request, with the write that carries it and its words.
+pub fn each_part(operation: &str, body: &Value, see: &mut dyn FnMut(&Site, &Value, &str)) {
     each_write(operation, &mut body.clone(), &mut |verb, write| {
         let Some(condition) = write["ConditionExpression"].as_str() else {
             return;
         };
-        let condition = names_of(&parts(condition));
-        for part in &condition {
-            sites.insert(Site {
-                write: kind(verb, write),
-                condition: condition.clone(),
-                part: part.clone(),
-            });
+        let parts = parts(condition);
+        let mut site = Site {
+            write: kind(verb, write),
+            condition: common(names_of(&parts)),
+            part: String::new(),
+        };
+        for part in &parts {
+            site.part = name_of(part);
+            see(&site, write, part);
         }
     });
 }
@@ -195,6 +217,26 @@ fn unwrapped(condition: &str) -> &str {
         }
     }
     unwrapped(inner.trim())
+}
+
+/// The parts that a write always has: some come with what is written, and with what was seen.
+fn common(mut names: Vec<String>) -> Vec<String> {
+    const UNMARKED: &str = "attribute_not_exists(#away)";
+    let has = |names: &[String], wanted: &str| names.iter().any(|name| name == wanted);
+    // A promotion that a protection guards rests on more of the version.
+    if has(&names, "contains(#val, :report)") {
+        names.retain(|name| name != "contains(#val, :report)" && name != "#rev = :rev");
+    }
+    if has(&names, "#top as seen") {
+        names.retain(|name| name != "#pointers as seen");
+    }
+    // A purge rests on whether there was a package, and a claim on files.
+    if has(&names, "attribute_not_exists(#purged)") && !has(&names, "#status = :ready") {
+        let claims = ["attribute_not_exists(#pkg)", "attribute_not_exists(#held)"];
+        names.retain(|name| !claims.contains(&name.as_str()));
+    }
+    names.retain(|name| name != UNMARKED);
+    names
 }
 
 /// The names of parts, each once.

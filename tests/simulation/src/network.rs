@@ -51,6 +51,11 @@ impl Reply {
         self.status == 200
     }
 
+    /// Whether a condition refused it.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.body.contains("ConditionalCheckFailed")
+    }
+
     /// Too many requests; nothing was applied.
     pub fn throttled() -> Self {
         Self::refusal("ThrottlingException", json!({}))
@@ -67,7 +72,8 @@ impl Reply {
 
     /// Another transaction touches the same items; nothing was applied.
     pub fn conflicting(request: &Request) -> Self {
-        let Some(writes) = request.body["TransactItems"].as_array() else {
+        let body = request.body();
+        let Some(writes) = body["TransactItems"].as_array() else {
             return Self::refusal("TransactionConflictException", json!({}));
         };
         let mut reasons = vec![json!({"Code": "None"}); writes.len()];
@@ -84,11 +90,15 @@ impl Reply {
 pub struct Request {
     /// Such as `TransactWriteItems`.
     pub operation: String,
-    /// Its body.
-    pub body: Value,
+    bytes: Arc<[u8]>,
 }
 
 impl Request {
+    /// Its body.
+    pub fn body(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+
     /// Whether it may change something.
     pub fn is_write(&self) -> bool {
         !matches!(
@@ -283,14 +293,9 @@ impl HttpConnector for Wire {
             .get("x-amz-target")
             .and_then(|target| target.rsplit_once('.'))
             .map_or_else(String::new, |(_, operation)| operation.to_owned());
-        let body = request
-            .body()
-            .bytes()
-            .and_then(|bytes| serde_json::from_slice(bytes).ok())
-            .unwrap_or(Value::Null);
         let sent = Progress::Sent(Request {
             operation: target,
-            body,
+            bytes: request.body().bytes().unwrap_or_default().into(),
         });
         let answer = self.network.begin(self.client, sent);
         HttpConnectorFuture::new(async move {
@@ -317,20 +322,22 @@ impl AsyncSleep for Wire {
     }
 }
 
-/// Applies a request to the table, without the condition that a mutation removes.
+/// Applies a request to the table, without the parts of conditions that a mutation removes.
 pub fn apply(table: &Database, request: &Request, mutation: Option<&Mutation>) -> Reply {
-    let mut body = request.body.clone();
-    if let Some(mutation) = mutation {
+    let mut bytes = Arc::clone(&request.bytes);
+    if let Some(mutation) = mutation.filter(|_| request.is_write()) {
+        let mut body = request.body();
         mutation.remove_from(&request.operation, &mut body);
+        bytes = body.to_string().into_bytes().into();
     }
     let answer = match request.operation.as_str() {
-        "GetItem" => run(body, |request| table.get_item(request)),
-        "BatchGetItem" => run(body, |request| table.batch_get_item(request)),
-        "Query" => run(body, |request| table.query(request)),
-        "PutItem" => run(body, |request| table.put_item(request)),
-        "UpdateItem" => run(body, |request| table.update_item(request)),
-        "DeleteItem" => run(body, |request| table.delete_item(request)),
-        "TransactWriteItems" => run(body, |request| table.transact_write_items(request)),
+        "GetItem" => run(&bytes, |request| table.get_item(request)),
+        "BatchGetItem" => run(&bytes, |request| table.batch_get_item(request)),
+        "Query" => run(&bytes, |request| table.query(request)),
+        "PutItem" => run(&bytes, |request| table.put_item(request)),
+        "UpdateItem" => run(&bytes, |request| table.update_item(request)),
+        "DeleteItem" => run(&bytes, |request| table.delete_item(request)),
+        "TransactWriteItems" => run(&bytes, |request| table.transact_write_items(request)),
         other => panic!("the simulation does not know `{other}`"),
     };
     match answer {
@@ -343,9 +350,9 @@ pub fn apply(table: &Database, request: &Request, mutation: Option<&Mutation>) -
 }
 
 fn run<Q: DeserializeOwned, A: Serialize>(
-    body: Value,
+    bytes: &[u8],
     call: impl FnOnce(Q) -> Result<A, DynoxideError>,
 ) -> Result<String, DynoxideError> {
-    let request = serde_json::from_value(body).expect("the SDK writes requests that can be read");
+    let request = serde_json::from_slice(bytes).expect("the SDK writes requests that can be read");
     Ok(serde_json::to_string(&call(request)?).expect("answers can be written"))
 }

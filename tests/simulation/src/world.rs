@@ -1,7 +1,7 @@
 //! What a registry is, in the simplest words: names, models, settings and places, one change after another.
 
-use crate::clients::Wish;
 use crate::model::{Change, Model, allow};
+use crate::wishes::Wish;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -61,6 +61,52 @@ impl Rules {
         self.approvals("stages", stage)
     }
 
+    /// Whether what gets to an alias must be tagged as fit, and clean.
+    pub fn alias_wants_fit(&self, alias: &str) -> bool {
+        self.wants_fit("aliases", alias)
+    }
+
+    /// Whether an automatic check must pass before an alias gets a version.
+    pub fn alias_wants_check(&self, alias: &str) -> bool {
+        self.wants_check("aliases", alias)
+    }
+
+    /// Whether one must before a version gets to a stage.
+    pub fn stage_wants_check(&self, stage: &str) -> bool {
+        self.wants_check("stages", stage)
+    }
+
+    fn wants_check(&self, kind: &str, name: &str) -> bool {
+        self.protections
+            .iter()
+            .flat_map(|one| Self::matching(one, kind, name))
+            .any(|one| !one["checks"][0].is_null())
+    }
+
+    /// Whether what gets to a stage must be.
+    pub fn stage_wants_fit(&self, stage: &str) -> bool {
+        self.wants_fit("stages", stage)
+    }
+
+    fn wants_fit(&self, kind: &str, name: &str) -> bool {
+        self.protections
+            .iter()
+            .flat_map(|one| Self::matching(one, kind, name))
+            .any(|one| one["conditions"][0]["id"] == "fit")
+    }
+
+    fn matching<'a>(
+        protections: &'a Value,
+        kind: &'a str,
+        name: &'a str,
+    ) -> impl Iterator<Item = &'a Value> {
+        let all = protections["protections"].as_array();
+        all.into_iter().flatten().filter(move |one| {
+            let named = one[kind].as_array();
+            named.is_some_and(|named| named.iter().any(|pattern| pattern == name))
+        })
+    }
+
     fn approvals(&self, kind: &str, name: &str) -> [usize; 2] {
         let [registry, model] =
             [0, 1].map(|index| Self::needed(&self.protections[index], kind, name));
@@ -68,13 +114,7 @@ impl Rules {
     }
 
     fn needed(protections: &Value, kind: &str, name: &str) -> usize {
-        let all = protections["protections"].as_array();
-        all.into_iter()
-            .flatten()
-            .filter(|one| {
-                let named = one[kind].as_array();
-                named.is_some_and(|named| named.iter().any(|pattern| pattern == name))
-            })
+        Self::matching(protections, kind, name)
             .filter_map(|one| one["approval"]["needed"].as_u64())
             .filter_map(|needed| usize::try_from(needed).ok())
             .max()
@@ -140,7 +180,8 @@ impl World {
                     matches!(wish, Some(Wish::CreateModel { .. })),
                     "not asked for",
                 )?;
-                self.models.insert(home.to_owned(), Model::default());
+                let model = Model::default();
+                self.models.insert(home.to_owned(), model);
                 self.names.insert(name.to_owned(), home.to_owned());
                 return Ok(());
             }
@@ -170,6 +211,8 @@ impl World {
             "rollout.changed" => return self.serve(home, change, wish),
             // A denial changes nothing, and is recorded of the model that was meant when it was decided.
             "promotion.denied" => return Ok(()),
+            // The schedule knows models by their homes.
+            _ if wish.is_none() => {}
             "promotion.expired" => {}
             _ => allow(is_meant, "the name meant another model")?,
         }
@@ -211,10 +254,9 @@ impl World {
         )?;
         let stayed = before.home == home;
         for version in &versions {
-            let found = model.versions().get(version);
             let stays = stayed && before.versions.contains(version);
             allow(
-                found.is_some_and(|one| one.status == "READY" && (stays || !one.is_deleted)),
+                stays || model.is_promotable(*version),
                 "what is served is not ready, or deleted",
             )?;
             *model.served.entry(*version).or_default() += 1;

@@ -14,7 +14,7 @@ use crate::dynamodb::items::{
 };
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Write, sort_key, text};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What is known before an alias is changed.
 #[derive(Debug, Clone)]
@@ -499,10 +499,11 @@ impl Registry {
 
     /// Records an event that goes with no other change, once if an answer is stored with it.
     pub async fn record_event(&self, event: &Event, answer: Option<Answer>) -> Result<Outcome<()>> {
-        self.commit(vec![put_event(event)?], &event.tenant, answer, |_| {
-            Error::internal("recording an event", "its id exists already")
-        })
-        .await
+        let committed = self
+            .try_commit(vec![put_event(event)?], &event.tenant, answer)
+            .await?;
+        // Its id is its own: what is there is this event, whose first answer was lost.
+        Ok(committed.unwrap_or(Outcome::Done(())))
     }
 
     /// The newest event of a kind about a version, if it is among the model's latest hundred.
@@ -552,7 +553,7 @@ pub(super) fn as_seen(
 }
 
 /// The condition, and that the dates of a version are as they were seen.
-pub(super) fn dates_as_seen(condition: Expression, standing: &Standing) -> Expression {
+fn dates_as_seen(condition: Expression, standing: &Standing) -> Expression {
     [
         ("depr", "seen_depr", standing.deprecated_at),
         ("eol", "seen_eol", standing.end_of_life_at),

@@ -57,12 +57,12 @@ pub(super) fn still_named(tenant: &TenantName, model: &ModelName) -> Option<Writ
 /// Tells a model's head that one of its versions was deleted, and checks that it still has its name.
 ///
 /// A version that lies under its model's name belongs to whoever has that name, unless it is marked; so the write of
-/// the version must be on the condition that it is not.
+/// the version must be on the condition that it is not, and then the head is there.
 pub(super) fn touch(tenant: &TenantName, model: &ModelName, at: Timestamp) -> Write {
     let condition = if model.is_known() {
         named_as_read(model)
     } else {
-        Expression::new("attribute_exists(#pk)")
+        Expression::default()
     };
     Write::Update {
         key: keys::model(tenant, model),
@@ -76,9 +76,8 @@ pub(super) fn named_as_read(model: &ModelName) -> Expression {
     if model.is_known() {
         Expression::new("#home = :home").value("home", text(model.home()))
     } else {
-        Expression::new(
-            "attribute_exists(#pk) AND attribute_not_exists(#home) AND attribute_not_exists(#former)",
-        )
+        // What stands for a name that was given away has no next number.
+        Expression::new("attribute_exists(#next) AND attribute_not_exists(#home)")
     }
 }
 

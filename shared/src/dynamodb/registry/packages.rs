@@ -74,11 +74,10 @@ impl Deleted<'_> {
     /// The condition on the version.
     fn condition(self, rest: &str) -> Expression {
         match self {
-            Self::Version(before) => Expression::new(format!(
-                "attribute_exists(#deleted) AND #deleted <= :before AND {rest}"
-            ))
-            .value("before", as_number(before.millis())),
-            Self::Model(_) => Expression::new(format!("attribute_exists(#pk) AND {rest}")),
+            // What is not deleted has no time to compare.
+            Self::Version(before) => Expression::new(format!("#deleted <= :before AND {rest}"))
+                .value("before", as_number(before.millis())),
+            Self::Model(_) => Expression::new(rest),
         }
     }
 
@@ -197,27 +196,28 @@ impl Registry {
 
     /// Marks a version that was deleted, or whose model was, as purged, and takes it off its holder's count.
     ///
+    /// The version is as it was read, with its claim on the files of another one, or without.
     /// From then on it can never be restored, and what no other version has may be removed.
     pub async fn purge_version(
         &self,
-        id: &VersionId,
+        version: &Version,
         deleted: Deleted<'_>,
         held: Option<(&Digest, &Holder)>,
-        is_packaged: bool,
         event: &Event,
     ) -> Result<Held> {
-        let packed = if is_packaged {
-            "attribute_exists(#pkg)"
-        } else {
-            "attribute_not_exists(#pkg)"
-        };
+        let id = &version.id;
+        // A package and a claim on files are never taken back, but may come while a purge is decided.
+        let mut rest = String::from("attribute_not_exists(#purged)");
+        if version.package.is_none() {
+            rest.push_str(" AND attribute_not_exists(#pkg)");
+        }
+        if version.files_of.is_none() {
+            rest.push_str(" AND attribute_not_exists(#held)");
+        }
         let mut writes = vec![Write::Update {
             key: keys::version(id),
             update: deleted.update(event.time),
-            condition: deleted.condition(&format!(
-                "attribute_not_exists(#purged) AND {packed}{}",
-                unmarked(&id.model)
-            )),
+            condition: deleted.condition(&format!("{rest}{}", unmarked(&id.model))),
         }];
         if let Some((files, holder)) = held {
             let key = keys::files_holder(&id.tenant, files);

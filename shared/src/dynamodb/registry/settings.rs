@@ -1,5 +1,6 @@
 //! Settings: heads and their immutable documents; what governs a promotion, and what a gate must read of it.
 
+use super::identity::named_as_read;
 use super::{Registry, put_event};
 use crate::domain::settings::HEAD_BELIEVED_MILLIS;
 use crate::domain::{
@@ -9,7 +10,7 @@ use crate::domain::{
 use crate::dynamodb::idempotency::{Answer, Outcome};
 use crate::dynamodb::items::{Builder, Reader, as_number, version_from_item};
 use crate::dynamodb::keys::{self, Key};
-use crate::dynamodb::table::{Expression, Item, Write, sort_key, text};
+use crate::dynamodb::table::{Expression, Item, Write, sort_key};
 use crate::error::{Error, ErrorCode, Result};
 use lru::LruCache;
 use serde_json::json;
@@ -175,11 +176,15 @@ fn at_revision(kind: SettingsKind, revision: u64) -> String {
 
 /// The write that refuses a transaction if a head is not as it was seen.
 pub(super) fn guard(tenant: &TenantName, scope: &Realm, head: SettingsHead) -> Write {
-    let kinds = [
-        SettingsKind::Stages,
-        SettingsKind::Protections,
-        SettingsKind::Waivers,
-    ];
+    // Waivers are granted for a model.
+    let kinds: &[SettingsKind] = match scope {
+        Realm::Registry => &[SettingsKind::Stages, SettingsKind::Protections],
+        Realm::Model(_) => &[
+            SettingsKind::Stages,
+            SettingsKind::Protections,
+            SettingsKind::Waivers,
+        ],
+    };
     let words: Vec<String> = kinds
         .iter()
         .map(|kind| at_revision(*kind, head.revision(*kind)))
@@ -418,20 +423,9 @@ impl Registry {
             put_event(&event)?,
         ];
         if let Realm::Model(model) = &scope {
-            let lies = if model.is_known() {
-                "#home = :home"
-            } else {
-                "attribute_not_exists(#home) AND attribute_not_exists(#former)"
-            };
-            let mut condition = Expression::new(format!(
-                "attribute_exists(#pk) AND attribute_not_exists(#deleted) AND {lies}"
-            ));
-            if model.is_known() {
-                condition = condition.value("home", text(model.home()));
-            }
             writes.push(Write::Check {
                 key: keys::model(tenant, model),
-                condition,
+                condition: named_as_read(model).and("attribute_not_exists(#deleted)"),
             });
         }
         let outcome = self

@@ -1,6 +1,6 @@
 //! Stages of versions, exclusive ones among them; and the dates after which versions should not be used.
 
-use super::aliases::{as_seen, dates_as_seen};
+use super::aliases::as_seen;
 use super::identity::{is_marked, still_named, unmarked};
 use super::settings::guard;
 use super::stages::Shift;
@@ -317,14 +317,12 @@ impl Registry {
                 |expression, (name, value)| expression.value(name, value),
             )
         };
-        let condition = dates_as_seen(
-            Expression::new(format!(
-                "#aliases = :held AND attribute_not_exists(#deleted){}",
-                unmarked(&id.model)
-            ))
-            .value("held", as_number(change.aliases.len())),
-            &change.before.standing,
-        );
+        // The dates replace whatever dates there are.
+        let condition = Expression::new(format!(
+            "#aliases = :held AND attribute_not_exists(#deleted){}",
+            unmarked(&id.model)
+        ))
+        .value("held", as_number(change.aliases.len()));
         let mut writes = vec![
             Write::Update {
                 key: keys::version(id),

@@ -228,7 +228,7 @@ impl Registry {
             .flat_map(|shift| [Some(&shift.to), shift.from.as_ref()])
             .flatten()
             .collect();
-        let mut changed = Vec::new();
+        let (mut changed, mut shrinks) = (Vec::new(), false);
         for stage in touched {
             let seen = model.span(stage);
             let entering: Vec<VersionNumber> = numbers(shifts, |shift| shift.to == *stage);
@@ -243,6 +243,7 @@ impl Registry {
                     .await?
             {
                 span = left;
+                shrinks = true;
             }
             for number in entering {
                 span = span.with(number);
@@ -262,6 +263,7 @@ impl Registry {
             &model.name,
             &head,
             &changed,
+            shrinks,
             Some(at),
             closes_request,
         )))
@@ -322,6 +324,7 @@ impl Registry {
                 &model.name,
                 &head,
                 &[(stage.clone(), span)],
+                true,
                 None,
                 false,
             ))
@@ -347,11 +350,15 @@ fn numbers(shifts: &[Shift], of_kind: impl Fn(&Shift) -> bool) -> Vec<VersionNum
 }
 
 /// Rewrites spans of a head, if they are as they were read; `at` is when the model counts as changed, if it does.
+///
+/// A span that `shrinks` rests on which versions were found in it. A version that enters it meanwhile may leave its ends
+/// where they are, or bring them back to where they were, so nothing at all may have been entered or left since.
 fn head_write(
     key: &Key,
     model: &ModelName,
     head: &Item,
     changed: &[(StageName, Span)],
+    shrinks: bool,
     at: Option<Timestamp>,
     closes_request: bool,
 ) -> Write {
@@ -363,6 +370,15 @@ fn head_write(
         values.push(("updated".to_owned(), as_number(at.millis())));
     }
     let mut seen = Vec::new();
+    if shrinks {
+        match head.get("pointers") {
+            Some(count) => {
+                conditions.push("#pointers = :seen_pointers".to_owned());
+                seen.push(("seen_pointers".to_owned(), count.clone()));
+            }
+            None => conditions.push("attribute_not_exists(#pointers)".to_owned()),
+        }
+    }
     for (index, (stage, span)) in changed.iter().enumerate() {
         for (word, attribute, number) in [
             ("top", top_of(stage), span.top),

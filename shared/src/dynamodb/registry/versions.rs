@@ -80,8 +80,6 @@ pub struct Judgement {
 /// What validation decided of a version that was judged before.
 #[derive(Debug, Clone)]
 pub struct Rejudgement {
-    /// Its status before.
-    pub from: Status,
     /// What was found before; the change is refused if somebody else judged it again meanwhile.
     pub before: Validation,
     /// The new judgement; without artifacts, those of the version stay.
@@ -434,9 +432,9 @@ impl Registry {
                     }
                     None => remove.push("#revoked"),
                 }
-                condition_values.push(("from", text(again.from.as_str())));
                 condition_values.push(("before", text(json_of(&again.before)?)));
-                "#status = :from AND #val = :before"
+                // What was found before says which status it gave.
+                "#val = :before"
             }
             VersionChange::Delete => {
                 set.push("#deleted = :deleted");

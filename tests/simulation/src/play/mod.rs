@@ -1,9 +1,20 @@
 //! One run of one seed: clients ask, calls go on in random order, faults happen, processes die.
 
-use crate::check::{self, Violation};
-use crate::clients::{self, Believed, Known, MODELS, Wish};
-use crate::mutation::{Mutation, Site};
+mod glance;
+mod record;
+mod table;
+
+pub use self::record::{Answer, Asked, Options, Played};
+
+use self::glance::Likely;
+use self::table::{config, keys_of};
+use crate::check;
+use crate::clients;
+use crate::direct;
+use crate::draw::{Known, Profile};
+use crate::mutation::Site;
 use crate::network::{self, Exchange, Network, Progress, Reply};
+use crate::wishes::{Believed, Wish};
 use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
 use axum::Router;
 use dynoxide::Database;
@@ -13,7 +24,6 @@ use futures::future::BoxFuture;
 use futures::task::ArcWake;
 use serde_json::{Value, json};
 use shared::app::Clock;
-use shared::config::Config;
 use shared::domain::{ModelName, Timestamp};
 use shared::{App, Transport};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,87 +34,8 @@ use std::task::{Context, Poll};
 /// The tenant of every run.
 pub(crate) const RUNS_TENANT: &str = "default";
 const TABLE: &str = "simulation";
-
-/// How a run is played.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How many wishes are asked for in all.
-    pub wishes: usize,
-    /// How many processes serve them.
-    pub clients: usize,
-    /// How often, in thousandths, something goes wrong with a call.
-    pub faults: u32,
-    /// The condition that is removed, if one is.
-    pub mutation: Option<Mutation>,
-    /// Whether each step is told.
-    pub trace: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            wishes: 200,
-            clients: 4,
-            faults: 60,
-            mutation: None,
-            trace: false,
-        }
-    }
-}
-
-/// What came of a wish.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: u16,
-    /// JSON body.
-    pub body: Value,
-}
-
-impl Answer {
-    /// Whether the client knows now what became of its wish.
-    pub fn is_certain(&self) -> bool {
-        self.status < 429
-    }
-}
-
-/// One wish, from its first request to its last answer.
-#[derive(Debug, Clone)]
-pub struct Asked {
-    /// What was asked for.
-    pub wish: Wish,
-    /// Of which model.
-    pub model: &'static str,
-    /// The idempotency key.
-    pub key: Option<String>,
-    /// The step at which it was first asked for.
-    pub from: u64,
-    /// The step at which it was last answered.
-    pub until: Option<u64>,
-    /// The last answer; none if the process died over it.
-    pub answer: Option<Answer>,
-    /// Whether an earlier request for it ended without a certain answer.
-    pub was_repeated: bool,
-}
-
-/// What happened in a run.
-#[derive(Debug)]
-pub struct Played {
-    /// Every wish, by number.
-    pub asked: Vec<Asked>,
-    /// The step at which each item was written last, by partition and sort key, and first.
-    pub written: BTreeMap<(String, String), u64>,
-    /// Every item at the end.
-    pub items: Vec<Value>,
-    /// The conditions that writes carried.
-    pub sites: BTreeSet<Site>,
-    /// How many calls were applied.
-    pub calls: u64,
-    /// What should not have happened.
-    pub violations: Vec<Violation>,
-    /// What was told of it.
-    pub trace: Vec<String>,
-}
+/// Most parts of conditions that are blamed for one refusal.
+const MOST_BLAMED: usize = 4;
 
 /// A process that serves one client at a time.
 struct Process {
@@ -149,6 +80,7 @@ pub fn play(seed: u64, options: &Options) -> Played {
 
 struct Run<'a> {
     options: &'a Options,
+    profile: Profile,
     rng: Rng,
     table: Database,
     network: Network,
@@ -161,6 +93,7 @@ struct Run<'a> {
     step: u64,
     written: BTreeMap<(String, String), u64>,
     sites: BTreeSet<Site>,
+    blamed: BTreeSet<BTreeSet<Site>>,
     calls: u64,
     trace: Vec<String>,
     births: u64,
@@ -188,6 +121,7 @@ impl<'a> Run<'a> {
         table.create_table(definition).expect("the table is new");
         let mut run = Self {
             options,
+            profile: Profile::of(seed),
             rng: Rng::with_seed(seed),
             table,
             network: Network::default(),
@@ -199,6 +133,7 @@ impl<'a> Run<'a> {
             step: 0,
             written: BTreeMap::new(),
             sites: BTreeSet::new(),
+            blamed: BTreeSet::new(),
             calls: 0,
             trace: Vec::new(),
             births: 0,
@@ -221,6 +156,7 @@ impl<'a> Run<'a> {
             http: self.network.http(index),
             sleep: self.network.sleep(index),
             retries: Some(partition),
+            seed: Some(self.rng.u64(..)),
         };
         let app = App::over(config(), self.clock.clone(), &[], transport);
         let routes = [register::routes(), promote::routes(), query::routes()].concat();
@@ -270,7 +206,8 @@ impl<'a> Run<'a> {
 
     /// Whether a process may draw a wish: the first ones are one client's, one after another.
     fn may_draw(&self, index: usize) -> bool {
-        let is_begun = Wish::first(self.asked.len().saturating_sub(1)).is_none();
+        let last = self.asked.len().saturating_sub(1);
+        let is_begun = self.profile.first(last).is_none();
         self.asked.len() < self.options.wishes && (index == 0 || is_begun)
     }
 
@@ -379,37 +316,38 @@ impl<'a> Run<'a> {
 
     fn draw(&mut self, index: usize) -> usize {
         let live = self.live_models();
-        let wanted = match self.rng.u8(..100) {
-            0..60 => MODELS[0],
-            60..90 => MODELS[1],
-            _ => MODELS[2],
-        };
+        let wanted = self.profile.model(&mut self.rng);
         // Mostly a model that is there, so that more is done than refused.
         let found = live.iter().find(|live| live.0 == wanted).or(live.first());
         let (model, home, versions) = match found {
-            Some(found) if self.rng.u8(..100) < 95 => found.clone(),
+            Some(found) if self.rng.u8(..100) < self.profile.realism() => found.clone(),
             _ => (wanted, wanted.to_owned(), self.versions),
         };
-        let (ready, pending, requests) = self.likely(&home);
+        let Likely {
+            ready,
+            pending,
+            deleted,
+            requests,
+        } = self.likely(&home);
         let process = &self.processes[index];
         let known = Known {
             versions,
             ready: &ready,
             pending: &pending,
+            deleted: &deleted,
             requests: &requests,
             revisions: &process.revisions,
         };
-        let (model, wish) = Wish::first(self.asked.len()).unwrap_or_else(|| {
-            let wish = Wish::draw(&mut self.rng, model, &known, |alias| {
+        let first = self.profile.first(self.asked.len());
+        let is_first = first.is_some();
+        let (model, wish) = first.unwrap_or_else(|| {
+            let wish = self.profile.draw(&mut self.rng, model, &known, |alias| {
                 process.believed.get(&(model, alias)).copied()
             });
             (model, wish)
         });
-        let is_first = Wish::first(self.asked.len()).is_some();
-        let wants_key = !wish.is_question()
-            && !wish.is_housekeeping()
-            && !matches!(wish, Wish::Judge { .. } | Wish::Finalize { .. })
-            && (is_first || self.rng.u8(..100) < 60);
+        let wants_key =
+            !wish.is_question() && !wish.is_internal() && (is_first || self.rng.u8(..100) < 60);
         let number = self.asked.len();
         self.asked.push(Asked {
             wish,
@@ -421,59 +359,6 @@ impl<'a> Run<'a> {
             was_repeated: false,
         });
         number
-    }
-
-    /// The versions of a home that can be promoted and those that wait for a judgement, and its open requests.
-    fn likely(&self, home: &str) -> (Vec<u32>, Vec<u32>, Vec<String>) {
-        let (mut ready, mut pending, mut requests) = (Vec::new(), Vec::new(), Vec::new());
-        for item in self.partition(&format!("T#{RUNS_TENANT}#M#{home}")) {
-            let text = |name: &str| item[name]["S"].as_str().unwrap_or_default();
-            if text("sk").starts_with("Q#") {
-                requests.push(text("id").to_owned());
-            }
-            let number = text("sk").strip_prefix("V#");
-            let Some(number) = number.and_then(|number| number.parse().ok()) else {
-                continue;
-            };
-            match text("status") {
-                "READY" if item.get("deleted").is_none() => ready.push(number),
-                "PENDING_REGISTRATION" => pending.push(number),
-                _ => {}
-            }
-        }
-        (ready, pending, requests)
-    }
-
-    /// The names that mean models which are not deleted, with their homes and how many versions they have.
-    fn live_models(&self) -> Vec<(&'static str, String, u32)> {
-        let heads = self.partition(&format!("T#{RUNS_TENANT}#M"));
-        heads
-            .iter()
-            .filter(|head| head.get("former").is_none() && head.get("deleted").is_none())
-            .filter_map(|head| {
-                let called = head["sk"]["S"].as_str()?;
-                let name = MODELS.iter().find(|name| **name == called)?;
-                let home = head["home"]["S"].as_str().unwrap_or(called);
-                let next: u32 = head["next"]["N"].as_str()?.parse().ok()?;
-                Some((*name, home.to_owned(), next - 1))
-            })
-            .collect()
-    }
-
-    /// What lies in a partition: who draws wishes knows all, so that more is done than refused.
-    fn partition(&self, pk: &str) -> Vec<Value> {
-        let request = json!({
-            "TableName": TABLE,
-            "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": pk}},
-        });
-        let request = serde_json::from_value(request).expect("the request is valid");
-        let found = self.table.query(request).expect("the table can be read");
-        let mut found = serde_json::to_value(found).expect("items can be written");
-        match found["Items"].take() {
-            Value::Array(items) => items,
-            _ => Vec::new(),
-        }
     }
 
     /// Goes on with one exchange.
@@ -497,7 +382,10 @@ impl<'a> Run<'a> {
                     self.tell(|| {
                         format!(
                             "applied: {} of process {}: {} {} {reply:?}",
-                            exchange.number, exchange.client, request.operation, request.body
+                            exchange.number,
+                            exchange.client,
+                            request.operation,
+                            request.body()
                         )
                     });
                     self.network.put_back(exchange.answered(reply));
@@ -520,7 +408,11 @@ impl<'a> Run<'a> {
 
     /// Lets a request fail in one of the ways in which requests fail.
     fn fail(&mut self, exchange: Exchange, request: &network::Request) {
-        let way = self.rng.u8(..6);
+        let way = if self.profile.is_deadly && self.rng.bool() {
+            5
+        } else {
+            self.rng.u8(..6)
+        };
         self.tell(|| format!("fault {way}: {} {}", exchange.number, request.operation));
         match way {
             0 => exchange.end(None),
@@ -565,10 +457,21 @@ impl<'a> Run<'a> {
 
     fn apply(&mut self, request: &network::Request) -> Reply {
         self.calls += 1;
-        crate::mutation::collect(&request.operation, &request.body, &mut self.sites);
+        if !request.is_write() {
+            return network::apply(&self.table, request, None);
+        }
+        let body = request.body();
+        if self.options.surveys {
+            crate::mutation::collect(&request.operation, &body, &mut self.sites);
+        }
         let reply = network::apply(&self.table, request, self.options.mutation.as_ref());
-        if request.is_write() && reply.is_success() {
-            for (pk, sk) in keys_of(request) {
+        if self.options.surveys && reply.is_refusal() {
+            // What was refused changed nothing, so the table is as it was.
+            let blamed = crate::blame::blame(&self.table, request, MOST_BLAMED);
+            self.blamed.extend(blamed);
+        }
+        if reply.is_success() {
+            for (pk, sk) in keys_of(&body) {
                 if let Some(home) = pk.strip_prefix(&format!("T#{RUNS_TENANT}#M#")) {
                     if let Some(number) = sk.strip_prefix("V#").and_then(|text| text.parse().ok()) {
                         self.versions = self.versions.max(number);
@@ -595,7 +498,7 @@ impl<'a> Run<'a> {
                 let salt = self.rng.usize(..100);
                 let most = if index == 0 { usize::MAX } else { 20 };
                 let future = async move {
-                    let done = clients::dispatch(&app, &home, salt, most).await;
+                    let done = direct::dispatch(&app, &home, salt, most).await;
                     Answer {
                         status: if done.is_ok() { 200 } else { 503 },
                         body: Value::Null,
@@ -611,7 +514,7 @@ impl<'a> Run<'a> {
             self.faults = 0;
             let (app, home) = (self.processes[0].app.clone(), home.clone());
             let future = async move {
-                let done = clients::dispatch(&app, &home, 0, usize::MAX).await;
+                let done = direct::dispatch(&app, &home, 0, usize::MAX).await;
                 Answer {
                     status: if done.is_ok() { 200 } else { 503 },
                     body: Value::Null,
@@ -637,6 +540,7 @@ impl<'a> Run<'a> {
             written: self.written,
             items: found["Items"].as_array().cloned().unwrap_or_default(),
             sites: self.sites,
+            blamed: self.blamed,
             calls: self.calls,
             violations: Vec::new(),
             trace: self.trace,
@@ -644,44 +548,4 @@ impl<'a> Run<'a> {
         played.violations = check::check(&played);
         played
     }
-}
-
-/// The keys that a write touches.
-fn keys_of(request: &network::Request) -> Vec<(String, String)> {
-    let key_of = |write: &Value| {
-        let key = write.get("Item").or_else(|| write.get("Key"))?;
-        Some((
-            key["pk"]["S"].as_str()?.to_owned(),
-            key["sk"]["S"].as_str()?.to_owned(),
-        ))
-    };
-    match request.body["TransactItems"].as_array() {
-        Some(writes) => writes
-            .iter()
-            .filter_map(|write| {
-                ["Put", "Update", "Delete"]
-                    .iter()
-                    .find_map(|verb| write.get(verb))
-            })
-            .filter_map(key_of)
-            .collect(),
-        None => key_of(&request.body).into_iter().collect(),
-    }
-}
-
-fn config() -> Config {
-    let variables = BTreeMap::from([
-        ("SLIPWAY_FUNCTION", "simulation"),
-        ("TABLE_NAME", TABLE),
-        ("BUCKET_NAME", "simulation"),
-        ("AWS_REGION", "eu-central-1"),
-        ("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1"),
-        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"),
-        ("AWS_ACCESS_KEY_ID", "simulation"),
-        ("AWS_SECRET_ACCESS_KEY", "simulation"),
-        ("CURSOR_SECRET", "simulation"),
-        ("TRUST_ACTOR_HEADER", "true"),
-    ]);
-    Config::from_lookup(&|name| variables.get(name).map(|text| (*text).to_owned()))
-        .expect("the settings are complete")
 }
