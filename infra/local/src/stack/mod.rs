@@ -16,6 +16,7 @@
 //! choose the order, deliver one twice ([`Stack::duplicate`]) or never ([`Stack::drop_delivery`]).
 
 mod door;
+mod environment;
 mod manual;
 mod plumbing;
 mod pumps;
@@ -62,6 +63,7 @@ use crate::{
     wire::{Service, Wire},
 };
 use door::Door;
+use environment::Addresses;
 use manual::Manual;
 use plumbing::Plumbing;
 use secrets::{Secrets, keep_administrator_token};
@@ -278,19 +280,28 @@ impl Stack {
             sqs: sqs_address,
             kms: kms_address,
         };
-        let variables = variables(&options, &secrets, &addresses);
+        let variables = environment::variables(&options, &secrets, &addresses);
         let config = Config::from_lookup(&|name| variables.get(name).cloned())
             .context("the registry's settings are not usable")?;
         let mut transport = Transport::real(&config);
         let wire = Wire::new(
             vec![
                 (
-                    url_of(dynamodb_address),
+                    environment::url_of(dynamodb_address),
                     Service::DynamoDb(opened.engine.clone()),
                 ),
-                (url_of(inbox_address), Service::Routes(inbox_routes)),
-                (url_of(sqs_address), Service::Routes(sqs_routes)),
-                (url_of(kms_address), Service::Routes(kms_routes)),
+                (
+                    environment::url_of(inbox_address),
+                    Service::Routes(inbox_routes),
+                ),
+                (
+                    environment::url_of(sqs_address),
+                    Service::Routes(sqs_routes),
+                ),
+                (
+                    environment::url_of(kms_address),
+                    Service::Routes(kms_routes),
+                ),
             ],
             transport.http,
         );
@@ -554,67 +565,6 @@ fn open(
     })
 }
 
-/// Where the API and the embedded servers listen.
-struct Addresses {
-    http: SocketAddr,
-    s3: SocketAddr,
-    dynamodb: SocketAddr,
-    inbox: SocketAddr,
-    sqs: SocketAddr,
-    kms: SocketAddr,
-}
-
-/// What a deployment would find in its environment.
-fn variables(
-    options: &StackOptions,
-    secrets: &Secrets,
-    addresses: &Addresses,
-) -> BTreeMap<String, String> {
-    let Addresses {
-        http,
-        s3,
-        dynamodb,
-        inbox,
-        sqs,
-        kms,
-    } = addresses;
-    let ours = [
-        ("SLIPWAY_FUNCTION", "slipway".to_owned()),
-        ("TABLE_NAME", definition::TABLE.to_owned()),
-        ("BUCKET_NAME", definition::BUCKET.to_owned()),
-        ("AWS_REGION", definition::REGION.to_owned()),
-        ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{dynamodb}")),
-        ("AWS_ENDPOINT_URL_S3", format!("http://{s3}")),
-        ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", secrets.s3.clone()),
-        ("AWS_ENDPOINT_URL_EVENTBRIDGE", format!("http://{inbox}")),
-        ("AWS_ENDPOINT_URL_SNS", format!("http://{inbox}")),
-        ("AWS_ENDPOINT_URL_SQS", format!("http://{sqs}")),
-        (
-            "DELIVERIES_QUEUE_URL",
-            format!("http://{sqs}/000000000000/{}", definition::DELIVERIES.name),
-        ),
-        ("EVENT_BUS", definition::EVENT_BUS.to_owned()),
-        ("FEED_DELAY_SECONDS", "1".to_owned()),
-        ("PUBLIC_URL", format!("http://{http}")),
-        ("SIGNING_KMS_KEY", crate::kms::KEY.to_owned()),
-        ("AWS_ENDPOINT_URL_KMS", format!("http://{kms}")),
-        ("CURSOR_SECRET", secrets.cursors.clone()),
-        ("SECRETS_KEY", secrets.sealing.clone()),
-        ("PRESIGN_SECONDS", "900".to_owned()),
-        ("DROP_ZONE_QUIET_SECONDS", "3".to_owned()),
-        ("ALLOW_LOOPBACK_WEBHOOKS", "true".to_owned()),
-        ("TRUST_ACTOR_HEADER", secrets.tokens.is_none().to_string()),
-        ("TOKEN_SECRET", secrets.tokens.clone().unwrap_or_default()),
-    ];
-    let mut variables: BTreeMap<String, String> = ours
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    variables.extend(options.settings.clone());
-    variables
-}
-
 async fn listen(address: SocketAddr, option: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let (port, ip) = (address.port(), address.ip());
@@ -657,10 +607,6 @@ fn serve(
             }
         }
     })
-}
-
-fn url_of(address: SocketAddr) -> String {
-    format!("http://{address}")
 }
 
 fn serve_dynamodb(
