@@ -23,6 +23,8 @@ pub struct Survey {
     pub sites: BTreeSet<Site>,
     /// The parts that refused something together, and no others, with the seeds in which they did.
     pub blamed: BTreeMap<BTreeSet<Site>, Vec<u64>>,
+    /// Seeds that are not linearizable as they are, so that they show nothing.
+    pub broken: BTreeSet<u64>,
 }
 
 /// What is known, and what is not.
@@ -50,6 +52,10 @@ pub fn survey(seeds: Range<u64>, threads: usize, options: &Options) -> Survey {
             return;
         };
         surveyed.sites.extend(played.sites);
+        if !played.violations.is_empty() {
+            surveyed.broken.insert(seed);
+            return;
+        }
         for blamed in played.blamed {
             surveyed.blamed.entry(blamed).or_default().push(seed);
         }

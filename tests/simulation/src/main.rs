@@ -184,7 +184,9 @@ fn search(
         .retain(|sites, seed| hunt::noticed(*seed, sites, options).is_some());
     let seeds = arguments.first..arguments.first + arguments.seeds;
     let surveyed = hunt::survey(seeds, threads, options);
-    println!("surveyed ({:.1} s)", started.elapsed().as_secs_f64());
+    if let Some(seed) = surveyed.broken.first() {
+        bail!("seed {seed} is not linearizable; play it alone with `--first {seed} --seeds 1`");
+    }
     let found = hunt::hunt(&surveyed, known, threads, options);
     for (sites, reason) in &found.reasons {
         let sites: Vec<String> = sites.iter().map(ToString::to_string).collect();
