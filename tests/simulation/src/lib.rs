@@ -13,7 +13,7 @@
 //!
 //! - [`network`]: the calls under way, and what may become of them;
 //! - [`mutation`]: writes with one condition removed, to show that each is needed;
-//! - [`clients`]: what clients ask for, at random;
+//! - [`wishes`] and [`draw`]: what clients ask for, at random, by the theme of a seed;
 //! - [`mod@play`]: one run of one seed;
 //! - [`model`] and [`world`]: what a registry is, in the simplest words;
 //! - [`check`]: whether what happened is what the model allows.
