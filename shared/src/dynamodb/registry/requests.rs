@@ -245,7 +245,6 @@ impl Registry {
 
     /// Commits a change of a request, and the promotion that is part of it, in one transaction.
     pub async fn change_request(&self, change: &RequestChange, attempt: u32) -> Result<Committed> {
-        let writes = self.request_writes(change).await?;
         let (tenant, request) = (&change.tenant, &change.after);
         let id = VersionId {
             tenant: tenant.clone(),
@@ -256,6 +255,10 @@ impl Registry {
         if let Some(Promotion::Alias(alias, _)) = &change.promotion {
             self.forget_alias(&alias.alias);
         }
+        let Some(writes) = self.request_writes(change).await? else {
+            self.table.pause(attempt.min(4)).await;
+            return Ok(Committed::Lost);
+        };
         let outcome = self
             .try_commit(writes, tenant, change.answer.clone())
             .await?;
@@ -270,7 +273,8 @@ impl Registry {
         })
     }
 
-    async fn request_writes(&self, change: &RequestChange) -> Result<Vec<Write>> {
+    /// `None` if the name means another model by now.
+    async fn request_writes(&self, change: &RequestChange) -> Result<Option<Vec<Write>>> {
         let (tenant, before, after) = (&change.tenant, &change.before, &change.after);
         let mut writes = vec![Write::Put {
             item: request_item(tenant, after)?,
@@ -298,7 +302,7 @@ impl Registry {
                 key: keys::model(tenant, &before.model),
                 condition: named_as_read(&before.model),
             });
-            return Ok(writes);
+            return Ok(Some(writes));
         }
         writes.push(Write::Delete {
             key: claim(tenant, before),
@@ -313,7 +317,10 @@ impl Registry {
             Some(Promotion::Alias(alias, seen)) => {
                 writes.extend(Self::alias_writes(alias, seen.as_deref())?);
             }
-            Some(Promotion::Stage(stage)) => writes.extend(self.stage_writes(stage).await?),
+            Some(Promotion::Stage(stage)) => match self.stage_writes(stage).await? {
+                Some(more) => writes.extend(more),
+                None => return Ok(None),
+            },
             None => {
                 let id = VersionId {
                     tenant: tenant.clone(),
@@ -334,6 +341,6 @@ impl Registry {
                 "its transaction has more than a hundred writes",
             ));
         }
-        Ok(writes)
+        Ok(Some(writes))
     }
 }

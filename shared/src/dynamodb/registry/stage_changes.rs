@@ -157,12 +157,15 @@ impl Registry {
 
     /// Commits a change of stage with everything that is archived by it, in one transaction.
     pub async fn commit_stage(&self, change: &StageChange, attempt: u32) -> Result<Committed> {
-        let writes = self.stage_writes(change).await?;
         let id = &change.before.id;
         self.hints.forget(&keys::version(id));
         for (version, _) in &change.archived {
             self.hints.forget(&keys::version(&version.id));
         }
+        let Some(writes) = self.stage_writes(change).await? else {
+            self.table.pause(attempt.min(4)).await;
+            return Ok(Committed::Lost);
+        };
         let outcome = self
             .try_commit(writes, &id.tenant, change.answer.clone())
             .await?;
@@ -178,7 +181,9 @@ impl Registry {
     }
 
     /// The writes of a change of stage; the model's head is among them, for it says where the versions of each stage lie.
-    pub(super) async fn stage_writes(&self, change: &StageChange) -> Result<Vec<Write>> {
+    ///
+    /// `None` if the name means another model by now.
+    pub(super) async fn stage_writes(&self, change: &StageChange) -> Result<Option<Vec<Write>>> {
         let id = &change.before.id;
         let from = &change.before.stage;
         let moved = |version: &Version, to: &StageName, event: &Event, condition: Expression| {
@@ -276,9 +281,13 @@ impl Registry {
                 change.judged_top.map(|top| (&change.to, top)),
             )
             .await?;
-        // The write of the head checks by itself that the model still has its name.
-        writes.extend(head.or_else(|| still_named(&id.tenant, &id.model)));
-        Ok(writes)
+        // A known model is found by its name, which may mean it again when the transaction commits: without the write of
+        // its head the version would then stand where nobody looks for it. Any other is marked, and the version refuses.
+        if head.is_none() && id.model.is_known() {
+            return Ok(None);
+        }
+        writes.extend(head);
+        Ok(Some(writes))
     }
 
     /// Sets the dates of a version and of every alias that holds it, in one transaction; `false` if something changed meanwhile.

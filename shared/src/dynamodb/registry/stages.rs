@@ -284,18 +284,15 @@ impl Registry {
             below.top -= 1;
             let next = self.newest_in_stage(tenant, model, stage, below).await?;
             let Some(version) = next else {
-                // Nothing is left below, and whatever is registered next has a higher number.
-                return Ok(Some(Span {
-                    top: span.top,
-                    floor: span.top,
-                }));
+                return Ok(Some(emptied(span)));
             };
             below.top = version.id.number.get();
         }
         Ok((below != span).then_some(below))
     }
 
-    /// Moves the top of a stage's span down from a version that was deleted; does nothing if it moved already.
+    /// Moves the top of a stage's span down from a version that was deleted; does nothing if it moved already, or if the
+    /// version was restored.
     pub async fn settle_stage(&self, id: &VersionId, stage: &StageName) -> Result<()> {
         let key = keys::model(&id.tenant, &id.model);
         let Slot::Held(model, head) = self.read_slot(&id.tenant, &key).await? else {
@@ -304,18 +301,24 @@ impl Registry {
         if model.name.home() != id.model.home() {
             return Ok(());
         }
-        let Some(span) = self
-            .span_without(
-                &id.tenant,
-                &id.model,
-                &[id.number],
-                stage,
-                model.span(stage),
-            )
-            .await?
-        else {
+        let seen = model.span(stage);
+        if seen.top != id.number.get() {
             return Ok(());
+        }
+        // Looked for after the head was read, from which on nothing may have been entered: the version may be restored.
+        let span = match self
+            .newest_in_stage(&id.tenant, &id.model, stage, seen)
+            .await?
+        {
+            Some(version) => Span {
+                top: version.id.number.get(),
+                ..seen
+            },
+            None => emptied(seen),
         };
+        if span == seen {
+            return Ok(());
+        }
         self.hints.forget(&key);
         // If the head changed meanwhile, its top is right, or a look further down finds what is.
         self.table
@@ -337,6 +340,14 @@ impl Registry {
         let run = version.origin.as_ref()?.run_id.as_ref()?;
         let run = crate::domain::tracking::RunId::parse(run.as_str()).ok()?;
         Some(link_to_run(&version.id, &run))
+    }
+}
+
+/// A span in which nothing stands any more: whatever is registered next has a higher number.
+const fn emptied(span: Span) -> Span {
+    Span {
+        top: span.top,
+        floor: span.top,
     }
 }
 

@@ -533,6 +533,10 @@ impl Registry {
                 None => None,
             };
             let has_span = span.is_some();
+            if shift.is_some() && !has_span && id.model.is_known() {
+                // The name means another model by now, and may mean this one again when the transaction commits.
+                return Err(throttled());
+            }
             // The write of the head checks by itself that the model still has its name.
             let head = match change {
                 VersionChange::Delete => Some(touch(&id.tenant, &id.model, event.time)),
