@@ -2,6 +2,7 @@
 
 use crate::world::World;
 use serde_json::json;
+use shared::domain::{ModelName, StageName, TenantName, VersionId, VersionNumber};
 use tower::ServiceExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,6 +234,16 @@ async fn the_latest_of_each_stage_is_right_after_every_kind_of_change() {
         .post("/v1/models/iris/versions/6/restore", json!({}))
         .await
         .expect(200);
+    assert_eq!(latest(&world).await, ["None 5", "Production 6"]);
+    // Whoever dispatches the deletion saw it deleted, and acts when it is restored.
+    let restored = VersionId {
+        tenant: TenantName::default_tenant(),
+        model: ModelName::parse("iris").unwrap(),
+        number: VersionNumber::new(6).unwrap(),
+    };
+    let production = StageName::parse("Production").unwrap();
+    let registry = &world.stack.app().registry;
+    registry.settle_stage(&restored, &production).await.unwrap();
     assert_eq!(latest(&world).await, ["None 5", "Production 6"]);
     let archive = json!({
         "name": "iris", "version": "5", "stage": "Production", "archive_existing_versions": true,
