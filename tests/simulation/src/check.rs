@@ -142,6 +142,9 @@ impl Checker<'_> {
                     self.violated(format!("wish {wish} changed something outside of its time"));
                 }
             }
+            world.asked = asked.map_or((at, at), |asked| {
+                (asked.from, asked.until.unwrap_or(u64::MAX))
+            });
             let wish = asked.map(|asked| &asked.wish);
             let name = match (change.kind, asked) {
                 // Only the model that gives its name away is called so.

@@ -16,6 +16,10 @@ pub struct World {
     stages: BTreeMap<String, (u64, Value)>,
     protections: BTreeMap<String, (u64, Value)>,
     places: BTreeMap<String, Place>,
+    /// When the first settings of the registry, and of models, were answered, by their homes.
+    governed_from: BTreeMap<String, u64>,
+    /// When the change that comes next was asked for, and answered.
+    pub(crate) asked: (u64, u64),
 }
 
 /// What is served at a place.
@@ -139,6 +143,18 @@ impl World {
         }
     }
 
+    /// What holds for the change that comes next: nothing, where it was asked for before the first settings were answered.
+    fn rules_in_force(&self, home: &str) -> Rules {
+        let first = ["", home]
+            .iter()
+            .filter_map(|home| self.governed_from.get(*home))
+            .min();
+        if first.is_some_and(|answered| self.asked.0 < *answered) {
+            return Rules::default();
+        }
+        self.rules(home)
+    }
+
     /// Applies a change of what lies under a home, or of the registry's own settings, which lie under none.
     pub(crate) fn apply(
         &mut self,
@@ -164,6 +180,10 @@ impl World {
                 let next = next_revision(change, before)?;
                 let document = change.data["document"].clone();
                 settings.insert(home.to_owned(), (next, document));
+                let answered = self.asked.1;
+                self.governed_from
+                    .entry(home.to_owned())
+                    .or_insert(answered);
                 return Ok(());
             }
             "model.created" => {
@@ -216,7 +236,7 @@ impl World {
             "promotion.expired" => {}
             _ => allow(is_meant, "the name meant another model")?,
         }
-        let rules = self.rules(home);
+        let rules = self.rules_in_force(home);
         let model = self.models.get_mut(home).ok_or("there is no such model")?;
         model.apply(change, wish, &rules)
     }
