@@ -98,7 +98,7 @@ impl Batch {
     /// Dispatches an event, once; whether it was not dispatched before.
     pub(crate) async fn dispatch(&self, event: &Event) -> Result<bool> {
         index_tags(&self.app, event).await?;
-        settle_stage(&self.app, event).await?;
+        self.app.registry.settle_deletion(event).await?;
         let subscriptions = self.subscriptions_of(&event.tenant).await?;
         let wanting = wanting(&self.app, event, &subscriptions).await?;
         let stamp = self.app.ids.next();
@@ -422,29 +422,6 @@ fn work_of(event: &Event, grace: u64, window: u64) -> Result<Vec<WorkItem>> {
         .iter()
         .map(|(kind, wait)| WorkItem::about_version(*kind, event.time.plus_millis(*wait), &id))
         .collect()
-}
-
-/// Lets a model's head look past a version that was deleted, so that later questions need not.
-async fn settle_stage(app: &App, event: &Event) -> Result<()> {
-    let (EventType::VersionDeleted, Some(model), Some(number)) =
-        (event.kind, &event.model, event.version)
-    else {
-        return Ok(());
-    };
-    let id = VersionId {
-        tenant: event.tenant.clone(),
-        model: model.clone(),
-        number,
-    };
-    let version = match app.registry.version(&id).await {
-        Ok(version) => version,
-        Err(error) if error.code == ErrorCode::VersionNotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if version.deleted_at.is_none() {
-        return Ok(());
-    }
-    app.registry.settle_stage(&id, &version.stage).await
 }
 
 /// Whether a version that had failed is ready since it was judged again.

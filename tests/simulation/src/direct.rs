@@ -291,7 +291,7 @@ pub(crate) async fn dispatch(app: &App, model: &ModelName, salt: usize, most: us
     }
     for event in events.iter().take(most) {
         index_tags(app, event).await?;
-        settle_stage(app, event).await?;
+        app.registry.settle_deletion(event).await?;
         let dispatch = Dispatch {
             event,
             stamp: &app.ids.next(),
@@ -302,29 +302,6 @@ pub(crate) async fn dispatch(app: &App, model: &ModelName, salt: usize, most: us
         app.registry.dispatch(&dispatch).await?;
     }
     Ok(())
-}
-
-/// As `functions/notifications/src/dispatch.rs` does.
-async fn settle_stage(app: &App, event: &Event) -> Result<()> {
-    let (EventType::VersionDeleted, Some(model), Some(number)) =
-        (event.kind, &event.model, event.version)
-    else {
-        return Ok(());
-    };
-    let id = VersionId {
-        tenant: event.tenant.clone(),
-        model: model.clone(),
-        number,
-    };
-    let version = match app.registry.version(&id).await {
-        Ok(version) => version,
-        Err(error) if error.code == ErrorCode::VersionNotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if version.deleted_at.is_none() {
-        return Ok(());
-    }
-    app.registry.settle_stage(&id, &version.stage).await
 }
 
 /// As `functions/notifications/src/dispatch.rs` does, of the one tag that there is.

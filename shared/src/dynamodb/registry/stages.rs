@@ -11,14 +11,15 @@ use super::tracking::link_to_run;
 use crate::domain::model::{Model, Span};
 use crate::domain::stage::DEFAULT_STAGES;
 use crate::domain::{
-    AliasName, ModelName, StageName, TenantName, Timestamp, Version, VersionId, VersionNumber,
+    AliasName, Event, EventType, ModelName, StageName, TenantName, Timestamp, Version, VersionId,
+    VersionNumber,
 };
 use crate::dynamodb::items::{
     Reader, alias_from_item, as_number, floor_of, top_of, version_from_item,
 };
 use crate::dynamodb::keys::{self, Key};
 use crate::dynamodb::table::{Expression, Item, Query, Write};
-use crate::error::Result;
+use crate::error::{ErrorCode, Result};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -289,6 +290,29 @@ impl Registry {
             below.top = version.id.number.get();
         }
         Ok((below != span).then_some(below))
+    }
+
+    /// Lets a model's head look past the version that an event tells was deleted, so that later questions need not.
+    pub async fn settle_deletion(&self, event: &Event) -> Result<()> {
+        let (EventType::VersionDeleted, Some(model), Some(number)) =
+            (event.kind, &event.model, event.version)
+        else {
+            return Ok(());
+        };
+        let id = VersionId {
+            tenant: event.tenant.clone(),
+            model: model.clone(),
+            number,
+        };
+        let version = match self.version(&id).await {
+            Ok(version) => version,
+            Err(error) if error.code == ErrorCode::VersionNotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if version.deleted_at.is_none() {
+            return Ok(());
+        }
+        self.settle_stage(&id, &version.stage).await
     }
 
     /// Moves the top of a stage's span down from a version that was deleted; does nothing if it moved already, or if the
