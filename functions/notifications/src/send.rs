@@ -1,6 +1,7 @@
 //! Sending: messages to an endpoint, with what signs them, and again at once where MLflow's own server would.
 
 use crate::client::{self, LOGGED_ANSWER_BYTES};
+use crate::messages::one_line;
 use crate::payload::{Message, messages_of};
 use crate::sign::{mlflow_signature, standard_signature};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -38,7 +39,7 @@ impl Sent {
             duration_ms: app.clock.now().since(began),
             status: self.status,
             error: self.error.clone(),
-            answer_start: shown(&self.answer_start),
+            answer_start: one_line(&String::from_utf8_lossy(&self.answer_start)),
         }
     }
 }
@@ -254,20 +255,6 @@ fn secrets_of(app: &App, subscription: &Subscription, at: Timestamp) -> Result<V
 /// What a secret is sealed for.
 pub(crate) fn secret_owner(subscription: &Subscription) -> String {
     format!("subscription/{}/{}", subscription.tenant, subscription.id)
-}
-
-/// The first bytes of an answer as text without controls, for a log that people read.
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod summary;
 mod template;
 
+pub(crate) use summary::one_line;
 pub(crate) use template::check as check_template;
 
 use crate::messages::summary::{link, summary};

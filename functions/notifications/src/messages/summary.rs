@@ -58,6 +58,11 @@ pub(super) fn summary(event: &Event) -> String {
         },
     };
     // One line, whatever a name or a message contains.
+    one_line(&text)
+}
+
+/// A text without controls, for what people read.
+pub(crate) fn one_line(text: &str) -> String {
     text.chars()
         .map(|character| {
             if character.is_control() {
